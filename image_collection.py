@@ -1,0 +1,351 @@
+"""The Milvus collection of images: what a row holds, how rows go in, how they are found.
+
+Everything that differs between Milvus Lite (a file) and a Milvus server is handled here.
+pymilvus takes half a second to import, so it is imported when a collection is opened.
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import re
+import time
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import numpy as np
+
+from image_files import DecodedImage
+
+if typing.TYPE_CHECKING:
+    from pymilvus import MilvusClient
+    from pymilvus.milvus_client.index import IndexParams
+    from pymilvus.orm.schema import CollectionSchema
+
+DEFAULT_URI = "./milvus.db"
+DEFAULT_NAME = "images"
+DIMENSION = 512
+INDEX = "FLAT"  # exact: every vector is compared
+METRIC = "COSINE"
+INTEGER_FIELDS = ("inserted_at", "file_size", "width", "height", "modified_at")
+FIELDS = ("path", "embedding", *INTEGER_FIELDS)
+MAX_PATH_BYTES = 4096
+PROPERTY_PREFIX = "similar_images."  # Milvus keeps properties of its own beside ours
+UPSERT_ROWS = 1000
+SEARCH_QUERIES = 1000  # vectors in one request; Lite walks all its rows in Python for each
+READ_ROWS = 5000
+MAX_TOP_K = 16_384  # Milvus's own limit
+STRONG = "Strong"  # see every row that was written before
+
+
+class CollectionError(Exception):
+    """A problem with Milvus or the collection; the message says what to do."""
+
+
+class StoredImage(typing.NamedTuple):
+    """What the collection knows of a picture's file when it was embedded."""
+
+    path: str
+    file_size: int  # bytes
+    modified_at: int  # nanoseconds since 1970
+
+
+class Match(typing.NamedTuple):
+    """A picture that a search found, and its cosine similarity to the query, -1 to 1."""
+
+    path: str
+    similarity: float
+
+
+def resolve_uri(uri: str | None) -> str:
+    """Return the address to use: the given one, else $MILVUS_URI, else ./milvus.db.
+
+    Raises CollectionError if it is neither a server's address nor a file name of Milvus Lite.
+    """
+    uri = uri or os.environ.get("MILVUS_URI") or DEFAULT_URI
+    if is_lite(uri) and not uri.endswith(".db"):
+        raise CollectionError(
+            f"{redact(uri)} is no Milvus address; give http://HOST:PORT or a file that ends in .db"
+        )
+    return uri
+
+
+def redact(uri: str) -> str:
+    """Return an address fit for print: without the user, password and query that it may hold.
+
+    >>> redact("https://me:secret@host:19530")
+    'https://host:19530'
+    """
+    parts = urlsplit(uri)
+    if not parts.netloc:
+        return uri
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+class Client:
+    """A connection to one Milvus, which knows its address; a context manager."""
+
+    def __init__(self, milvus: "MilvusClient", uri: str) -> None:
+        self.milvus = milvus
+        self.uri = uri
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        self.milvus.close()
+        if is_lite(self.uri):  # it would keep the file locked until the process ends
+            from milvus_lite.server_manager import server_manager_instance
+
+            server_manager_instance.release_server(self.uri)
+
+    @contextlib.contextmanager
+    def explained(self, advice: str) -> Iterator[None]:
+        """Turn what Milvus raises into a CollectionError of one line that ends in advice."""
+        from pymilvus.exceptions import MilvusException
+
+        try:
+            yield
+        except MilvusException as error:
+            reason = " ".join(str(error.message).split()) or type(error).__name__
+            raise CollectionError(f"Milvus at {redact(self.uri)}: {reason}; {advice}") from error
+
+
+def is_lite(uri: str) -> bool:
+    """Return whether uri is a file of Milvus Lite and not a server's address."""
+    return "://" not in uri
+
+
+class _LiteFailure(logging.Handler):
+    """Keeps why Milvus Lite did not open a file, which it only logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.error: BaseException | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info:
+            self.error = record.exc_info[1]
+
+
+def connect(uri: str, must_exist: bool = False) -> Client:
+    """Return a client of the Milvus at uri, with the token in $MILVUS_TOKEN if there is one.
+
+    Raises CollectionError if it can't be reached, or if must_exist and the file isn't there.
+    """
+    if is_lite(uri) and must_exist and not Path(uri).exists():
+        raise CollectionError(f"there is no {uri}; run python embed_and_load.py first")
+    from pymilvus import MilvusClient
+    from pymilvus.exceptions import MilvusException
+
+    # Both libraries log what they raise, traceback and all; we print it once, in one line.
+    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+    failure = _LiteFailure()
+    lite_log = logging.getLogger("milvus_lite")
+    lite_log.addHandler(failure)
+    lite_log.propagate = False
+    try:
+        return Client(MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", "")), uri)
+    except (MilvusException, OSError) as error:
+        if is_lite(uri):
+            raise CollectionError(_lite_reason(uri, failure.error)) from error
+        reason = getattr(error, "message", str(error))
+        raise CollectionError(
+            f"no Milvus answers at {redact(uri)} ({reason}); start it, or check --milvus-uri "
+            "and $MILVUS_TOKEN"
+        ) from error
+    finally:
+        lite_log.removeHandler(failure)
+
+
+def _lite_reason(uri: str, error: BaseException | None) -> str:
+    if type(error).__name__ == "DataDirLockedError":
+        return f"{uri} is in use by another process; wait for it, or choose another --milvus-uri"
+    return f"{uri} can't be opened as a Milvus Lite file ({error}); choose another --milvus-uri"
+
+
+def collection_name(text: str) -> str:
+    """Return a collection's name, a type for argparse: letters, digits and underscores."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,200}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not made of letters, digits, underscores")
+    return text
+
+
+def add_collection_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which Milvus and which collection to use."""
+    parser.add_argument(
+        "--milvus-uri",
+        metavar="URI",
+        help=f"a server's address or a file (default: $MILVUS_URI, else {DEFAULT_URI}); "
+        "a token is read from $MILVUS_TOKEN",
+    )
+    parser.add_argument(
+        "--collection",
+        type=collection_name,
+        default=DEFAULT_NAME,
+        metavar="NAME",
+        help=f"default: {DEFAULT_NAME}",
+    )
+
+
+class ImageCollection:
+    """One folder's pictures in Milvus: path, embedding, insertion time, size, and the model.
+
+    properties: what the collection says of itself (root, weights, weights_sha256 and so on).
+    """
+
+    def __init__(self, client: Client, name: str) -> None:
+        """Open an existing collection; CollectionError if it isn't one of ours."""
+        self.client = client
+        self.name = name
+        with client.explained("check --collection"):
+            description = client.milvus.describe_collection(name)
+        fields = tuple(field["name"] for field in description["fields"])
+        stored: Mapping[str, str] = description.get("properties", {})
+        self.properties = {
+            key.removeprefix(PROPERTY_PREFIX): str(value)
+            for key, value in stored.items()
+            if key.startswith(PROPERTY_PREFIX)
+        }
+        if fields != FIELDS or "root" not in self.properties:
+            raise CollectionError(
+                f"the collection {name} was not made by embed_and_load.py and stays as it is; "
+                "choose another --collection"
+            )
+        with client.explained("run it again"):
+            client.milvus.load_collection(name)  # a reopened collection can be 'released'
+
+    @classmethod
+    def find(cls, client: Client, name: str) -> "ImageCollection | None":
+        """Return the collection of that name, or None if there is none."""
+        with client.explained("check --milvus-uri"):
+            there = client.milvus.has_collection(name)
+        return cls(client, name) if there else None
+
+    @classmethod
+    def create(cls, client: Client, name: str, properties: Mapping[str, str]) -> "ImageCollection":
+        """Make an empty collection that carries these properties."""
+        kept = {PROPERTY_PREFIX + key: value for key, value in properties.items()}
+        with client.explained("check --milvus-uri"):
+            client.milvus.create_collection(
+                name,
+                schema=_schema(client.milvus),
+                index_params=_index(client.milvus),
+                properties=kept,
+            )
+        return cls(client, name)
+
+    def index_in_words(self) -> str:
+        """Return how the collection is searched."""
+        return f"exact ({INDEX}: every vector is compared), cosine similarity"
+
+    @property
+    def root(self) -> Path:
+        """The folder that paths are relative to."""
+        return Path(self.properties["root"])
+
+    def move_root(self, root: str) -> None:
+        """Say that the folder stands elsewhere now."""
+        with self.client.explained("run it again"):
+            self.client.milvus.alter_collection_properties(
+                self.name, {PROPERTY_PREFIX + "root": root}
+            )
+        self.properties["root"] = root
+
+    def upsert(self, images: Sequence[DecodedImage], embeddings: np.ndarray) -> None:
+        """Put images in, or in place of the rows of the same paths.
+
+        embeddings: (N, 512) float32, unit length. Paths must differ from each other.
+        """
+        now = time.time_ns() // 1_000_000
+        rows = [
+            {"embedding": embedding, "inserted_at": now, **image._asdict()}
+            for image, embedding in zip(images, embeddings, strict=True)
+        ]
+        with self.client.explained("run it again: what is loaded is kept"):
+            for start in range(0, len(rows), UPSERT_ROWS):
+                self.client.milvus.upsert(self.name, rows[start : start + UPSERT_ROWS])
+
+    def flush(self) -> None:
+        """Make what was put in durable and searchable at full speed; once, at the end of a load."""
+        with self.client.explained("run it again: what is loaded is kept"):
+            self.client.milvus.flush(self.name)
+
+    def stored_images(self) -> Iterator[StoredImage]:
+        """Yield what is known of each picture's file, in no particular order."""
+        with self.client.explained("run it again"):
+            rows = self.client.milvus.query_iterator(
+                self.name,
+                batch_size=READ_ROWS,
+                output_fields=list(StoredImage._fields),
+                consistency_level=STRONG,
+            )
+            while page := rows.next():
+                for row in page:
+                    yield StoredImage(row["path"], row["file_size"], row["modified_at"])
+            rows.close()
+
+    def delete(self, paths: Sequence[str]) -> None:
+        """Remove the rows of these paths."""
+        with self.client.explained("run it again"):
+            for start in range(0, len(paths), UPSERT_ROWS):
+                self.client.milvus.delete(self.name, ids=list(paths[start : start + UPSERT_ROWS]))
+
+    def count(self) -> int:
+        """Return how many rows there are, counted and not estimated."""
+        with self.client.explained("run it again"):
+            answer = self.client.milvus.query(
+                self.name, filter="", output_fields=["count(*)"], consistency_level=STRONG
+            )
+        return int(answer[0]["count(*)"])
+
+    def search(
+        self, embeddings: np.ndarray, top_k: int = 1, expression: str = ""
+    ) -> Iterator[list[list[Match]]]:
+        """Yield each query's top_k nearest images, nearest first, SEARCH_QUERIES at a time.
+
+        embeddings: (N, 512) float32. `expression` is a Milvus filter on the row's fields; with
+        it, or in a small collection, a query can have fewer matches.
+        """
+        for start in range(0, len(embeddings), SEARCH_QUERIES):
+            with self.client.explained("check --filter" if expression else "run it again"):
+                answers = self.client.milvus.search(
+                    self.name,
+                    data=list(embeddings[start : start + SEARCH_QUERIES]),
+                    limit=top_k,
+                    filter=expression,
+                    output_fields=["path"],
+                    search_params={"metric_type": METRIC},
+                    consistency_level=STRONG,
+                )
+            yield [[Match(hit["path"], hit["distance"]) for hit in hits] for hits in answers]
+
+    def drop(self) -> None:
+        """Remove the collection and all that it holds."""
+        with self.client.explained("run it again"):
+            self.client.milvus.drop_collection(self.name)
+
+    def rename(self, name: str) -> None:
+        """Give the collection another name."""
+        with self.client.explained("run it again"):
+            self.client.milvus.rename_collection(self.name, name)
+        self.name = name
+
+
+def _schema(client: "MilvusClient") -> "CollectionSchema":
+    from pymilvus import DataType
+
+    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field("path", DataType.VARCHAR, is_primary=True, max_length=MAX_PATH_BYTES)
+    schema.add_field("embedding", DataType.FLOAT_VECTOR, dim=DIMENSION)
+    for name in INTEGER_FIELDS:
+        schema.add_field(name, DataType.INT64)
+    return schema
+
+
+def _index(client: "MilvusClient") -> "IndexParams":
+    index = client.prepare_index_params()
+    index.add_index("embedding", index_type=INDEX, metric_type=METRIC)
+    return index

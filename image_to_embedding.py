@@ -1,0 +1,424 @@
+"""Turn an image into 512 numbers with a pretrained ResNet18: its embedding.
+
+Usage:
+  python image_to_embedding.py cat.png                        # 512 numbers as JSON
+  python image_to_embedding.py cat.png dog.jpg                # one line each
+  python image_to_embedding.py --weights random cat.png       # no download, no meaning
+
+Reads:  images of any size and format that Pillow decodes
+Writes: JSON to the terminal, or nothing: as a module it serves the other scripts
+
+torch takes seconds to import, so it is imported where it is first needed.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+import image_files
+from image_files import DecodedImage, ImageError, Skipped
+
+if typing.TYPE_CHECKING:
+    import torch
+
+DIMENSION = 512
+DEVICES = ("auto", "cpu", "cuda", "mps")
+BATCH_SIZE = 64
+INLINE_IMAGES = 64  # so many are decoded sooner than a worker process has started
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet's channels, as the weights publish them
+STD = (0.229, 0.224, 0.225)
+RANDOM_SEED = 0
+STAGES = {1: (64, 64), 2: (64, 128), 3: (128, 256), 4: (256, 512)}  # channels in, out
+
+
+class ModelError(Exception):
+    """A model that can't be had; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What makes the vectors: two collections with equal models hold comparable vectors.
+
+    weights names a way to get them ('imagenet', 'random' or a file); the SHA-256 of their
+    values says which they are.
+    """
+
+    weights: str
+    weights_sha256: str
+    architecture: str = "resnet18"
+    layer: str = "global average pool, unit length"
+    preprocessing: str = "resize 256 bilinear, centre crop 224, ImageNet mean and deviation"
+    dimension: str = str(DIMENSION)
+
+    def properties(self) -> dict[str, str]:
+        """Return the model as text to keep beside the vectors."""
+        return asdict(self)
+
+    def same_vectors(self, properties: Mapping[str, str]) -> bool:
+        """Return whether vectors made by the model of these properties compare with ours."""
+        ours = self.properties()
+        return all(properties.get(key) == ours[key] for key in ours if key != "weights")
+
+
+# --- Weights ----------------------------------------------------------------------------------
+
+
+def _conv_shapes() -> dict[str, tuple[int, int, int, int]]:
+    """Return ResNet18's convolutions in order, name → shape (out, in, height, width)."""
+    shapes = {"conv1": (64, 3, 7, 7)}
+    for stage, (inputs, outputs) in STAGES.items():
+        for block in range(2):
+            name, entering = f"layer{stage}.{block}", inputs if block == 0 else outputs
+            shapes[f"{name}.conv1"] = (outputs, entering, 3, 3)
+            shapes[f"{name}.conv2"] = (outputs, outputs, 3, 3)
+            if entering != outputs:
+                shapes[f"{name}.downsample.0"] = (outputs, entering, 1, 1)
+    return shapes
+
+
+def _norm_name(conv: str) -> str:
+    """Return the batch norm after a convolution: conv1 → bn1, downsample.0 → downsample.1."""
+    return conv[:-1] + "1" if conv.endswith("downsample.0") else conv.replace("conv", "bn")
+
+
+def _state_shapes() -> dict[str, tuple[int, ...]]:
+    """Return the tensors of a ResNet18 state dict that an embedding depends on, name → shape."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for conv, shape in _conv_shapes().items():
+        shapes[f"{conv}.weight"] = shape
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            shapes[f"{_norm_name(conv)}.{part}"] = shape[:1]
+    return shapes
+
+
+def load_weights(weights: str) -> dict[str, "torch.Tensor"]:
+    """Return the float32 tensors of `weights` by name: 'imagenet', 'random' or a file's path.
+
+    Raises ModelError if they can't be downloaded or aren't a ResNet18's.
+    """
+    if weights == "random":
+        return _random_state()
+    state = _imagenet_state() if weights == "imagenet" else _state_of_file(Path(weights))
+    return _checked_state(state, weights)
+
+
+def _imagenet_state() -> Mapping[str, object]:
+    import torch
+
+    file = Path(torch.hub.get_dir()) / "checkpoints" / "resnet18-f37072fd.pth"
+    if file.exists():  # spares a query the import of torchvision
+        return _state_of_file(file)
+    from torchvision.models import ResNet18_Weights
+
+    published = ResNet18_Weights.IMAGENET1K_V1
+    try:
+        state = published.get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
+        return dict(state)
+    except (OSError, RuntimeError) as error:
+        raise ModelError(
+            f"{published.url} could not be downloaded ({error}); put it at {file} by hand, "
+            "or choose --weights FILE or --weights random"
+        ) from error
+
+
+def _state_of_file(file: Path) -> Mapping[str, object]:
+    import torch
+
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ModelError(f"there is no weights file {file}; check --weights") from error
+    except Exception as error:  # what a damaged or hostile file raises has no common class
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{file} is not a file of weights ({reason}); check --weights") from error
+    if not isinstance(state, Mapping):
+        raise ModelError(
+            f"{file} holds no state dict; save one with torch.save(model.state_dict())"
+        )
+    return state
+
+
+def _checked_state(state: Mapping[str, object], source: str) -> dict[str, "torch.Tensor"]:
+    """Return the tensors that an embedding depends on; ModelError if one is missing or wrong."""
+    import torch
+
+    tensors = {}
+    for name, shape in _state_shapes().items():
+        tensor = state.get(name)
+        if not isinstance(tensor, torch.Tensor) or tuple(tensor.shape) != shape:
+            raise ModelError(
+                f"{source} is not a ResNet18's weights ({name} is missing or of another shape)"
+            )
+        tensors[name] = tensor.float().contiguous()
+        if not torch.isfinite(tensors[name]).all():
+            raise ModelError(f"{source} is damaged: {name} holds values that are not numbers")
+    extra = [name for name in state if name.startswith("layer") and _is_unknown(name, tensors)]
+    if extra:
+        raise ModelError(f"{source} is not a ResNet18's weights (it has {extra[0]})")
+    return tensors
+
+
+def _is_unknown(name: str, tensors: Mapping[str, object]) -> bool:
+    return name not in tensors and not name.endswith("num_batches_tracked")
+
+
+def _random_state() -> dict[str, "torch.Tensor"]:
+    """Return an untrained ResNet18: He's initialisation (torchvision's) with a fixed seed.
+
+    NumPy draws the numbers, since its generator gives the same ones on every machine.
+    """
+    import torch
+
+    generator = np.random.default_rng(RANDOM_SEED)
+    state = {}
+    for name, shape in _state_shapes().items():
+        if len(shape) == 4:
+            deviation = np.sqrt(2 / (shape[0] * shape[2] * shape[3]))
+            values = generator.standard_normal(shape) * deviation
+            state[name] = torch.from_numpy(values.astype(np.float32))
+        else:
+            ones = name.endswith(("running_var", "weight"))
+            state[name] = torch.ones(shape) if ones else torch.zeros(shape)
+    return state
+
+
+def describe(weights: str, state: Mapping[str, "torch.Tensor"]) -> Model:
+    """Return the model that `state` is, as loaded from `weights`."""
+    digest = hashlib.sha256()
+    for name in _state_shapes():
+        digest.update(state[name].numpy().tobytes())
+    known = weights in ("imagenet", "random")
+    return Model(weights if known else str(Path(weights).resolve()), digest.hexdigest())
+
+
+# --- The network ------------------------------------------------------------------------------
+
+
+def fold_batch_norms(
+    state: Mapping[str, "torch.Tensor"],
+) -> dict[str, tuple["torch.Tensor", "torch.Tensor"]]:
+    """Return convolution → (weight, bias) with the batch norm that follows it multiplied in."""
+    folded = {}
+    for conv in _conv_shapes():
+        norm = _norm_name(conv)
+        scale = state[f"{norm}.weight"] / (state[f"{norm}.running_var"] + 1e-5).sqrt()
+        weight = state[f"{conv}.weight"] * scale[:, None, None, None]
+        folded[conv] = weight, state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale
+    return folded
+
+
+def build_network(state: Mapping[str, "torch.Tensor"]) -> "torch.nn.Module":
+    """Return ResNet18 without its last layer: (N, 224, 224, 3) uint8 → (N, 512) of unit length.
+
+    Source: He et al. 2015, arXiv:1512.03385, as in torchvision 0.29. It is built here because
+    importing torchvision would double the time that a query of one image takes.
+    """
+    import torch
+    from torch.nn.functional import conv2d, max_pool2d, normalize, relu
+
+    class ResNet18(torch.nn.Module):
+        mean: torch.Tensor
+        std: torch.Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            for conv, (weight, bias) in fold_batch_norms(state).items():
+                name = conv.replace(".", "_")
+                weight = weight.contiguous(memory_format=torch.channels_last)
+                self.register_buffer(name + "_weight", weight)
+                self.register_buffer(name + "_bias", bias)
+            self.register_buffer("mean", 255 * torch.tensor(MEAN).reshape(1, 3, 1, 1))
+            self.register_buffer("std", 255 * torch.tensor(STD).reshape(1, 3, 1, 1))
+
+        def conv(self, x: torch.Tensor, name: str, stride: int = 1) -> torch.Tensor:
+            weight = self.get_buffer(name + "_weight")
+            bias = self.get_buffer(name + "_bias")
+            return conv2d(x, weight, bias, stride, padding=weight.shape[-1] // 2)
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            x = (pixels.permute(0, 3, 1, 2) - self.mean) / self.std
+            x = max_pool2d(relu(self.conv(x, "conv1", 2)), 3, stride=2, padding=1)
+            for stage in STAGES:
+                for block in range(2):
+                    name = f"layer{stage}_{block}"
+                    stride = 2 if stage > 1 and block == 0 else 1
+                    y = relu(self.conv(x, name + "_conv1", stride))
+                    y = self.conv(y, name + "_conv2")
+                    x = self.conv(x, name + "_downsample_0", stride) if stride == 2 else x
+                    x = relu(x + y)
+            return normalize(x.mean((2, 3)).float())
+
+    return ResNet18().eval()
+
+
+def choose_device(device: str) -> "torch.device":
+    """Return the device to compute on; 'auto' takes CUDA, else MPS, else the processor."""
+    import torch
+
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        device = next((name for name, there in available.items() if there), "cpu")
+    elif not available.get(device, True):
+        raise ModelError(f"this machine has no {device} device for torch; choose --device auto")
+    return torch.device(device)
+
+
+class Embedder:
+    """A ResNet18 that is ready to embed: its weights, its device, its description."""
+
+    def __init__(self, weights: str = "imagenet", device: str = "auto") -> None:
+        """Load the weights ('imagenet', 'random' or a file); ModelError if they can't be had."""
+        state = load_weights(weights)
+        self.model = describe(weights, state)
+        self.device = choose_device(device)
+        self.network = build_network(state).to(self.device)
+
+    def embed(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the embeddings of preprocessed images.
+
+        pixels: (N, 224, 224, 3) uint8. Returns (N, 512) float32, unit length.
+        """
+        import torch
+
+        with torch.inference_mode():
+            embeddings: torch.Tensor = self.network(torch.from_numpy(pixels).to(self.device))
+            return embeddings.cpu().numpy()
+
+
+class EmbeddedBatch(typing.NamedTuple):
+    """Images and their embeddings, (N, 512) float32, and the images that had none."""
+
+    images: list[DecodedImage]
+    embeddings: np.ndarray
+    skipped: list[Skipped]
+
+
+def embed_images(
+    embedder: Embedder,
+    root: Path,
+    paths: Iterable[str],
+    batch_size: int = BATCH_SIZE,
+    workers: int | None = None,
+) -> Iterator[EmbeddedBatch]:
+    """Yield the embeddings of root/path in batches, in the order of paths.
+
+    Worker processes decode while the network runs. workers=None starts one for each core if
+    there are images enough to be worth it; 0 decodes in this process. Unreadable images are
+    skipped and named. Raises ImageError if a worker is killed.
+    """
+    paths = list(paths)
+    if workers is None:
+        workers = 0 if len(paths) <= INLINE_IMAGES else os.cpu_count() or 1
+    with image_files.Decoder(root, batch_size, workers) as decoder:
+        for batch in decoder.batches(paths):
+            if batch.images:
+                embeddings = embedder.embed(batch.pixels)
+            else:
+                embeddings = np.empty((0, DIMENSION), np.float32)
+            decoder.release(batch)
+            yield EmbeddedBatch(batch.images, embeddings, batch.skipped)
+
+
+# --- Command line -----------------------------------------------------------------------------
+
+
+def add_weights_option(parser: argparse.ArgumentParser) -> None:
+    """Add --weights."""
+    parser.add_argument(
+        "--weights",
+        default="imagenet",
+        metavar="imagenet|random|FILE",
+        help="FILE is a ResNet18 state dict (default: imagenet)",
+    )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every script which embeds images has."""
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="default: auto")
+    parser.add_argument(
+        "--batch-size",
+        type=whole_number(1, 4096),
+        default=BATCH_SIZE,
+        metavar="N",
+        help=f"images that the network takes at a time (default: {BATCH_SIZE})",
+    )
+    parser.add_argument(
+        "--workers",
+        type=whole_number(0, 1024),
+        metavar="N",
+        help="processes that decode images (default: one for each core)",
+    )
+
+
+def whole_number(minimum: int, maximum: int) -> typing.Callable[[str], int]:
+    """Return a type for argparse that takes the whole numbers from minimum to maximum."""
+
+    def whole(text: str) -> int:
+        value = int(text)
+        if not minimum <= value <= maximum:
+            raise argparse.ArgumentTypeError(f"{text} is not from {minimum} to {maximum}")
+        return value
+
+    whole.__name__ = "whole number"
+    return whole
+
+
+def warn_if_random(model: Model) -> None:
+    """Say on stderr that an untrained network finds little more than equal colours."""
+    if model.weights == "random":
+        print(
+            "warning: --weights random is an untrained network, good for a trial without a "
+            "download; its matches are weaker than a trained one's",
+            file=sys.stderr,
+        )
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Return the command line's options."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    add_weights_option(parser)
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="default: auto")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print each image's embedding on a line of its own."""
+    pixels = []
+    for path in args.images:
+        try:
+            image = image_files.decode(path.parent, path.name)[1]
+            pixels.append(np.array(image_files.preprocess(image)))
+        except ImageError as error:
+            raise ImageError(f"{path} can't be read ({error}); give a picture") from error
+    embedder = Embedder(args.weights, args.device)
+    warn_if_random(embedder.model)
+    for one in pixels:
+        print(json.dumps([float(f"{x:.9g}") for x in embedder.embed(one[None])[0]]))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the script; return its exit status."""
+    args = parse_args(argv)
+    try:
+        run(args)
+    except (ImageError, ModelError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

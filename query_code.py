@@ -1,0 +1,314 @@
+"""Find each image's most similar one in the collection, and write pairs, picture, observations.
+
+Usage:
+  python query_code.py                                  # every image of query_set
+  python query_code.py cat.jpg --top-k 5                # one picture, five matches
+  python query_code.py --queries ~/Pictures/new --collection pictures
+  python query_code.py --filter 'file_size > 100000'    # fields: path, file_size, width, ...
+
+Reads:  the query images, and the collection that embed_and_load.py made
+Writes: results/pairings.txt, results/comparison.png, results/observations.md; for images
+        named on the command line their matches to the terminal, and the picture
+"""
+
+import argparse
+import io
+import random
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import image_files
+import image_to_embedding
+import results
+from image_collection import (
+    MAX_TOP_K,
+    Client,
+    CollectionError,
+    ImageCollection,
+    Match,
+    add_collection_options,
+    connect,
+    redact,
+    resolve_uri,
+)
+from image_files import ImageError, Skipped, label_of, printable
+from image_to_embedding import Embedder, ModelError, whole_number
+from results import Pair, Summary
+
+
+@dataclass
+class Queries:
+    """Embedded query images: paths as a reader can open them, labels, (N, 512) float32."""
+
+    paths: list[str]
+    labels: list[str]
+    embeddings: np.ndarray
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+def find_queries(args: argparse.Namespace) -> tuple[Path, list[str], list[Skipped]]:
+    """Return a root, the query images' paths under it in sorted order, and what can't be taken."""
+    if args.images:
+        return Path(), args.images, []
+    if not args.queries.is_dir():
+        what = "is not a folder" if args.queries.exists() else "does not exist"
+        raise ImageError(f"{args.queries} {what}; run python split_images.py or choose --queries")
+    skipped: list[Skipped] = []
+    paths = [image.path for image in image_files.iter_images(args.queries, skipped)]
+    if not paths:
+        raise ImageError(f"{args.queries} holds no images; choose another folder with --queries")
+    return args.queries, paths, skipped
+
+
+def open_collection(client: Client, name: str) -> ImageCollection:
+    """Return the collection to search; CollectionError if there is none or it is empty."""
+    collection = ImageCollection.find(client, name)
+    if collection is None:
+        raise CollectionError(
+            f"there is no collection {name} in {redact(client.uri)}; run python embed_and_load.py"
+        )
+    return collection
+
+
+def load_model(collection: ImageCollection, args: argparse.Namespace) -> Embedder:
+    """Return the model that the collection was made with; ModelError if it can't be had."""
+    stored = collection.properties
+    embedder = Embedder(args.weights or stored.get("weights", ""), args.device)
+    if not embedder.model.same_vectors(stored):
+        raise ModelError(
+            f"the weights {embedder.model.weights} are not those that the collection "
+            f"{collection.name} was made with (SHA-256 of their values "
+            f"{stored.get('weights_sha256', '')[:12]}…); put those back, name them with --weights, "
+            "or load again with --recreate"
+        )
+    return embedder
+
+
+def embed_queries(
+    embedder: Embedder, root: Path, paths: list[str], args: argparse.Namespace
+) -> Queries:
+    """Embed the query images; ImageError if none of them can be read."""
+    queries = Queries([], [], np.empty((0, image_to_embedding.DIMENSION), np.float32))
+    embeddings = []
+    batches = image_to_embedding.embed_images(embedder, root, paths, args.batch_size, args.workers)
+    with tqdm(total=len(paths), unit=" images", disable=None) as progress:
+        for batch in batches:
+            queries.paths += [str(Path(root, image.path)) for image in batch.images]
+            labels = ("" if args.images else label_of(image.path) for image in batch.images)
+            queries.labels += labels
+            queries.skipped += batch.skipped
+            embeddings.append(batch.embeddings)
+            progress.update(len(batch.images) + len(batch.skipped))
+    if not queries.paths:
+        first = queries.skipped[0]
+        raise ImageError(f"{printable(first.path)} can't be read ({first.reason}); give a picture")
+    queries.embeddings = np.concatenate(embeddings)
+    return queries
+
+
+def search(
+    collection: ImageCollection, queries: Queries, top_k: int, expression: str
+) -> list[list[Match]]:
+    """Return each query's matches, nearest first."""
+    matches: list[list[Match]] = []
+    total = len(queries.paths)
+    with tqdm(total=total, unit=" queries", disable=None if total > 1 else True) as progress:
+        for answers in collection.search(queries.embeddings, top_k, expression):
+            matches += answers
+            progress.update(len(answers))
+    return matches
+
+
+def as_opened(path: Path) -> str:
+    """Return a path as a reader can open it: relative if it lies under this folder."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def make_rows(
+    collection: ImageCollection, queries: Queries, matches: Sequence[Sequence[Match]]
+) -> list[list[Pair]]:
+    """Return each query's pairs, nearest first; queries without a match are left out."""
+    root = collection.root
+    rows = [
+        [
+            Pair(
+                query,
+                as_opened(root / match.path),
+                match.similarity,
+                rank,
+                label,
+                label_of(match.path),
+            )
+            for rank, match in enumerate(found, start=1)
+        ]
+        for query, label, found in zip(queries.paths, queries.labels, matches, strict=True)
+    ]
+    return [row for row in rows if row]
+
+
+def summarise(
+    collection: ImageCollection, embedder: Embedder, queries: Queries, args: argparse.Namespace
+) -> Summary:
+    """Return what was run, in words."""
+    model = embedder.model
+    return Summary(
+        queries=len(queries.paths),
+        images=collection.count(),
+        model=f"{model.architecture}, weights {Path(model.weights).name} "
+        f"(SHA-256 of their values {model.weights_sha256[:12]}…), {model.layer}",
+        index=collection.index_in_words(),
+        device=str(embedder.device),
+        filter=args.filter,
+        skipped=[skipped.path for skipped in queries.skipped],
+    )
+
+
+def picture_title(rows: Sequence[Sequence[Pair]], embedder: Embedder) -> str:
+    """Return the picture's title: how many queries, which model, how many labels agree."""
+    count = len(rows)
+    noun = "query" if count == 1 else "queries"
+    weights = Path(embedder.model.weights).name
+    title = f"{count:,} {noun}, nearest by {embedder.model.architecture} ({weights} weights)"
+    same = [row[0].same_label for row in rows]
+    if None not in same:
+        title += f": {results.share(sum(map(bool, same)), count)} share the label"
+    return title
+
+
+def picture_bytes(shown: Sequence[Sequence[Pair]], title: str, summary: Summary) -> bytes:
+    """Return the comparison picture as PNG."""
+    if all(len(row) == 1 for row in shown):
+        picture = results.draw_pairs([row[0] for row in shown], summary, title)
+    else:
+        picture = results.draw_rows(shown, summary, title)
+    out = io.BytesIO()
+    picture.save(out, "PNG")
+    return out.getvalue()
+
+
+def print_matches(rows: Sequence[Sequence[Pair]]) -> None:
+    """Print each query's matches."""
+    for row in rows:
+        print(printable(row[0].query))
+        for pair in row:
+            label = f"  ({printable(pair.match_label)})" if pair.match_label else ""
+            print(f"  {pair.rank}  {pair.similarity:.4f}  {printable(pair.match)}{label}")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Return the command line's options."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="pictures to find matches of")
+    parser.add_argument(
+        "--queries",
+        type=Path,
+        metavar="DIR",
+        help="folder of pictures to find matches of (default: query_set)",
+    )
+    parser.add_argument(
+        "--top-k", type=whole_number(1, MAX_TOP_K), default=1, metavar="N", help="default: 1"
+    )
+    parser.add_argument(
+        "--pairs",
+        type=whole_number(1, 100),
+        default=10,
+        metavar="N",
+        help="pairs in the picture (default: 10)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=whole_number(0, 2**32 - 1),
+        default=42,
+        metavar="N",
+        help="of the choice of those pairs (default: 42)",
+    )
+    parser.add_argument(
+        "--filter", default="", metavar="EXPR", help="match only rows for which this is true"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="folder to write to (default: results)",
+    )
+    parser.add_argument(
+        "--weights", metavar="FILE", help="where the collection's weights are now, if they moved"
+    )
+    add_collection_options(parser)
+    image_to_embedding.add_model_options(parser)
+    args = parser.parse_args(argv)
+    if args.images and args.queries:
+        parser.error("name images or a folder with --queries, not both")
+    args.queries = args.queries or Path("query_set")
+    return args
+
+
+def run(args: argparse.Namespace) -> None:
+    """Embed the queries with the collection's model, search, and write what was found."""
+    start = time.perf_counter()
+    uri = resolve_uri(args.milvus_uri)
+    root, paths, skipped = find_queries(args)
+    what = f"{len(paths):,} images of {root}" if not args.images else f"{len(paths):,} images"
+    print(f"Matching {what} with {args.collection} in {redact(uri)}", flush=True)
+    with connect(uri, must_exist=True) as client:
+        collection = open_collection(client, args.collection)
+        embedder = load_model(collection, args)
+        image_to_embedding.warn_if_random(embedder.model)
+        queries = embed_queries(embedder, root, paths, args)
+        queries.skipped += skipped
+        matches = search(collection, queries, args.top_k, args.filter)
+        summary = summarise(collection, embedder, queries, args)
+    rows = make_rows(collection, queries, matches)
+    for problem in queries.skipped:
+        print(f"skipped {printable(problem.path)}: {printable(problem.reason)}", file=sys.stderr)
+    if not rows:
+        raise CollectionError("no image matches; check --filter, or run python embed_and_load.py")
+    write_results(rows, embedder, summary, args)
+    print(f"Done in {time.perf_counter() - start:.1f} s. Next: open {args.output}/comparison.png")
+
+
+def write_results(
+    rows: list[list[Pair]], embedder: Embedder, summary: Summary, args: argparse.Namespace
+) -> None:
+    """Write the picture; for a folder the pairings and the observations too."""
+    title = picture_title(rows, embedder)
+    if args.images:
+        print_matches(rows)
+        shown = rows[: args.pairs]
+    else:
+        chosen = random.Random(args.seed).sample(range(len(rows)), min(args.pairs, len(rows)))
+        shown = [rows[i] for i in chosen]
+        pairs = [pair for row in rows for pair in row]
+        report = results.observations(pairs, [pair for row in shown for pair in row], summary)
+        results.write_whole(args.output / "pairings.txt", results.pairings_text(pairs).encode())
+        results.write_whole(args.output / "observations.md", report.encode())
+        print(title)
+    results.write_whole(args.output / "comparison.png", picture_bytes(shown, title, summary))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the script; return its exit status."""
+    args = parse_args(argv)
+    try:
+        run(args)
+    except (CollectionError, ImageError, ModelError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: nothing was changed; run it again", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
