@@ -47,9 +47,15 @@ class Plan:
     """What a load has to do: the images to embed, those already in, the rows without a file."""
 
     todo: list[FoundImage]
+    changed: set[str]  # of those to embed: paths that have a row, of an older file
     kept: int
     gone: list[str]
     skipped: list[Skipped] = field(default_factory=list)
+
+    def skip(self, skipped: list[Skipped]) -> None:
+        """Note files that could not be read; a row of an older file counts as gone."""
+        self.skipped += skipped
+        self.gone += [path for path, _ in skipped if path in self.changed]
 
 
 def find_images(root: Path, skipped: list[Skipped]) -> list[FoundImage]:
@@ -108,8 +114,10 @@ def check_same(collection: ImageCollection, root: str, model: Model, moved: bool
 def make_plan(found: list[FoundImage], collection: ImageCollection, skipped: list[Skipped]) -> Plan:
     """Compare the folder with the collection by path, file size and modification time."""
     stored = {image.path: image for image in collection.stored_images()}
-    todo = [image for image in found if stored.pop(image.path, None) != tuple(image)]
-    return Plan(todo, len(found) - len(todo), sorted(stored), skipped)
+    todo = [image for image in found if stored.get(image.path) != tuple(image)]
+    changed = {image.path for image in todo if image.path in stored}
+    gone = sorted(stored.keys() - {image.path for image in found})
+    return Plan(todo, changed, len(found) - len(todo), gone, skipped)
 
 
 class RowWriter:
@@ -166,16 +174,14 @@ def load(
 ) -> int:
     """Embed and upsert the plan's images; return how many rows went in."""
     paths = [image.path for image in plan.todo]
-    batches = image_to_embedding.embed_images(
-        embedder, args.images, paths, args.batch_size, args.workers
-    )
+    batches = image_to_embedding.embed_images(embedder, args.images, paths, args.workers)
     with (
         tqdm(total=len(paths), unit=" images", disable=None) as progress,
         RowWriter(collection, progress) as writer,
     ):
         for batch in batches:
             writer.add(batch.images, batch.embeddings)
-            plan.skipped += batch.skipped
+            plan.skip(batch.skipped)
             progress.update(len(batch.skipped))
         writer.finish()
         return writer.written
@@ -254,12 +260,13 @@ def run(args: argparse.Namespace) -> None:
     print(f"Loading {args.images} into {args.collection} in {redact(uri)}", flush=True)
     skipped: list[Skipped] = []
     found = find_images(args.images, skipped)
-    embedder = Embedder(args.weights, args.device)
+    embedder = Embedder(args.weights, args.device, args.precision)
     image_to_embedding.warn_if_random(embedder.model)
     with connect(uri) as client:
         collection = open_collection(client, args, embedder.model)
         plan = make_plan(found, collection, skipped)
-        print(f"{len(plan.todo):,} images to embed on {embedder.device}", flush=True)
+        how = embedder.prepare(len(plan.todo), args.batch_size, args.compile)
+        print(f"{len(plan.todo):,} images to embed: {how}", flush=True)
         loaded = load(collection, embedder, args, plan)
         finish(collection, args, plan, loaded)
         if collection.name != args.collection:
@@ -272,8 +279,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     try:
         run(args)
-    except (CollectionError, ImageError, ModelError, OSError) as error:
+    except (CollectionError, ImageError, ModelError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {error}; make room or choose another folder", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted: what is loaded is kept; run it again to go on", file=sys.stderr)

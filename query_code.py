@@ -79,7 +79,7 @@ def open_collection(client: Client, name: str) -> ImageCollection:
 def load_model(collection: ImageCollection, args: argparse.Namespace) -> Embedder:
     """Return the model that the collection was made with; ModelError if it can't be had."""
     stored = collection.properties
-    embedder = Embedder(args.weights or stored.get("weights", ""), args.device)
+    embedder = Embedder(args.weights or stored.get("weights", ""), args.device, args.precision)
     if not embedder.model.same_vectors(stored):
         raise ModelError(
             f"the weights {embedder.model.weights} are not those that the collection "
@@ -96,7 +96,9 @@ def embed_queries(
     """Embed the query images; ImageError if none of them can be read."""
     queries = Queries([], [], np.empty((0, image_to_embedding.DIMENSION), np.float32))
     embeddings = []
-    batches = image_to_embedding.embed_images(embedder, root, paths, args.batch_size, args.workers)
+    how = embedder.prepare(len(paths), args.batch_size, args.compile)
+    print(f"{len(paths):,} images to embed: {how}", flush=True)
+    batches = image_to_embedding.embed_images(embedder, root, paths, args.workers)
     with tqdm(total=len(paths), unit=" images", disable=None) as progress:
         for batch in batches:
             queries.paths += [str(Path(root, image.path)) for image in batch.images]
@@ -164,7 +166,7 @@ def summarise(
         model=f"{model.architecture}, weights {Path(model.weights).name} "
         f"(SHA-256 of their values {model.weights_sha256[:12]}…), {model.layer}",
         index=collection.index_in_words(),
-        device=str(embedder.device),
+        device=f"{embedder.device}, {embedder.precision}",
         filter=args.filter,
         skipped=[skipped.path for skipped in queries.skipped],
     )
@@ -182,12 +184,12 @@ def picture_title(rows: Sequence[Sequence[Pair]], embedder: Embedder) -> str:
     return title
 
 
-def picture_bytes(shown: Sequence[Sequence[Pair]], title: str, summary: Summary) -> bytes:
+def picture_bytes(shown: Sequence[Sequence[Pair]], title: str) -> bytes:
     """Return the comparison picture as PNG."""
     if all(len(row) == 1 for row in shown):
-        picture = results.draw_pairs([row[0] for row in shown], summary, title)
+        picture = results.draw_pairs([row[0] for row in shown], title)
     else:
-        picture = results.draw_rows(shown, summary, title)
+        picture = results.draw_rows(shown, title)
     out = io.BytesIO()
     picture.save(out, "PNG")
     return out.getvalue()
@@ -293,7 +295,7 @@ def write_results(
         results.write_whole(args.output / "pairings.txt", results.pairings_text(pairs).encode())
         results.write_whole(args.output / "observations.md", report.encode())
         print(title)
-    results.write_whole(args.output / "comparison.png", picture_bytes(shown, title, summary))
+    results.write_whole(args.output / "comparison.png", picture_bytes(shown, title))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -301,8 +303,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     try:
         run(args)
-    except (CollectionError, ImageError, ModelError, OSError) as error:
+    except (CollectionError, ImageError, ModelError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {error}; make room or choose another folder", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted: nothing was changed; run it again", file=sys.stderr)

@@ -114,7 +114,7 @@ def letters() -> Iterator[str]:
             yield "".join(chars)
 
 
-def draw_pairs(pairs: Sequence[Pair], summary: Summary, title: str) -> Image.Image:
+def draw_pairs(pairs: Sequence[Pair], title: str) -> Image.Image:
     """Draw lettered pairs, five in a row, query left and match right."""
     columns = min(PAIRS_IN_ROW, len(pairs))
     cell_width, cell_height = 2 * CELL + GAP, CELL + 4 * TEXT_SIZE + GAP
@@ -128,7 +128,7 @@ def draw_pairs(pairs: Sequence[Pair], summary: Summary, title: str) -> Image.Ima
     return page.finish("query left, nearest match right, cosine similarity below the match")
 
 
-def draw_rows(rows: Sequence[Sequence[Pair]], summary: Summary, title: str) -> Image.Image:
+def draw_rows(rows: Sequence[Sequence[Pair]], title: str) -> Image.Image:
     """Draw a row for each query: the query, then its matches, nearest first."""
     columns = max(map(len, rows)) + 1
     page = _Page(columns, len(rows), CELL, CELL + 4 * TEXT_SIZE, title)
@@ -290,6 +290,15 @@ def share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f}%" if whole else "n/a"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    >>> counted(1, "pair"), counted(2000, "pair")
+    ('1 pair', '2,000 pairs')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def wilson_interval(part: int, whole: int) -> tuple[float, float]:
     """Return Wilson's 95% interval of a share, both ends from 0 to 1.
 
@@ -386,7 +395,7 @@ def _confusions(labelled: Sequence[Pair]) -> list[str]:
         return []
     lines = ["The most frequent confusions (query → match):", ""]
     for (query, match), count in wrong.most_common(LISTED):
-        lines.append(f"- {cell(query)} → {cell(match)}: {count:,} pairs")
+        lines.append(f"- {cell(query)} → {cell(match)}: {counted(count, 'pair')}")
     return [*lines, ""]
 
 
@@ -407,7 +416,7 @@ def _shown_pairs(shown: Sequence[Pair], nearest: Sequence[Pair]) -> list[str]:
     similarities = [pair.similarity for pair in nearest]
     median = statistics.median(similarities)
     lines = [
-        f"## {len(first)} pairs drawn at random",
+        f"## {counted(len(first), 'pair')} drawn at random",
         "",
         "![The pairs, query beside match](comparison.png)",
         "",
@@ -444,8 +453,9 @@ def _extremes(nearest: Sequence[Pair]) -> list[str]:
         lines += [f"{title}:", ""]
         lines += [f"- {p.similarity:.4f}: {code(p.query)} → {code(p.match)}" for p in some]
         lines.append("")
+    have = "has" if len(near) == 1 else "have"
     lines.append(
-        f"{len(near):,} pairs have a similarity above {NEAR_DUPLICATE}: near-duplicates, or "
-        "pictures that the network can't tell apart."
+        f"{counted(len(near), 'pair')} {have} a similarity above {NEAR_DUPLICATE}: "
+        "near-duplicates, or pictures that the network can't tell apart."
     )
     return [*lines, ""]

@@ -349,7 +349,10 @@ def split_positions(count: int, query_fraction: float, seed: int) -> tuple[np.nd
             np.arange(count), test_size=query_fraction, random_state=seed
         )
     except ValueError as error:
-        raise SplitError(f"{count} images can't be split like that: {error}") from error
+        raise SplitError(
+            f"{count} images can't be split into {1 - query_fraction:g} and {query_fraction:g}; "
+            "choose another --query-fraction"
+        ) from error
     return np.sort(database), np.sort(queries)
 
 
@@ -539,8 +542,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     try:
         run(args)
-    except (SplitError, OSError) as error:
+    except SplitError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {error}; make room or choose another folder", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted: nothing was written; run it again", file=sys.stderr)

@@ -1,0 +1,278 @@
+"""embed_and_load.py and query_code.py together, on a real Milvus Lite, against brute force."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import PROJECT
+from PIL import Image
+
+import embed_and_load
+import image_to_embedding
+import query_code
+import split_images
+from image_collection import ImageCollection, connect, redact
+from image_files import iter_images
+from image_to_embedding import Embedder, embed_images
+
+Fails = Callable[..., str]
+LOAD = ["--weights", "random", "--workers", "0"]
+
+
+def load(*args: object) -> int:
+    return embed_and_load.main([*LOAD, *map(str, args)])
+
+
+def rows(uri: str = "./milvus.db", name: str = "images") -> dict[str, dict[str, object]]:
+    """All rows of a collection, by path."""
+    with connect(uri, must_exist=True) as client:
+        collection = ImageCollection(client, name)
+        fields = ["path", "embedding", "inserted_at", "file_size", "width", "height", "modified_at"]
+        found = client.milvus.query(collection.name, filter='path != ""', output_fields=fields)
+    assert len({row["path"] for row in found}) == len(found), "a path stands there twice"
+    return {row["path"]: row for row in found}
+
+
+def brute_force(root: Path, queries: Path) -> tuple[list[str], list[str], np.ndarray]:
+    """Database paths, query paths and all their similarities, without Milvus, in float32."""
+    embedder = Embedder("random", precision="float32")
+    names, vectors = [], []
+    for folder in (root, queries):
+        paths = [image.path for image in iter_images(folder, [])]
+        batches = embed_images(embedder, folder, paths, workers=0)
+        names.append([str(folder / path) for path in paths])
+        vectors.append(np.concatenate([batch.embeddings for batch in batches]))
+    return names[0], names[1], vectors[1].astype(np.float64) @ vectors[0].T.astype(np.float64)
+
+
+def pairings(folder: str = "results") -> list[dict[str, str]]:
+    with open(Path(folder, "pairings.txt"), newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def test_rows_hold_what_the_contract_says(loaded: Path) -> None:
+    stored = rows()
+    paths = [image.path for image in iter_images(Path("database_set"), [])]
+    assert sorted(stored) == paths
+    embedder = Embedder("random", precision="float32")
+    batches = embed_images(embedder, Path("database_set"), paths, workers=0)
+    expected = np.concatenate([batch.embeddings for batch in batches])
+    for path, embedding in zip(paths, expected, strict=True):
+        row, status = stored[path], Path("database_set", path).stat()
+        np.testing.assert_allclose(row["embedding"], embedding, atol=1e-6)
+        assert (row["width"], row["height"]) == (32, 32)
+        assert (row["file_size"], row["modified_at"]) == (status.st_size, status.st_mtime_ns)
+        assert 0 <= row["inserted_at"] / 1000 - status.st_mtime < 3600  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("top_k", [1, 4])
+def test_matches_equal_brute_force(top_k: int, loaded: Path) -> None:
+    assert query_code.main(["--top-k", str(top_k), "--precision", "float32"]) == 0
+    database, queries, similarities = brute_force(Path("database_set"), Path("query_set"))
+    written = pairings()
+    assert [row["query"] for row in written] == [q for q in queries for _ in range(top_k)]
+    assert queries == sorted(queries)
+    for number, row in enumerate(written):
+        ours = similarities[number // top_k]
+        rank = number % top_k + 1
+        assert int(row["rank"]) == rank
+        assert Path(row["match"]).is_file()
+        assert float(row["similarity"]) == pytest.approx(np.sort(ours)[-rank], abs=2e-6)
+        assert ours[database.index(row["match"])] == pytest.approx(np.sort(ours)[-rank], abs=2e-6)
+
+
+def test_a_rerun_changes_nothing(loaded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = rows()
+    capsys.readouterr()
+    assert load() == 0
+    assert "180 were in already" in capsys.readouterr().out
+    assert rows() == before
+
+
+def test_only_new_and_changed_images_are_embedded_and_lost_ones_pruned(
+    loaded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = rows()
+    first, second, third = sorted(before)[:3]
+    Image.new("RGB", (50, 40), "red").save(Path("database_set", first))
+    Path("database_set", second).unlink()
+    Path("database_set", third).write_bytes(b"no picture any more")
+    Image.new("RGB", (9, 9), "blue").save("database_set/new one.png")
+    capsys.readouterr()
+    assert load() == 0
+    out = capsys.readouterr().out
+    assert "Loaded 2 images" in out
+    assert "177 were in already" in out
+    assert f"{third}: cannot identify" in out
+    after = rows()
+    assert set(after) == {*before, "new one.png"}
+    assert (after[first]["width"], after[first]["height"]) == (50, 40)
+    unchanged = set(before) - {first}
+    assert all(after[path] == before[path] for path in unchanged)
+    assert load("--prune") == 0
+    assert set(rows()) == set(after) - {second, third}
+
+
+def test_workers_and_batches_do_not_change_what_is_loaded(loaded: Path) -> None:
+    other = ["--milvus-uri", "other.db", "--workers", "2", "--batch-size", "7"]
+    assert embed_and_load.main(["--weights", "random", "--precision", "float32", *other]) == 0
+    ours, theirs = rows(), rows("other.db")
+    assert set(ours) == set(theirs)
+    for path in ours:
+        np.testing.assert_allclose(ours[path]["embedding"], theirs[path]["embedding"], atol=1e-6)
+
+
+def test_another_model_is_refused_on_loading_and_on_querying(
+    loaded: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = rows()
+    monkeypatch.setattr(image_to_embedding, "RANDOM_SEED", 1)
+    assert "other weights" in fails(embed_and_load.main, *LOAD)
+    assert "not those" in fails(query_code.main)
+    monkeypatch.undo()
+    os.chdir(loaded)
+    assert rows() == before
+
+
+def test_another_folder_is_refused_and_a_moved_one_taken(loaded: Path, fails: Fails) -> None:
+    os.rename("database_set", "moved_set")
+    assert "--moved" in fails(embed_and_load.main, *LOAD, "--images", "moved_set")
+    before = rows()
+    assert load("--images", "moved_set", "--moved") == 0
+    assert rows() == before
+    assert query_code.main([]) == 0
+    assert pairings()[0]["match"].startswith("moved_set/")
+
+
+def test_recreate_replaces_only_when_it_is_done(
+    loaded: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = rows()
+    with monkeypatch.context() as patch:
+        patch.setattr(image_to_embedding.Embedder, "embed", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            load("--recreate")
+    assert rows() == before
+    assert load("--recreate") == 0
+    after = rows()
+    assert set(after) == set(before)
+    assert all(after[path]["inserted_at"] > before[path]["inserted_at"] for path in before)  # type: ignore[operator]
+    with connect("./milvus.db") as client:
+        assert client.milvus.list_collections() == ["images"]
+
+
+@pytest.mark.parametrize("recreate", [False, True])
+def test_a_foreign_collection_is_left_alone(recreate: bool, loaded: Path, fails: Fails) -> None:
+    with connect("foreign.db") as client:
+        client.milvus.create_collection("images", dimension=512)
+        client.milvus.insert("images", [{"id": 1, "vector": [0.5] * 512}])
+    options = ["--milvus-uri", "foreign.db", *(["--recreate"] if recreate else [])]
+    assert "stays as it is" in fails(embed_and_load.main, *LOAD, *options)
+    with connect("foreign.db") as client:
+        client.milvus.load_collection("images")
+        assert client.milvus.get("images", ids=[1])[0]["id"] == 1
+
+
+def test_mistakes_end_in_one_line(loaded: Path, fails: Fails) -> None:
+    Path("empty").mkdir()
+    Path("file.txt").write_text("x")
+    for folder in ("empty", "file.txt", "nowhere"):
+        assert folder in fails(embed_and_load.main, *LOAD, "--images", folder)
+        assert folder in fails(query_code.main, "--queries", folder)
+    assert "nowhere.pth" in fails(embed_and_load.main, "--weights", "nowhere.pth")
+    assert "milvus address" in fails(embed_and_load.main, "--milvus-uri", "nonsense").lower()
+    assert "none.db" in fails(query_code.main, "--milvus-uri", "none.db")
+    assert not Path("none.db").exists()
+    assert "no collection other" in fails(query_code.main, "--collection", "other")
+    assert "--filter" in fails(query_code.main, "--filter", "file_size >")
+    assert "--filter" in fails(query_code.main, "--filter", "width > 1000")
+    assert "file.txt" in fails(query_code.main, "file.txt")
+    assert "127.0.0.1:9" in fails(query_code.main, "--milvus-uri", "http://me:secret@127.0.0.1:9")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--top-k", "0"],
+        ["--pairs", "0"],
+        ["--pairs", "x"],
+        ["--seed", "-1"],
+        ["--workers", "-1"],
+        ["--batch-size", "0"],
+        ["--device", "abacus"],
+        ["--collection", "a b"],
+        ["cat.png", "--queries", "x"],
+    ],
+)
+def test_wrong_usage_ends_with_status_2(args: list[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        query_code.main(args)
+    assert stopped.value.code == 2
+
+
+def test_a_file_in_use_is_named(loaded: Path) -> None:
+    with connect("./milvus.db"):
+        command = [sys.executable, str(PROJECT / "query_code.py")]
+        done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "in use by another process" in done.stderr
+
+
+def test_photographs_of_all_kinds_are_loaded_and_found_again(
+    photos: Path, own_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "text.jpg").write_text("not a picture")
+    assert load("--images", photos) == 0
+    out = capsys.readouterr().out
+    assert "Loaded 9 images" in out
+    assert "text.jpg: cannot identify" in out
+    cat = photos / "猫/三毛.webp"
+    assert query_code.main([str(cat), "--top-k", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert str(cat) in lines
+    nearest = lines[lines.index(str(cat)) + 1].split()
+    assert nearest == ["1", "1.0000", "photos/猫/三毛.webp", "(猫)"]
+    assert Image.open("results/comparison.png").height > 200
+    shutil.rmtree("results")
+    assert query_code.main(["--queries", str(photos), "--filter", "width > 300"]) == 0
+    wide = {"photos/Straße/Käse.jpg", "photos/deep/er/down/grey.tif", "photos/deep/cmyk.jpg"}
+    assert {row["match"] for row in pairings()} <= wide
+    assert len(pairings()) == 9
+
+
+def test_a_flat_folder_has_no_labels(own_folder: Path) -> None:
+    Path("flat").mkdir()
+    for number in range(4):
+        Image.new("RGB", (10, 10), (60 * number, 9, 200)).save(f"flat/{number}.png")
+    assert load("--images", "flat") == 0
+    assert query_code.main(["--queries", "flat"]) == 0
+    assert "No pair has two labels" in Path("results/observations.md").read_text()
+    assert [row["match"] for row in pairings()] == [f"flat/{number}.png" for number in range(4)]
+
+
+def test_results_are_the_same_for_the_same_seed(loaded: Path) -> None:
+    for folder in ("one", "two"):
+        assert query_code.main(["--output", folder, "--seed", "7"]) == 0
+    assert query_code.main(["--output", "three", "--seed", "8"]) == 0
+    pictures = [Path(name, "comparison.png").read_bytes() for name in ("one", "two", "three")]
+    assert pictures[0] == pictures[1] != pictures[2]
+    assert sorted(os.listdir("one")) == ["comparison.png", "observations.md", "pairings.txt"]
+
+
+def test_lite_differs_from_nothing_but_names_in_its_address() -> None:
+    assert redact("http://user:pass@host:19530/db?x=secret") == "http://host:19530/db"
+    assert redact("./milvus.db") == "./milvus.db"
+
+
+def test_split_then_load_then_query_with_no_flags_but_the_sample(own_folder: Path) -> None:
+    assert split_images.main(["--sample", "--limit", "60"]) == 0
+    assert embed_and_load.main(["--weights", "random"]) == 0
+    assert query_code.main([]) == 0
+    assert len(pairings()) == 6
