@@ -76,10 +76,10 @@ def label_of(path: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Return text with all that could forge or reorder a line escaped: controls, bidi marks.
+    r"""Return text with all that could forge or reorder a line escaped: controls, bidi marks.
 
     >>> printable("a\tb")
-    'a\\\\tb'
+    'a\\tb'
     """
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape", "replace").decode()
