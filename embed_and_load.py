@@ -221,7 +221,7 @@ def report(
         what = "removed" if pruned else "kept; --prune removes them"
         print(f"{len(plan.gone):,} rows have no readable file any more: {what}")
     if plan.skipped:
-        print(f"Skipped {len(plan.skipped):,} files that could not be read:")
+        print(f"Skipped, since they could not be read: {len(plan.skipped):,}")
         for skipped in plan.skipped:
             print(f"  {printable(skipped.path)}: {printable(skipped.reason)}")
     place = f"{collection.name} in {redact(collection.client.uri)}"

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 RESIZE = 256  # pixels: the short side after the resize that ResNet18's weights publish
 CROP = 224  # pixels: the side of the square cut out of its centre
@@ -176,6 +176,8 @@ def decode(root: Path, path: str) -> tuple[DecodedImage, Image.Image]:
             after = os.fstat(file.fileno())
     except ImageError:
         raise
+    except UnidentifiedImageError as error:
+        raise ImageError("not a picture in a format that Pillow decodes") from error
     except Exception as error:  # decoders of damaged files raise what they like
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ImageError(reason) from error

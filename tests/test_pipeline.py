@@ -109,7 +109,7 @@ def test_only_new_and_changed_images_are_embedded_and_lost_ones_pruned(
     out = capsys.readouterr().out
     assert "Loaded 2 images" in out
     assert "177 were in already" in out
-    assert f"{third}: cannot identify" in out
+    assert f"{third}: not a picture" in out
     after = rows()
     assert set(after) == {*before, "new one.png"}
     assert (after[first]["width"], after[first]["height"]) == (50, 40)
@@ -232,7 +232,7 @@ def test_photographs_of_all_kinds_are_loaded_and_found_again(
     assert load("--images", photos) == 0
     out = capsys.readouterr().out
     assert "Loaded 9 images" in out
-    assert "text.jpg: cannot identify" in out
+    assert "text.jpg: not a picture" in out
     cat = photos / "猫/三毛.webp"
     assert query_code.main([str(cat), "--top-k", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
