@@ -18,7 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 
-from image_files import DecodedImage
+from image_files import MAX_PATH_BYTES, DecodedImage
 
 if typing.TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -32,9 +32,8 @@ INDEX = "FLAT"  # exact: every vector is compared
 METRIC = "COSINE"
 INTEGER_FIELDS = ("inserted_at", "file_size", "width", "height", "modified_at")
 FIELDS = ("path", "embedding", *INTEGER_FIELDS)
-MAX_PATH_BYTES = 4096
 PROPERTY_PREFIX = "similar_images."  # Milvus keeps properties of its own beside ours
-UPSERT_ROWS = 1000
+REQUEST_ROWS = 1000  # upserted or deleted in one request
 SEARCH_QUERIES = 1000  # vectors in one request; Lite walks all its rows in Python for each
 SEARCH_THREADS = 2  # requests at a time: Lite answers 5,000 queries in 4.8 s instead of 6.1
 READ_ROWS = 5000
@@ -269,8 +268,8 @@ class ImageCollection:
             for image, embedding in zip(images, embeddings, strict=True)
         ]
         with self.client.explained("run it again: what is loaded is kept"):
-            for start in range(0, len(rows), UPSERT_ROWS):
-                self.client.milvus.upsert(self.name, rows[start : start + UPSERT_ROWS])
+            for start in range(0, len(rows), REQUEST_ROWS):
+                self.client.milvus.upsert(self.name, rows[start : start + REQUEST_ROWS])
 
     def flush(self) -> None:
         """Make what was put in durable and searchable at full speed; once, at the end of a load."""
@@ -294,8 +293,8 @@ class ImageCollection:
     def delete(self, paths: Sequence[str]) -> None:
         """Remove the rows of these paths."""
         with self.client.explained("run it again"):
-            for start in range(0, len(paths), UPSERT_ROWS):
-                self.client.milvus.delete(self.name, ids=list(paths[start : start + UPSERT_ROWS]))
+            for start in range(0, len(paths), REQUEST_ROWS):
+                self.client.milvus.delete(self.name, ids=list(paths[start : start + REQUEST_ROWS]))
 
     def count(self) -> int:
         """Return how many rows there are, counted and not estimated."""

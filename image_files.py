@@ -273,15 +273,8 @@ def decode_batch(root: Path, paths: list[str], out: np.ndarray) -> Batch:
     return Batch(out[: len(images)], images, skipped)
 
 
-_worker_root = Path()
-_worker_slots = np.empty(0, np.uint8)
-
-
-def _start_worker(root: Path, memory: Any, shape: tuple[int, ...]) -> None:
-    """Take the folder and the shared memory; leave Ctrl-C to the parent, and end with it."""
-    global _worker_root, _worker_slots
-    _worker_root = root
-    _worker_slots = np.frombuffer(memoryview(memory), np.uint8).reshape(shape)
+def end_with_parent() -> None:
+    """In a worker process: leave Ctrl-C to the parent, and end with it, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent:
@@ -291,6 +284,18 @@ def _start_worker(root: Path, memory: Any, shape: tuple[int, ...]) -> None:
 def _exit_after(process: BaseProcess) -> None:
     process.join()
     os._exit(1)
+
+
+_worker_root = Path()
+_worker_slots = np.empty(0, np.uint8)
+
+
+def _start_worker(root: Path, memory: Any, shape: tuple[int, ...]) -> None:
+    """Take the folder and the shared memory."""
+    global _worker_root, _worker_slots
+    _worker_root = root
+    _worker_slots = np.frombuffer(memoryview(memory), np.uint8).reshape(shape)
+    end_with_parent()
 
 
 def _work(slot: int, paths: list[str]) -> tuple[list[DecodedImage], list[Skipped]]:

@@ -19,21 +19,20 @@ import pickle
 import pickletools
 import re
 import shutil
-import signal
 import sys
 import tarfile
-import threading
 import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
+
+from image_files import end_with_parent
 
 BATCH_FOLDER = "cifar-10-batches-py"
 ARCHIVE = "cifar-10-python.tar.gz"
@@ -369,19 +368,6 @@ def _chunks(
         yield paths, images.pixels[chunk]
 
 
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it, however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent:
-        threading.Thread(target=_exit_after, args=[parent], daemon=True).start()
-
-
-def _exit_after(process: BaseProcess) -> None:
-    process.join()
-    os._exit(1)
-
-
 def _write_chunk(paths: list[Path], pixels: np.ndarray) -> int:
     for path, image in zip(paths, pixels, strict=True):
         Image.fromarray(image).save(path, compress_level=1)  # lossless at every level
@@ -400,7 +386,7 @@ def write_sets(images: ImageSet, sets: dict[Path, np.ndarray], workers: int) -> 
     total = sum(map(len, sets.values()))
     with (
         tqdm(total=total, unit=" images", disable=None) as progress,
-        concurrent.futures.ProcessPoolExecutor(workers, spawn, _start_worker) as pool,
+        concurrent.futures.ProcessPoolExecutor(workers, spawn, end_with_parent) as pool,
     ):
         try:
             futures = [pool.submit(_write_chunk, *chunk) for chunk in chunks]
