@@ -339,6 +339,7 @@ class Embedder:
         self.streams = core_count() if self.on_cpu else GPU_STREAMS
         self.batch_size = CPU_BATCH if self.on_cpu else GPU_BATCH
         self.to_compile = False
+        self.must_compile = False
         self._compiled: typing.Callable[..., torch.Tensor] | None = None
 
     def prepare(self, images: int, batch_size: int | None = None, compile_: str = "auto") -> str:
@@ -348,7 +349,8 @@ class Embedder:
         """
         self.batch_size = batch_size or self.batch_size
         worth = self.on_cpu and images >= COMPILE_IMAGES and has_compiler()
-        self.to_compile = compile_ == "on" or (compile_ == "auto" and worth)
+        self.must_compile = compile_ == "on"
+        self.to_compile = self.must_compile or (compile_ == "auto" and worth)
         how = "compiled" if self.to_compile else "not compiled"
         cores = f" with {self.streams} threads" if self.on_cpu else ""
         return f"{self.device}{cores}, {self.precision}, {how}, batches of {self.batch_size}"
@@ -356,7 +358,8 @@ class Embedder:
     def compile(self) -> None:
         """Compile the network for whole batches, if that was decided; others stay as they are.
 
-        Raises ModelError if the compiler fails.
+        If the compiler fails, the network goes on as it is, with a warning; raises ModelError
+        instead if compiling was asked for.
         """
         import torch
 
@@ -370,8 +373,13 @@ class Embedder:
                 compiled(torch.from_numpy(pixels).to(self.device))
         except Exception as error:  # a compiler can fail in any way
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ModelError(f"torch.compile failed ({reason}); add --compile off") from error
-        self._compiled = compiled
+            if self.must_compile:
+                raise ModelError(f"torch.compile failed ({reason}); add --compile off") from error
+            self.to_compile = False
+            message = f"going on without torch.compile, which failed: {reason}"
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            self._compiled = compiled
 
     def embed(self, pixels: np.ndarray) -> np.ndarray:
         """Return the embeddings of preprocessed images.

@@ -1,0 +1,1 @@
+"""The README's figures, measured: python -m benchmarks.run."""
