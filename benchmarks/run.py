@@ -79,6 +79,8 @@ class Benchmark:
         limits = {self.precision: self.limit, "float32": MatrixLimit(self.device, "float32")}
         chosen, results, precisions = [], [], []
         for way in ways.all_ways(self.weights, self.device, self.precision, calibration):
+            if self.args.ways not in way.name:
+                continue
             if lacking := ways.missing(way):
                 say(f"{way.name} ({way.precision}) is left out: {lacking} is not installed")
                 continue
@@ -155,7 +157,7 @@ class Benchmark:
         made = []
         for precision in ("float32", self.precision):
             say(f"agreement: embedding {len(database) + len(queries):,} images in {precision}")
-            embedder = self.embedder(precision)
+            embedder = self.embedder(precision, len(database) + len(queries))
             made.append(
                 (
                     self.embed(embedder, self.args.queries, queries),
@@ -209,7 +211,8 @@ class Benchmark:
     def search(self) -> dict[str, Any]:
         """Time the search of all queries alone, against faiss."""
         self.need_collection()
-        queries = self.embed(self.embedder(), self.args.queries, self.queries)
+        embedder = self.embedder(images=len(self.queries))
+        queries = self.embed(embedder, self.args.queries, self.queries)
         return scripts.search(self.collection, queries, self.args.repetitions)
 
     def query(self) -> dict[str, Any]:
@@ -266,6 +269,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=10_000,
         metavar="N",
         help="database images for the agreement with float32 (default: 10,000)",
+    )
+    parser.add_argument(
+        "--ways", default="", metavar="TEXT", help="only ways to embed whose name holds this"
     )
     parser.add_argument(
         "--milvus-uri",

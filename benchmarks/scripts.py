@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 from tqdm import tqdm
 
@@ -196,6 +195,8 @@ def search(uri: str, queries: np.ndarray, repetitions: int) -> dict[str, Any]:
 
     Reports how many of the nearest paths are equal, too.
     """
+    import faiss  # comes with Milvus Lite
+
     with connect(uri, must_exist=True) as client:
         collection = ImageCollection.find(client, "images")
         if collection is None:

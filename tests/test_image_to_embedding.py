@@ -1,6 +1,7 @@
 """image_to_embedding.py held against plain torchvision: one image at a time, float32, eager."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -98,6 +99,41 @@ def test_auto_compiles_only_long_runs_that_can() -> None:
     assert "not compiled" not in embedder.prepare(100, compile_="on")
     long_run = embedder.prepare(10**6)
     assert ("not compiled" in long_run) != image_to_embedding.has_compiler()
+
+
+BROKEN_COMPILER = """
+import numpy as np
+from image_to_embedding import Embedder, ModelError
+embedder = Embedder("random", "cpu", "float32")
+embedder.prepare(10**6)
+embedder.compile()
+pixels = np.zeros((embedder.batch_size, 224, 224, 3), np.uint8)
+print(embedder.embed(pixels).shape)
+embedder.prepare(10**6, compile_="on")
+try:
+    embedder.compile()
+except ModelError as error:
+    print("refused:", error)
+"""
+
+
+def test_a_broken_compiler_costs_speed_and_nothing_else(tmp_path: Path) -> None:
+    broken = tmp_path / "g++"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    env = {"CXX": str(broken), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", BROKEN_COMPILER]
+    done = subprocess.run(
+        command, cwd=PROJECT, env={**os.environ, **env}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 1, done.stderr
+    assert "torch.compile" in warnings[0]
+    embedded, refused = done.stdout.splitlines()
+    assert embedded == "(16, 512)"
+    assert refused.startswith("refused: torch.compile failed")
+    assert refused.endswith("add --compile off")
 
 
 def test_random_weights_are_the_same_each_time() -> None:
