@@ -140,6 +140,8 @@ class RowWriter:
         return self
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if error:
+            self.collection.client.stop()
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def add(self, images: list[DecodedImage], embeddings: np.ndarray) -> None:

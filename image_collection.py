@@ -6,17 +6,21 @@ pymilvus takes half a second to import, so it is imported when a collection is o
 
 import argparse
 import contextlib
+import functools
 import logging
 import os
 import re
+import sys
+import threading
 import time
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import numpy as np
+from tqdm import tqdm
 
 from image_files import MAX_PATH_BYTES, DecodedImage
 
@@ -39,7 +43,16 @@ SEARCH_THREADS = 2  # requests at a time: Lite answers 5,000 queries in 4.8 s in
 READ_ROWS = 5000
 MAX_TOP_K = 16_384  # Milvus's own limit
 LITE_MEMTABLE_BYTES = 8 * 2**20  # Lite's 128 MB would keep all rows in memory until the end
+RETRY_SECONDS = 120  # how long a server that fails is asked again
+MAX_DELAY_SECONDS = 15.0
+FEW_RETRIES = {"retry_times": 3}  # pymilvus's own, of which nobody is told
+REBUILD = "move it away and run python embed_and_load.py: it is made from the images alone"
+RESUME = "run it again: what is loaded is kept"
 STRONG = "Strong"  # see every row that was written before
+
+
+ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
+Answer = typing.TypeVar("Answer")
 
 
 class CollectionError(Exception):
@@ -86,22 +99,37 @@ def redact(uri: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
+def _secrets(uri: str) -> list[str]:
+    """Return what must never be printed: the token's and the address's secret parts."""
+    credentials = urlsplit(uri).netloc.rpartition("@")[0] if "://" in uri else ""
+    token = os.environ.get("MILVUS_TOKEN", "")
+    parts = [credentials, token, credentials.partition(":")[2], token.partition(":")[2]]
+    return sorted(filter(None, {*parts, *map(unquote, parts)}), key=len, reverse=True)
+
+
+def _one_line(text: object, uri: str) -> str:
+    """Return what a library says in one line, without the secrets that it may have repeated."""
+    line = " ".join(str(text).split())
+    for secret in _secrets(uri):
+        line = line.replace(secret, "***")
+    return line
+
+
 class Client:
     """A connection to one Milvus, which knows its address; a context manager."""
 
     def __init__(self, milvus: "MilvusClient", uri: str) -> None:
         self.milvus = milvus
         self.uri = uri
+        self._stopped = threading.Event()
 
     def __enter__(self) -> "Client":
         return self
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         self.milvus.close()
-        if is_lite(self.uri):  # it would keep the file locked until the process ends
-            from milvus_lite.server_manager import server_manager_instance
-
-            server_manager_instance.release_server(self.uri)
+        if is_lite(self.uri):
+            _release_lite(self.uri)
 
     @contextlib.contextmanager
     def explained(self, advice: str) -> Iterator[None]:
@@ -111,13 +139,61 @@ class Client:
         try:
             yield
         except MilvusException as error:
-            reason = " ".join(str(error.message).split()) or type(error).__name__
+            reason = _one_line(error.message, self.uri) or type(error).__name__
             raise CollectionError(f"Milvus at {redact(self.uri)}: {reason}; {advice}") from error
+
+    def persistently(self, advice: str, request: Callable[[], Answer]) -> Answer:
+        """Return what request() returns; a server that fails is asked again, and that is said.
+
+        Raises CollectionError when RETRY_SECONDS have passed, or after stop(). A request must
+        do no harm when it is carried out twice.
+        """
+        from pymilvus.exceptions import MilvusException, ParamError
+
+        delay = 1.0
+        deadline = time.monotonic() + RETRY_SECONDS
+        with self.explained(advice):
+            while True:
+                try:
+                    return request()
+                except ParamError:
+                    raise
+                except MilvusException as error:
+                    if is_lite(self.uri) or time.monotonic() + delay > deadline:
+                        raise
+                    reason = _one_line(error.message, self.uri)
+                    tqdm.write(
+                        f"Milvus at {redact(self.uri)} fails ({reason}); "
+                        f"trying again in {delay:.0f} s",
+                        file=sys.stderr,
+                    )
+                    if self._stopped.wait(delay):
+                        raise
+                    delay = min(2 * delay, MAX_DELAY_SECONDS)
+
+    def stop(self) -> None:
+        """End the waiting of another thread's persistently()."""
+        self._stopped.set()
+
+
+def _release_lite(uri: str) -> None:
+    """Close a Milvus Lite file, which would stay locked until the process ends."""
+    from milvus_lite.server_manager import server_manager_instance
+
+    server_manager_instance.release_server(uri)
 
 
 def is_lite(uri: str) -> bool:
     """Return whether uri is a file of Milvus Lite and not a server's address."""
     return "://" not in uri
+
+
+def _sync_folder(folder: Path) -> None:
+    """Wait until a folder's files are on the disk: Lite leaves that to the system."""
+    for parent, _folders, files in os.walk(folder):
+        for name in files:
+            with contextlib.suppress(OSError), open(Path(parent, name), "rb") as file:
+                os.fsync(file.fileno())
 
 
 class _LiteFailure(logging.Handler):
@@ -151,22 +227,37 @@ def connect(uri: str, must_exist: bool = False) -> Client:
     lite_log.propagate = False
     try:
         return Client(MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", "")), uri)
-    except (MilvusException, OSError) as error:
+    except (MilvusException, OSError, ValueError) as error:
         if is_lite(uri):
             raise CollectionError(_lite_reason(uri, failure.error)) from error
-        reason = getattr(error, "message", str(error))
+        reason = _one_line(getattr(error, "message", error), uri)
         raise CollectionError(
             f"no Milvus answers at {redact(uri)} ({reason}); start it, or check --milvus-uri "
             "and $MILVUS_TOKEN"
-        ) from error
+        ) from None  # what it was raised from may hold the password
     finally:
         lite_log.removeHandler(failure)
 
 
 def _lite_reason(uri: str, error: BaseException | None) -> str:
     if type(error).__name__ == "DataDirLockedError":
-        return f"{uri} is in use by another process; wait for it, or choose another --milvus-uri"
-    return f"{uri} can't be opened as a Milvus Lite file ({error}); choose another --milvus-uri"
+        return f"{uri} is in use by {_holder(Path(uri))}; wait until it has ended"
+    return f"{uri} can't be opened as a Milvus Lite file ({_one_line(error, uri)}); {REBUILD}"
+
+
+def _holder(folder: Path) -> str:
+    """Return in words which process holds a Milvus Lite file, as far as the system tells."""
+    try:
+        inode = os.stat(folder / "LOCK").st_ino
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()  # number: FLOCK ADVISORY WRITE pid major:minor:inode start end
+            if fields[1] == "FLOCK" and int(fields[5].rpartition(":")[2]) == inode:
+                words = Path("/proc", fields[4], "cmdline").read_text().split("\0")
+                names = [Path(word).name for word in words if word.endswith(".py")]
+                return f"process {fields[4]} ({(names or [Path(words[0]).name])[0]})"
+    except (OSError, ValueError, IndexError):
+        pass  # not Linux, or it has ended meanwhile
+    return "another process"
 
 
 def collection_name(text: str) -> str:
@@ -191,6 +282,15 @@ def add_collection_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"default: {DEFAULT_NAME}",
     )
+
+
+def quoted(text: str) -> str:
+    r"""Return text as a string in a Milvus filter; pymilvus itself quotes keys without escaping.
+
+    >>> print(quoted('a "b"'))
+    "a \"b\""
+    """
+    return '"' + text.translate(ESCAPES) + '"'
 
 
 class ImageCollection:
@@ -267,14 +367,16 @@ class ImageCollection:
             {"embedding": embedding, "inserted_at": now, **image._asdict()}
             for image, embedding in zip(images, embeddings, strict=True)
         ]
-        with self.client.explained("run it again: what is loaded is kept"):
-            for start in range(0, len(rows), REQUEST_ROWS):
-                self.client.milvus.upsert(self.name, rows[start : start + REQUEST_ROWS])
+        for start in range(0, len(rows), REQUEST_ROWS):
+            part = rows[start : start + REQUEST_ROWS]
+            request = functools.partial(self.client.milvus.upsert, self.name, part, **FEW_RETRIES)
+            self.client.persistently(RESUME, request)
 
     def flush(self) -> None:
         """Make what was put in durable and searchable at full speed; once, at the end of a load."""
-        with self.client.explained("run it again: what is loaded is kept"):
-            self.client.milvus.flush(self.name)
+        self.client.persistently(RESUME, lambda: self.client.milvus.flush(self.name, **FEW_RETRIES))
+        if is_lite(self.client.uri):
+            _sync_folder(Path(self.client.uri))
 
     def stored_images(self) -> Iterator[StoredImage]:
         """Yield what is known of each picture's file, in no particular order."""
@@ -292,16 +394,25 @@ class ImageCollection:
 
     def delete(self, paths: Sequence[str]) -> None:
         """Remove the rows of these paths."""
-        with self.client.explained("run it again"):
-            for start in range(0, len(paths), REQUEST_ROWS):
-                self.client.milvus.delete(self.name, ids=list(paths[start : start + REQUEST_ROWS]))
+        for start in range(0, len(paths), REQUEST_ROWS):
+            chosen = f"path in [{', '.join(map(quoted, paths[start : start + REQUEST_ROWS]))}]"
+            delete = self.client.milvus.delete
+            self.client.persistently(
+                RESUME, functools.partial(delete, self.name, filter=chosen, **FEW_RETRIES)
+            )
 
     def count(self) -> int:
         """Return how many rows there are, counted and not estimated."""
-        with self.client.explained("run it again"):
-            answer = self.client.milvus.query(
-                self.name, filter="", output_fields=["count(*)"], consistency_level=STRONG
-            )
+        answer = self.client.persistently(
+            RESUME,
+            lambda: self.client.milvus.query(
+                self.name,
+                filter="",
+                output_fields=["count(*)"],
+                consistency_level=STRONG,
+                **FEW_RETRIES,
+            ),
+        )
         return int(answer[0]["count(*)"])
 
     def search(

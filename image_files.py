@@ -141,7 +141,10 @@ def _walk(
 
 
 def _sort_key(entry: os.DirEntry[str]) -> str:
-    return entry.name + "/" if entry.is_dir() else entry.name
+    try:
+        return entry.name + "/" if entry.is_dir() else entry.name
+    except OSError:  # a link that leads to itself; it is named when its turn comes
+        return entry.name
 
 
 def _found(path: str, status: os.stat_result) -> FoundImage:

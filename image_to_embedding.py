@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 import image_files
-from image_files import Batch, DecodedImage, ImageError, Skipped
+from image_files import Batch, DecodedImage, ImageError, Skipped, printable
 
 if typing.TYPE_CHECKING:
     import torch
@@ -167,14 +167,19 @@ def _checked_state(state: Mapping[str, object], source: str) -> dict[str, "torch
         tensor = state.get(name)
         if not isinstance(tensor, torch.Tensor) or tuple(tensor.shape) != shape:
             raise ModelError(
-                f"{source} is not a ResNet18's weights ({name} is missing or of another shape)"
+                f"{source} is not a ResNet18's weights ({name} is missing or of another shape); "
+                "check --weights"
             )
         tensors[name] = tensor.float().contiguous()
         if not torch.isfinite(tensors[name]).all():
-            raise ModelError(f"{source} is damaged: {name} holds values that are not numbers")
+            raise ModelError(
+                f"{source} is damaged ({name} holds values that are not numbers); get it again"
+            )
     extra = [name for name in state if name.startswith("layer") and _is_unknown(name, tensors)]
     if extra:
-        raise ModelError(f"{source} is not a ResNet18's weights (it has {extra[0]})")
+        raise ModelError(
+            f"{source} is not a ResNet18's weights (it has {printable(extra[0])}); check --weights"
+        )
     return tensors
 
 

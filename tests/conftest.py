@@ -2,10 +2,11 @@
 
 import os
 import shutil
+import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,56 @@ def loaded(digits: Path, own_folder: Path) -> Path:
     moved = ["--moved", "--weights", "random", "--workers", "0"]
     assert embed_and_load.main(moved) == 0
     return own_folder
+
+
+class Server:
+    """A real Milvus of a data folder and ports of its own, which can be killed and restarted."""
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        from milvus import MilvusServer, MilvusServerConfig
+
+        config = MilvusServerConfig(
+            data_dir=str(folder),
+            proxy_port=free_port(),
+            **settings,  # others it finds itself
+        )
+        self.server = MilvusServer(config)
+        self.uri = f"http://127.0.0.1:{config.configs['proxy_port']}"
+        self.server.start()
+
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        return int(self.server.server_proc.pid)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self.server.server_proc.kill()
+        self.server.server_proc.wait()
+
+    def restart(self) -> None:
+        """Start it again with the same data on the same port."""
+        self.server.start()
+
+    def stop(self) -> None:
+        """End it; its data are the test's to delete."""
+        self.server.stop()
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A running Milvus server, shared by the tests: each uses collections of its own."""
+    pytest.importorskip("milvus", reason="there is a Milvus server for Linux alone")
+    server = Server(tmp_path_factory.mktemp("milvus"))
+    yield server
+    server.stop()
 
 
 @pytest.fixture

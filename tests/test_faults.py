@@ -1,0 +1,390 @@
+"""What goes wrong while the scripts run: kills, interrupts, full disks, other programs, damage.
+
+Nothing is simulated that can be done: processes are killed, file systems are full, files vanish.
+"""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import PROJECT, write_batches
+from PIL import Image
+from test_pipeline import LOAD, load, rows
+
+import embed_and_load
+import image_collection
+import image_files
+import query_code
+import split_images
+from image_collection import CollectionError, connect
+from image_to_embedding import Embedder
+
+Fails = Callable[..., str]
+KILLS = 20
+MODEL = ["--weights", "random", "--precision", "float32"]
+posix = pytest.mark.skipif(os.name != "posix", reason="signals and mounts are POSIX's")
+
+
+# --- Killed -----------------------------------------------------------------------------------
+
+
+def small_load(folder: str, args: list[str]) -> None:
+    """In a process of its own: a load whose upserts are small, so that a kill falls between."""
+    os.chdir(folder)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    embed_and_load.UPSERT_ROWS = 16
+    sys.exit(embed_and_load.main([*MODEL, "--batch-size", "8", *args]))
+
+
+@pytest.fixture(scope="session")
+def forkserver() -> multiprocessing.context.ForkServerContext:
+    """Processes that start in no time, since torch and pymilvus are imported already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "pymilvus", "milvus_lite", "test_faults"])
+    return context
+
+
+def children(pid: int) -> list[int]:
+    """Return the process ids of a process's children (Linux)."""
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in text.split()]
+
+
+def has_ended(pid: int) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return True
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for children in /proc")
+def test_twenty_kills_lose_nothing(
+    loaded: Path, forkserver: multiprocessing.context.ForkServerContext
+) -> None:
+    expected = rows()
+    draw = random.Random(1)
+    shutil.rmtree("milvus.db")
+    start = time.monotonic()
+    whole = forkserver.Process(target=small_load, args=(str(loaded), ["--workers", "0"]))
+    whole.start()
+    whole.join()
+    seconds = time.monotonic() - start
+    assert whole.exitcode == 0
+    killed = 0
+    while killed < KILLS:
+        shutil.rmtree("milvus.db")
+        finished = False
+        while killed < KILLS and not finished:  # each one goes on where the last was killed
+            workers = draw.choice(["0", "0", "2"])
+            process = forkserver.Process(
+                target=small_load, args=(str(loaded), ["--workers", workers])
+            )
+            process.start()
+            process.join(draw.uniform(0, seconds))
+            finished = process.exitcode is not None
+            if not finished:
+                assert process.pid
+                started = children(process.pid)
+                os.kill(process.pid, signal.SIGKILL)
+                process.join()
+                killed += 1
+                deadline = time.monotonic() + 60
+                while not all(has_ended(pid) for pid in started):
+                    assert time.monotonic() < deadline, "a worker outlives its parent"
+                    time.sleep(0.05)
+            else:
+                assert process.exitcode == 0
+        assert load() == 0
+        after = rows()
+        assert set(after) == set(expected)
+        for path, row in after.items():
+            np.testing.assert_allclose(row["embedding"], expected[path]["embedding"], atol=1e-6)
+            for name in ("file_size", "width", "height", "modified_at"):
+                assert row[name] == expected[path][name]
+
+
+@posix
+def test_ctrl_c_keeps_every_row_that_was_reported(loaded: Path) -> None:
+    shutil.rmtree("milvus.db")
+    code = (
+        "import sys, embed_and_load as e; e.UPSERT_ROWS = 16\n"
+        "def update(self, count): print('TAKEN', count, file=sys.stderr, flush=True)\n"
+        "e.tqdm.update = update\n"
+        "sys.exit(e.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, *MODEL, "--batch-size", "8", "--workers", "2"]
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    taken, errors = 0, []
+    for line in process.stderr:
+        errors.append(line)
+        if line.startswith("TAKEN"):
+            taken += int(line.split()[1])
+            if len(errors) == 4:
+                process.send_signal(signal.SIGINT)
+    assert process.wait() == 130
+    messages = [line for line in errors if not line.startswith(("TAKEN", "warning"))]
+    assert messages == ["interrupted: what is loaded is kept; run it again to go on\n"]
+    stored = rows()
+    assert 16 <= taken <= len(stored) < 180
+    assert load() == 0
+    assert len(rows()) == 180
+
+
+# --- Disks ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(own_folder: Path) -> Iterator[Path]:
+    """A folder on a file system of its own with room for 3 MB."""
+    folder = own_folder / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a file system is not allowed here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def remount(folder: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_a_full_disk_leaves_no_half_split(small_disk: Path, fails: Fails) -> None:
+    write_batches(small_disk.parent / "cifar-10-batches-py", per_batch=600)
+    sets = ["--database-set", small_disk / "d", "--query-set", small_disk / "q"]
+    assert split_images.main(["--sample", "--limit", "20", *map(str, sets)]) == 0
+    before = contents(small_disk)
+    assert "No space left" in fails(split_images.main, *sets, "--overwrite")
+    assert contents(small_disk) == before
+    assert sorted(os.listdir(small_disk)) == ["d", "q"]
+    remount(small_disk, "ro")
+    assert "Read-only" in fails(split_images.main, "--sample", *sets, "--overwrite")
+    assert contents(small_disk) == before
+
+
+def test_a_full_disk_damages_no_finished_results(
+    loaded: Path, small_disk: Path, fails: Fails
+) -> None:
+    output = ["--output", small_disk / "results"]
+    assert query_code.main(list(map(str, output))) == 0
+    before = contents(small_disk)
+    assert set(before) == {
+        f"results/{n}" for n in ("pairings.txt", "observations.md", "comparison.png")
+    }
+    room = shutil.disk_usage(small_disk).free
+    (small_disk / "other").write_bytes(bytes(room - 8192))
+    assert "No space left" in fails(query_code.main, *output, "--seed", "1", "--top-k", "9")
+    (small_disk / "other").unlink()
+    assert contents(small_disk) == before
+    remount(small_disk, "ro")
+    assert "Read-only" in fails(query_code.main, *output, "--seed", "1")
+    assert contents(small_disk) == before
+
+
+def test_a_full_disk_during_a_load_loses_nothing_that_was_in(
+    loaded: Path, small_disk: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embed_and_load, "UPSERT_ROWS", 16)
+    uri = str(small_disk / "m.db")
+    (small_disk / "other").write_bytes(bytes(2_900_000))
+    error = fails(embed_and_load.main, *MODEL, "--workers", "0", "--milvus-uri", uri)
+    assert "No space left" in error
+    remount(small_disk, "size=64m")
+    assert load("--milvus-uri", uri) == 0
+    assert set(rows(uri)) == set(rows())
+    remount(small_disk, "ro")
+    Image.new("RGB", (9, 9)).save("database_set/new.png")
+    assert "Read-only" in fails(embed_and_load.main, *LOAD, "--milvus-uri", uri)
+    assert "Read-only" in fails(query_code.main, "--milvus-uri", uri)
+    remount(small_disk, "rw")
+    assert load("--milvus-uri", uri) == 0
+    assert len(rows(uri)) == 181
+
+
+# --- Other programs ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("script", ["embed_and_load.py", "query_code.py"])
+def test_a_file_in_use_is_named_with_its_user(script: str, loaded: Path) -> None:
+    with connect("./milvus.db"):
+        weights = MODEL[:2] if script == "embed_and_load.py" else []
+        command = [sys.executable, str(PROJECT / script), *weights]
+        done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("warning")]
+    assert len(lines) == 1, done.stderr
+    assert "milvus.db is in use by" in lines[0]
+    if Path("/proc/locks").exists():
+        assert f"process {os.getpid()} " in lines[0]
+    for harmful in ("rm ", "delete", "remove", "recreate", "move"):
+        assert harmful not in lines[0]
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "manifest cut": lambda db: [cut(file) for file in db.rglob("manifest.json*")],
+    "manifest gone": lambda db: [file.unlink() for file in db.rglob("manifest.json*")],
+    "schema cut": lambda db: [cut(file) for file in db.rglob("schema.json")],
+    "schema gone": lambda db: [file.unlink() for file in db.rglob("schema.json")],
+    "data cut": lambda db: [cut(file) for file in db.rglob("*.parquet")],
+    "data gone": lambda db: [file.unlink() for file in db.rglob("*.parquet")],
+    "data noise": lambda db: [file.write_bytes(bytes(9999)) for file in db.rglob("*.parquet")],
+    "a file": lambda db: (shutil.rmtree(db), db.write_bytes(b"SQLite format 3\0")),
+}
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_damaged_file_is_said_plainly_with_the_way_out(
+    what: str, loaded: Path, fails: Fails
+) -> None:
+    DAMAGE[what](loaded / "milvus.db")
+    before = contents(loaded / "milvus.db")
+    for error in (fails(query_code.main), fails(embed_and_load.main, *LOAD)):
+        assert "milvus.db" in error
+        assert "move it away and run python embed_and_load.py" in error
+    kept = contents(loaded / "milvus.db")
+    assert {name: kept[name] for name in before if name.endswith(".parquet")} == {
+        name: data for name, data in before.items() if name.endswith(".parquet")
+    }
+    os.rename("milvus.db", "damaged.db")
+    assert load() == 0
+    assert len(rows()) == 180
+
+
+def test_damage_to_an_index_is_no_damage(loaded: Path) -> None:
+    expected = rows()
+    for file in Path("milvus.db").rglob("*.idx"):
+        cut(file)
+    assert query_code.main([]) == 0
+    assert rows() == expected
+
+
+# --- A folder that changes --------------------------------------------------------------------
+
+
+def test_a_folder_that_changes_under_a_load(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = own_folder / "pictures"
+    root.mkdir()
+    draw = random.Random(2)
+
+    def paint(path: Path) -> None:
+        """Write a picture of one colour, its file as long as its red is strong."""
+        red = draw.randrange(200)
+        other = path.with_name(".new")  # a picture appears whole, as programs should write
+        image = Image.new("RGB", (8, 8), (red, 40, 90))
+        image.save(other, "BMP")
+        with open(other, "ab") as file:
+            file.write(bytes(red))
+        os.replace(other, path)
+
+    for number in range(200):
+        paint(root / f"{number:03d}.bmp")
+    stop = threading.Event()
+
+    def disturb() -> None:
+        while not stop.wait(0.002):
+            path = root / f"{draw.randrange(260):03d}.bmp"
+            if draw.random() < 0.4:
+                path.unlink(missing_ok=True)
+            else:
+                paint(path)
+
+    monkeypatch.setattr(embed_and_load, "UPSERT_ROWS", 16)
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    try:
+        for _ in range(3):
+            assert load("--images", root, "--batch-size", "8", "--prune") == 0
+    finally:
+        stop.set()
+        thread.join()
+    out = capsys.readouterr().out
+    assert "No such file" in out, "files that vanished are named"
+    embedder = Embedder("random")
+    solid = np.zeros((256, 8, 8, 3), np.uint8)
+    solid[..., 0], solid[..., 1], solid[..., 2] = np.arange(256)[:, None, None], 40, 90
+    pixels = [image_files.preprocess(Image.fromarray(image)) for image in solid]
+    by_red = embedder.embed(np.stack(pixels))
+    header = len(bmp_bytes())
+    for row in rows().values():  # what is stored belongs together, whenever it was read
+        red = int(row["file_size"]) - header  # type: ignore[call-overload]
+        assert np.dot(row["embedding"], by_red[red]) > 0.9999  # type: ignore[arg-type]
+    assert load("--images", root, "--prune") == 0
+    assert set(rows()) == {path.name for path in root.glob("*.bmp")}
+    for path, row in rows().items():
+        assert row["file_size"] == (root / path).stat().st_size
+
+
+def bmp_bytes() -> bytes:
+    import io
+
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(out, "BMP")
+    return out.getvalue()
+
+
+def test_secrets_are_never_printed(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (own_folder / "pictures").mkdir()
+    Image.new("RGB", (8, 8)).save("pictures/one.png")
+    monkeypatch.setenv("MILVUS_TOKEN", "root:hush%20hush")
+    addresses = [
+        "http://me:very%40secret@127.0.0.1:9",
+        "http://me:very%40secret@127.0.0.1:nine",
+        "https://me:very%40secret@[::1:9",
+        "nonsense://me:very%40secret@host",
+        "http://very%40secret@127.0.0.1:9?token=very%40secret",
+    ]
+    for uri in addresses:
+        for main, args in (
+            (embed_and_load.main, ["--images", "pictures", *LOAD]),
+            (query_code.main, []),
+        ):
+            if main is query_code.main:
+                args = ["--queries", "pictures"]
+            assert main([*args, "--milvus-uri", uri]) == 1
+        monkeypatch.setenv("MILVUS_URI", uri)
+        assert query_code.main(["--queries", "pictures"]) == 1
+        monkeypatch.delenv("MILVUS_URI")
+    assert load("--images", "pictures") == 0
+    with connect("./milvus.db") as client:
+        properties = client.milvus.describe_collection("images")["properties"]
+    printed = capfd.readouterr()
+    everything = printed.out + printed.err + json.dumps(properties)
+    assert "127.0.0.1" in everything
+    for secret in ("hush", "very", "secret", "me:"):
+        assert secret not in everything
+    with pytest.raises(CollectionError) as caught:
+        image_collection.connect(addresses[0])
+    assert "secret" not in str(caught.value)
