@@ -109,7 +109,7 @@ def check_same(collection: ImageCollection, root: str, model: Model, moved: bool
                 f"the collection {name} holds the folder {collection.root}; choose another "
                 "--collection, or add --moved if that folder is here now"
             )
-        collection.move_root(root)
+        collection.set_property("root", root)
 
 
 def make_plan(found: list[FoundImage], collection: ImageCollection, skipped: list[Skipped]) -> Plan:
@@ -203,6 +203,8 @@ def finish(collection: ImageCollection, args: argparse.Namespace, plan: Plan, lo
             f"the collection {collection.name} holds {count:,} rows instead of {expected:,}; "
             "run it again"
         )
+    if collection.properties.get("rows") != str(count):
+        collection.set_property("rows", str(count))  # a query sees by it that rows were lost
 
 
 def replace(collection: ImageCollection, name: str) -> None:

@@ -6,6 +6,7 @@ pymilvus takes half a second to import, so it is imported when a collection is o
 
 import argparse
 import contextlib
+import errno
 import functools
 import logging
 import os
@@ -48,6 +49,7 @@ MAX_DELAY_SECONDS = 15.0
 FEW_RETRIES = {"retry_times": 3}  # pymilvus's own, of which nobody is told
 REBUILD = "move it away and run python embed_and_load.py: it is made from the images alone"
 RESUME = "run it again: what is loaded is kept"
+DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EIO)
 STRONG = "Strong"  # see every row that was written before
 
 
@@ -80,6 +82,12 @@ def resolve_uri(uri: str | None) -> str:
     Raises CollectionError if it is neither a server's address nor a file name of Milvus Lite.
     """
     uri = uri or os.environ.get("MILVUS_URI") or DEFAULT_URI
+    try:
+        urlsplit(uri)
+    except ValueError as error:  # it may hold a password: not repeated
+        raise CollectionError(
+            f"the Milvus address can't be read ({error}); give http://HOST:PORT"
+        ) from None
     if is_lite(uri) and not uri.endswith(".db"):
         raise CollectionError(
             f"{redact(uri)} is no Milvus address; give http://HOST:PORT or a file that ends in .db"
@@ -93,9 +101,9 @@ def redact(uri: str) -> str:
     >>> redact("https://me:secret@host:19530")
     'https://host:19530'
     """
-    parts = urlsplit(uri)
-    if not parts.netloc:
+    if is_lite(uri):
         return uri
+    parts = urlsplit(uri)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
@@ -140,7 +148,15 @@ class Client:
             yield
         except MilvusException as error:
             reason = _one_line(error.message, self.uri) or type(error).__name__
+            if any(os.strerror(code) in reason for code in DISK_ERRORS):
+                advice = "make room, or make it writable, and run it again"
             raise CollectionError(f"Milvus at {redact(self.uri)}: {reason}; {advice}") from error
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Explain what fails while a collection is opened; for a file, that it is damaged."""
+        with self.explained(REBUILD if is_lite(self.uri) else "run it again"):
+            yield
 
     def persistently(self, advice: str, request: Callable[[], Answer]) -> Answer:
         """Return what request() returns; a server that fails is asked again, and that is said.
@@ -303,7 +319,7 @@ class ImageCollection:
         """Open an existing collection; CollectionError if it isn't one of ours."""
         self.client = client
         self.name = name
-        with client.explained("check --collection"):
+        with client.opened():
             description = client.milvus.describe_collection(name)
         fields = tuple(field["name"] for field in description["fields"])
         stored: Mapping[str, str] = description.get("properties", {})
@@ -317,13 +333,13 @@ class ImageCollection:
                 f"the collection {name} was not made by embed_and_load.py and stays as it is; "
                 "choose another --collection"
             )
-        with client.explained("run it again"):
+        with client.opened():
             client.milvus.load_collection(name)  # a reopened collection can be 'released'
 
     @classmethod
     def find(cls, client: Client, name: str) -> "ImageCollection | None":
         """Return the collection of that name, or None if there is none."""
-        with client.explained("check --milvus-uri"):
+        with client.opened():
             there = client.milvus.has_collection(name)
         return cls(client, name) if there else None
 
@@ -349,13 +365,13 @@ class ImageCollection:
         """The folder that paths are relative to."""
         return Path(self.properties["root"])
 
-    def move_root(self, root: str) -> None:
-        """Say that the folder stands elsewhere now."""
+    def set_property(self, key: str, value: str) -> None:
+        """Keep a property beside the rows."""
         with self.client.explained("run it again"):
             self.client.milvus.alter_collection_properties(
-                self.name, {PROPERTY_PREFIX + "root": root}
+                self.name, {PROPERTY_PREFIX + key: value}
             )
-        self.properties["root"] = root
+        self.properties[key] = value
 
     def upsert(self, images: Sequence[DecodedImage], embeddings: np.ndarray) -> None:
         """Put images in, or in place of the rows of the same paths.
@@ -380,7 +396,7 @@ class ImageCollection:
 
     def stored_images(self) -> Iterator[StoredImage]:
         """Yield what is known of each picture's file, in no particular order."""
-        with self.client.explained("run it again"):
+        with self.client.opened():
             rows = self.client.milvus.query_iterator(
                 self.name,
                 batch_size=READ_ROWS,

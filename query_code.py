@@ -173,6 +173,17 @@ def summarise(
     )
 
 
+def warn_if_incomplete(collection: ImageCollection, images: int) -> None:
+    """Say on stderr that the collection holds fewer rows than the last load left there."""
+    loaded = int(collection.properties.get("rows", "0"))
+    if images < loaded:
+        print(
+            f"warning: the collection {collection.name} holds {images:,} of the {loaded:,} images "
+            "that were loaded; run python embed_and_load.py to put the others back",
+            file=sys.stderr,
+        )
+
+
 def picture_title(rows: Sequence[Sequence[Pair]], embedder: Embedder) -> str:
     """Return the picture's title: how many queries, which model, how many labels agree."""
     count = len(rows)
@@ -272,6 +283,7 @@ def run(args: argparse.Namespace) -> None:
         queries.skipped += skipped
         matches = search(collection, queries, args.top_k, args.filter)
         summary = summarise(collection, embedder, queries, args)
+        warn_if_incomplete(collection, summary.images)
     rows = make_rows(collection, queries, matches)
     for problem in queries.skipped:
         print(f"skipped {printable(problem.path)}: {printable(problem.reason)}", file=sys.stderr)

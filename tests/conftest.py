@@ -15,6 +15,7 @@ from PIL import Image
 
 import embed_and_load
 import split_images
+from image_collection import is_lite
 
 PROJECT = Path(__file__).resolve().parent.parent
 LABELS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -121,11 +122,23 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def loaded(digits: Path, own_folder: Path) -> Path:
+def milvus(own_folder: Path) -> str:
+    """The address that scripts use without --milvus-uri; a module's tests may have another."""
+    return "./milvus.db"
+
+
+@pytest.fixture
+def loaded(digits: Path, own_folder: Path, milvus: str) -> Path:
     """The test's own copy of the digits and their collection."""
-    shutil.copytree(digits, own_folder, dirs_exist_ok=True)
-    moved = ["--moved", "--weights", "random", "--workers", "0"]
-    assert embed_and_load.main(moved) == 0
+    load = ["--weights", "random", "--workers", "0"]
+    if is_lite(milvus):
+        shutil.copytree(digits, own_folder, dirs_exist_ok=True)
+        load.append("--moved")
+    else:
+        ignore = shutil.ignore_patterns("milvus.db")
+        shutil.copytree(digits, own_folder, dirs_exist_ok=True, ignore=ignore)
+        load += ["--precision", "float32"]
+    assert embed_and_load.main(load) == 0
     return own_folder
 
 

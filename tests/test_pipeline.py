@@ -1,23 +1,20 @@
-"""embed_and_load.py and query_code.py together, on a real Milvus Lite, against brute force."""
+"""embed_and_load.py and query_code.py, on Milvus Lite and on a server, against brute force."""
 
 import csv
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PROJECT
 from PIL import Image
 
 import embed_and_load
 import image_to_embedding
 import query_code
 import split_images
-from image_collection import ImageCollection, connect, redact
+from image_collection import STRONG, ImageCollection, connect, redact, resolve_uri
 from image_files import iter_images
 from image_to_embedding import Embedder, embed_images
 
@@ -25,16 +22,34 @@ Fails = Callable[..., str]
 LOAD = ["--weights", "random", "--workers", "0"]
 
 
+@pytest.fixture(params=["lite", "server"])
+def milvus(
+    request: pytest.FixtureRequest, own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """The same tests on a file of Milvus Lite and on a real server."""
+    if request.param == "lite":
+        yield "./milvus.db"
+        return
+    uri = request.getfixturevalue("milvus_server").uri
+    monkeypatch.setenv("MILVUS_URI", uri)
+    yield uri
+    with connect(uri) as client:
+        for name in client.milvus.list_collections():
+            client.milvus.drop_collection(name)
+
+
 def load(*args: object) -> int:
     return embed_and_load.main([*LOAD, *map(str, args)])
 
 
-def rows(uri: str = "./milvus.db", name: str = "images") -> dict[str, dict[str, object]]:
+def rows(uri: str | None = None, name: str = "images") -> dict[str, dict[str, object]]:
     """All rows of a collection, by path."""
-    with connect(uri, must_exist=True) as client:
+    with connect(resolve_uri(uri), must_exist=True) as client:
         collection = ImageCollection(client, name)
         fields = ["path", "embedding", "inserted_at", "file_size", "width", "height", "modified_at"]
-        found = client.milvus.query(collection.name, filter='path != ""', output_fields=fields)
+        found = client.milvus.query(
+            collection.name, filter='path != ""', output_fields=fields, consistency_level=STRONG
+        )
     assert len({row["path"] for row in found}) == len(found), "a path stands there twice"
     return {row["path"]: row for row in found}
 
@@ -163,20 +178,21 @@ def test_recreate_replaces_only_when_it_is_done(
     after = rows()
     assert set(after) == set(before)
     assert all(after[path]["inserted_at"] > before[path]["inserted_at"] for path in before)  # type: ignore[operator]
-    with connect("./milvus.db") as client:
+    with connect(resolve_uri(None)) as client:
         assert client.milvus.list_collections() == ["images"]
 
 
 @pytest.mark.parametrize("recreate", [False, True])
 def test_a_foreign_collection_is_left_alone(recreate: bool, loaded: Path, fails: Fails) -> None:
-    with connect("foreign.db") as client:
-        client.milvus.create_collection("images", dimension=512)
-        client.milvus.insert("images", [{"id": 1, "vector": [0.5] * 512}])
-    options = ["--milvus-uri", "foreign.db", *(["--recreate"] if recreate else [])]
+    uri = resolve_uri(None)
+    with connect(uri) as client:
+        client.milvus.create_collection("foreign", dimension=512, consistency_level=STRONG)
+        client.milvus.insert("foreign", [{"id": 1, "vector": [0.5] * 512}])
+    options = ["--collection", "foreign", *(["--recreate"] if recreate else [])]
     assert "stays as it is" in fails(embed_and_load.main, *LOAD, *options)
-    with connect("foreign.db") as client:
-        client.milvus.load_collection("images")
-        assert client.milvus.get("images", ids=[1])[0]["id"] == 1
+    with connect(uri) as client:
+        client.milvus.load_collection("foreign")
+        assert client.milvus.get("foreign", ids=[1])[0]["id"] == 1
 
 
 def test_mistakes_end_in_one_line(loaded: Path, fails: Fails) -> None:
@@ -216,17 +232,8 @@ def test_wrong_usage_ends_with_status_2(args: list[str]) -> None:
     assert stopped.value.code == 2
 
 
-def test_a_file_in_use_is_named(loaded: Path) -> None:
-    with connect("./milvus.db"):
-        command = [sys.executable, str(PROJECT / "query_code.py")]
-        done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert "in use by another process" in done.stderr
-
-
 def test_photographs_of_all_kinds_are_loaded_and_found_again(
-    photos: Path, own_folder: Path, capsys: pytest.CaptureFixture[str]
+    photos: Path, milvus: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (photos / "text.jpg").write_text("not a picture")
     assert load("--images", photos) == 0
@@ -247,7 +254,7 @@ def test_photographs_of_all_kinds_are_loaded_and_found_again(
     assert len(pairings()) == 9
 
 
-def test_a_flat_folder_has_no_labels(own_folder: Path) -> None:
+def test_a_flat_folder_has_no_labels(milvus: str) -> None:
     Path("flat").mkdir()
     for number in range(4):
         Image.new("RGB", (10, 10), (60 * number, 9, 200)).save(f"flat/{number}.png")
@@ -271,7 +278,7 @@ def test_lite_differs_from_nothing_but_names_in_its_address() -> None:
     assert redact("./milvus.db") == "./milvus.db"
 
 
-def test_split_then_load_then_query_with_no_flags_but_the_sample(own_folder: Path) -> None:
+def test_split_then_load_then_query_with_no_flags_but_the_sample(milvus: str) -> None:
     assert split_images.main(["--sample", "--limit", "60"]) == 0
     assert embed_and_load.main(["--weights", "random"]) == 0
     assert query_code.main([]) == 0

@@ -114,7 +114,7 @@ def test_a_password_lets_in_and_is_never_printed(
         address = server.uri.removeprefix("http://")
         monkeypatch.setenv("MILVUS_TOKEN", "root:wrong-hush")
         printed = fails(embed_and_load.main, "--weights", "random", "--milvus-uri", server.uri)
-        with_user = f"http://root:wrong-secret@{address}"
+        with_user = f"http://root:wrong-mum@{address}"
         printed += fails(query_code.main, "--milvus-uri", with_user)
         monkeypatch.setenv("MILVUS_TOKEN", "root:Milvus")
         assert load("--milvus-uri", server.uri) == 0
@@ -129,6 +129,6 @@ def test_a_password_lets_in_and_is_never_printed(
     written = "".join(path.read_text() for path in Path("results").glob("*.[mt]*"))
     everything = printed + captured.out + captured.err + written
     assert address in everything
-    for secret in ("hush", "secret", "root:Milvus", "root"):
-        assert secret not in everything.replace("'root'", "").replace("similar_images.root", "")
+    for secret in ("hush", "mum", "Milvus@", "root:"):
+        assert secret not in everything
     assert os.environ.get("MILVUS_TOKEN") is None
