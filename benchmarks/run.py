@@ -6,7 +6,8 @@ Usage:
   python -m benchmarks.run --parts embedding preprocessing
 
 Reads:  database_set and query_set as split_images.py left them, and weights
-Writes: benchmarks/results.json and benchmarks/results.md
+Writes: benchmarks/results.json and benchmarks/results.md; with --parts, the others stay as they
+        were measured on this machine
 
 Competitors alternate: each repetition runs all of them, and each is set against the matrix
 product that was measured just before it. Those that are not installed
@@ -235,6 +236,15 @@ class Benchmark:
         return scripts.split(self.args.cifar, self.args.repetitions)
 
 
+def earlier(file: Path, results: dict[str, Any]) -> dict[str, Any]:
+    """Return the parts measured before on the same machine, with the same weights."""
+    if not file.exists():
+        return {}
+    before: dict[str, Any] = json.loads(file.read_text())
+    same = all(before.get(key) == results[key] for key in ("machine", "repetitions", "weights"))
+    return {part: before[part] for part in PARTS if part in before} if same else {}
+
+
 def say(text: str) -> None:
     """Print what is going on, on stderr."""
     print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)
@@ -292,6 +302,7 @@ def run(args: argparse.Namespace) -> None:
         "repetitions": args.repetitions,
         "weights": args.weights if args.weights in ("imagenet", "random") else "file",
     }
+    results = {**earlier(args.output / "results.json", results), **results}
     with tempfile.TemporaryDirectory() as folder:
         benchmark = Benchmark(args, Path(folder))
         for part in PARTS:
