@@ -94,7 +94,7 @@ def machine() -> dict[str, Any]:
         "fast_types": sorted(name for name in _capabilities() if "bf16" in name or "vnni" in name),
         "memory_gib": round(memory),
         "gpu": gpu,
-        "system": platform.platform(terse=True),
+        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES if _version(name)},
     }
