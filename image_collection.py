@@ -240,6 +240,7 @@ def connect(uri: str, must_exist: bool = False) -> Client:
     failure = _LiteFailure()
     lite_log = logging.getLogger("milvus_lite")
     lite_log.addHandler(failure)
+    lite_log.addHandler(logging.NullHandler())
     lite_log.propagate = False
     try:
         return Client(MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", "")), uri)
@@ -347,7 +348,7 @@ class ImageCollection:
     def create(cls, client: Client, name: str, properties: Mapping[str, str]) -> "ImageCollection":
         """Make an empty collection that carries these properties."""
         kept = {PROPERTY_PREFIX + key: value for key, value in properties.items()}
-        with client.explained("check --milvus-uri"):
+        with client.opened():
             client.milvus.create_collection(
                 name,
                 schema=_schema(client.milvus),

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import PROJECT, run_script, write_batches
 from PIL import Image
 from test_pipeline import LOAD, load, rows
@@ -26,6 +27,7 @@ from test_pipeline import LOAD, load, rows
 import embed_and_load
 import image_collection
 import image_files
+import image_to_embedding
 import query_code
 import split_images
 from image_collection import Client, CollectionError, ImageCollection, connect
@@ -47,7 +49,7 @@ def small_load(folder: str, args: list[str]) -> None:
     os.dup2(null, 1)
     os.dup2(null, 2)
     embed_and_load.UPSERT_ROWS = 4
-    sys.exit(embed_and_load.main([*MODEL, "--batch-size", "4", *args]))
+    sys.exit(embed_and_load.main([*MODEL, "--weights", "random.pth", "--batch-size", "4", *args]))
 
 
 @pytest.fixture(scope="session")
@@ -77,6 +79,7 @@ def test_twenty_kills_lose_nothing(
     for path in sorted(Path("database_set").rglob("*.png"))[60:]:
         path.unlink()
     shutil.rmtree("milvus.db")
+    torch.save(image_to_embedding.load_weights("random"), "random.pth")  # read sooner than drawn
     assert load(*MODEL) == 0
     expected = rows()
     draw = random.Random(1)
@@ -291,7 +294,14 @@ def test_a_file_of_another_kind_is_no_database(loaded: Path, fails: Fails) -> No
     assert Path("milvus.db").read_bytes() == b"SQLite format 3\0"
 
 
-@pytest.mark.parametrize("pattern", ["manifest.json*", "schema.json", "*.parquet"])
+def test_a_lost_schema_is_said_plainly(loaded: Path, fails: Fails) -> None:
+    for file in Path("milvus.db").rglob("schema.json"):
+        file.unlink()
+    assert "run python embed_and_load.py" in fails(query_code.main)
+    assert "move it away" in fails(embed_and_load.main, *LOAD)
+
+
+@pytest.mark.parametrize("pattern", ["manifest.json*", "*.parquet"])
 def test_lost_files_are_noticed_and_their_rows_loaded_again(
     pattern: str, loaded: Path, fails: Fails
 ) -> None:
