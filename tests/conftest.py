@@ -6,16 +6,18 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from pymilvus.exceptions import MilvusException
 
 import embed_and_load
 import split_images
-from image_collection import is_lite
+from image_collection import CollectionError, connect, is_lite
 
 PROJECT = Path(__file__).resolve().parent.parent
 LABELS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -143,37 +145,68 @@ def loaded(digits: Path, own_folder: Path, milvus: str) -> Path:
 
 
 class Server:
-    """A real Milvus of a data folder and ports of its own, which can be killed and restarted."""
+    """A real Milvus of a data folder and ports of its own, which can be killed and restarted.
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    settings: what differs from its configuration file, by dotted name.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, str]) -> None:
         from milvus import MilvusServer, MilvusServerConfig
 
-        config = MilvusServerConfig(
-            data_dir=str(folder),
-            proxy_port=free_port(),
-            **settings,  # others it finds itself
+        port = free_port()  # it finds the others itself
+        config = MilvusServerConfig(data_dir=str(folder), proxy_port=port)
+        for name, value in settings.items():
+            config.set(name, value)
+        self._server = MilvusServer(config)
+        self._server.start()
+        self.uri = f"http://127.0.0.1:{port}"
+        self._process = self._server.server_proc
+        environ = Path(f"/proc/{self._process.pid}/environ").read_bytes()
+        self._environ = dict(
+            os.fsdecode(line).split("=", 1) for line in environ.split(b"\0") if line
         )
-        self.server = MilvusServer(config)
-        self.uri = f"http://127.0.0.1:{config.configs['proxy_port']}"
-        self.server.start()
-
-    @property
-    def pid(self) -> int:
-        """The server's process id."""
-        return int(self.server.server_proc.pid)
+        self._folder = folder
 
     def kill(self) -> None:
         """End it as a crash would."""
-        self.server.server_proc.kill()
-        self.server.server_proc.wait()
+        self._process.kill()
+        self._process.wait()
 
     def restart(self) -> None:
-        """Start it again with the same data on the same port."""
-        self.server.start()
+        """Start it again with the same data on the same ports."""
+        with open(self._folder / "restarted.log", "ab") as log:
+            self._process = subprocess.Popen(
+                self._process.args, env=self._environ, cwd=self._folder, stdout=log, stderr=log
+            )
+
+    def collections(self) -> list[str]:
+        """Return the collections' names, once it answers; restart it if it has been killed."""
+        if self._process.poll() is not None:
+            self.restart()
+        for attempt in range(120):
+            try:
+                with connect(self.uri) as client:
+                    return list(client.milvus.list_collections())
+            except (CollectionError, MilvusException):
+                if attempt == 119:
+                    raise
+                time.sleep(1)
+        raise AssertionError
+
+    def drop_all(self) -> None:
+        """Remove all collections."""
+        for name in self.collections():
+            with connect(self.uri) as client:
+                client.milvus.drop_collection(name)
 
     def stop(self) -> None:
         """End it; its data are the test's to delete."""
-        self.server.stop()
+        self._process.terminate()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._server.server_proc = None  # it would end whatever has this process id by then
 
 
 def free_port() -> int:
@@ -183,13 +216,25 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+TOKEN = "root:Milvus"  # a new server's own
+
+
 @pytest.fixture(scope="session")
-def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A running Milvus server, shared by the tests: each uses collections of its own."""
+def running_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A Milvus server that asks for a password; it takes a quarter of a minute to start."""
     pytest.importorskip("milvus", reason="there is a Milvus server for Linux alone")
-    server = Server(tmp_path_factory.mktemp("milvus"))
+    guarded = {"common.security.authorizationEnabled": "true"}
+    server = Server(tmp_path_factory.mktemp("milvus"), guarded)
     yield server
     server.stop()
+
+
+@pytest.fixture
+def server(running_server: Server, own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """The server, alive and empty, with its password in $MILVUS_TOKEN."""
+    monkeypatch.setenv("MILVUS_TOKEN", TOKEN)
+    running_server.drop_all()
+    return running_server
 
 
 @pytest.fixture

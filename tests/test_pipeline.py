@@ -19,7 +19,7 @@ from image_files import iter_images
 from image_to_embedding import Embedder, embed_images
 
 Fails = Callable[..., str]
-LOAD = ["--weights", "random", "--workers", "0"]
+LOAD = ["--weights", "random", "--workers", "0", "--precision", "float32"]
 
 
 @pytest.fixture(params=["lite", "server"])
@@ -30,12 +30,9 @@ def milvus(
     if request.param == "lite":
         yield "./milvus.db"
         return
-    uri = request.getfixturevalue("milvus_server").uri
-    monkeypatch.setenv("MILVUS_URI", uri)
-    yield uri
-    with connect(uri) as client:
-        for name in client.milvus.list_collections():
-            client.milvus.drop_collection(name)
+    server = request.getfixturevalue("server")
+    monkeypatch.setenv("MILVUS_URI", server.uri)
+    yield server.uri
 
 
 def load(*args: object) -> int:
