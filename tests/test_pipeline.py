@@ -144,11 +144,10 @@ def test_another_model_is_refused_on_loading_and_on_querying(
     loaded: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = rows()
-    monkeypatch.setattr(image_to_embedding, "RANDOM_SEED", 1)
-    assert "other weights" in fails(embed_and_load.main, *LOAD)
-    assert "not those" in fails(query_code.main)
-    monkeypatch.undo()
-    os.chdir(loaded)
+    with monkeypatch.context() as patch:
+        patch.setattr(image_to_embedding, "RANDOM_SEED", 1)
+        assert "other weights" in fails(embed_and_load.main, *LOAD)
+        assert "not those" in fails(query_code.main)
     assert rows() == before
 
 
