@@ -466,6 +466,7 @@ class ImageCollection:
         """Give the collection another name."""
         with self.client.explained("run it again"):
             self.client.milvus.rename_collection(self.name, name)
+            self.client.milvus.load_collection(name)  # on Lite it is 'released' by that
         self.name = name
 
 

@@ -178,6 +178,26 @@ def test_recreate_replaces_only_when_it_is_done(
         assert client.milvus.list_collections() == ["images"]
 
 
+@pytest.mark.parametrize("step", ["drop", "rename"])
+def test_a_recreate_that_ends_at_its_last_steps_is_finished_by_the_next_run(
+    step: str, loaded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = rows()
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageCollection, step, interrupt)
+        assert load("--recreate") == 130
+    assert load(*(["--recreate"] if step == "drop" else [])) == 0
+    after = rows()
+    assert set(after) == set(before)
+    assert all(after[path]["inserted_at"] > before[path]["inserted_at"] for path in before)  # type: ignore[operator]
+    with connect(resolve_uri(None)) as client:
+        assert client.milvus.list_collections() == ["images"]
+
+
 @pytest.mark.parametrize("recreate", [False, True])
 def test_a_foreign_collection_is_left_alone(recreate: bool, loaded: Path, fails: Fails) -> None:
     uri = resolve_uri(None)
