@@ -14,7 +14,6 @@ Running it again embeds only what is new or changed.
 
 import argparse
 import collections
-import gc
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -297,6 +296,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    status = main()
-    gc.freeze()  # or Python walks through all of torch once more: 0.7 s
-    sys.exit(status)
+    sys.exit(main())

@@ -332,5 +332,6 @@ def main(argv: list[str] | None = None) -> int:
 if __name__ == "__main__":
     gc.disable()  # importing makes little garbage, and looking for it takes 0.4 s
     status = main()
-    gc.freeze()  # or Python walks through all of torch once more: 0.7 s
+    if "triton" not in sys.modules:  # compiling imports it, and it would complain of leaks
+        gc.freeze()  # or Python walks through all of torch once more: 0.7 s
     sys.exit(status)
