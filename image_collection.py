@@ -51,8 +51,6 @@ REBUILD = "move it away and run python embed_and_load.py: it is made from the im
 RESUME = "run it again: what is loaded is kept"
 DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EIO)
 STRONG = "Strong"  # see every row that was written before
-
-
 ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
 Answer = typing.TypeVar("Answer")
 
@@ -136,8 +134,10 @@ class Client:
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         self.milvus.close()
-        if is_lite(self.uri):
-            _release_lite(self.uri)
+        if is_lite(self.uri):  # it would keep the file locked until the process ends
+            from milvus_lite.server_manager import server_manager_instance
+
+            server_manager_instance.release_server(self.uri)
 
     @contextlib.contextmanager
     def explained(self, advice: str) -> Iterator[None]:
@@ -152,11 +152,9 @@ class Client:
                 advice = "make room, or make it writable, and run it again"
             raise CollectionError(f"Milvus at {redact(self.uri)}: {reason}; {advice}") from error
 
-    @contextlib.contextmanager
-    def opened(self) -> Iterator[None]:
+    def opened(self) -> contextlib.AbstractContextManager[None]:
         """Explain what fails while a collection is opened; for a file, that it is damaged."""
-        with self.explained(REBUILD if is_lite(self.uri) else "run it again"):
-            yield
+        return self.explained(REBUILD if is_lite(self.uri) else "run it again")
 
     def persistently(self, advice: str, request: Callable[[], Answer]) -> Answer:
         """Return what request() returns; a server that fails is asked again, and that is said.
@@ -190,13 +188,6 @@ class Client:
     def stop(self) -> None:
         """End the waiting of another thread's persistently()."""
         self._stopped.set()
-
-
-def _release_lite(uri: str) -> None:
-    """Close a Milvus Lite file, which would stay locked until the process ends."""
-    from milvus_lite.server_manager import server_manager_instance
-
-    server_manager_instance.release_server(uri)
 
 
 def is_lite(uri: str) -> bool:

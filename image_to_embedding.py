@@ -427,7 +427,7 @@ def embed_images(
     waiting: collections.deque[tuple[Batch, Future[np.ndarray]]] = collections.deque()
     with (
         image_files.Decoder(root, embedder.batch_size, workers, ahead=2 * streams + 2) as decoder,
-        ThreadPoolExecutor(streams, initializer=_use_threads, initargs=(threads,)) as network,
+        ThreadPoolExecutor(streams, initializer=use_threads, initargs=(threads,)) as network,
     ):
 
         def finish() -> EmbeddedBatch:
@@ -445,7 +445,7 @@ def embed_images(
             yield finish()
 
 
-def _use_threads(count: int) -> None:
+def use_threads(count: int) -> None:
     """Set how many threads torch computes with when this thread calls it."""
     import torch
 

@@ -47,8 +47,8 @@ class Benchmark:
     def __init__(self, args: argparse.Namespace, folder: Path) -> None:
         self.args = args
         self.folder = folder
-        self.database = sorted(found.path for found in image_files.iter_images(args.images, []))
-        self.queries = sorted(found.path for found in image_files.iter_images(args.queries, []))
+        self.database = [found.path for found in image_files.iter_images(args.images, [])]
+        self.queries = [found.path for found in image_files.iter_images(args.queries, [])]
         self.weights = folder / "resnet18.pth"
         state = torchvision.models.resnet18().state_dict()
         state.update(image_to_embedding.load_weights(args.weights))
@@ -78,7 +78,8 @@ class Benchmark:
         calibration = ways.Images.read(self.args.images, self.database[-CALIBRATION:]).normalised
         reference = self.embedder("float32", 0).embed(read.pixels)
         limits = {self.precision: self.limit, "float32": MatrixLimit(self.device, "float32")}
-        chosen, results, precisions = [], [], []
+        results: list[dict[str, Any]] = []
+        chosen = []
         for way in ways.all_ways(self.weights, self.device, self.precision, calibration):
             if self.args.ways not in way.name:
                 continue
@@ -94,7 +95,6 @@ class Benchmark:
             result = {"name": way.name, "precision": way.precision, "images": len(images.files)}
             results.append({**result, "least_cosine": float(cosines.min())})
             chosen.append((embed, images))
-            precisions.append(way.precision)
         rates: list[list[float]] = [[] for _ in chosen]
         ratios: list[list[float]] = [[] for _ in chosen]
         bounds: dict[str, list[float]] = {name: [] for name in limits}
@@ -106,7 +106,7 @@ class Benchmark:
                     bounds[name].append(bound)
                 rate = len(images.files) / seconds(functools.partial(embed, images))
                 rates[i].append(rate)
-                bound = now["float32" if precisions[i] == "float32" else self.precision]
+                bound = now["float32" if results[i]["precision"] == "float32" else self.precision]
                 ratios[i].append(rate / bound)
         for result, rate_list, ratio_list in zip(results, rates, ratios, strict=True):
             result.update(rate=spread(rate_list), of_limit=spread(ratio_list))

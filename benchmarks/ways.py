@@ -56,15 +56,17 @@ Embed = Callable[[Images], np.ndarray]
 
 @dataclass
 class Way:
-    """A way to embed: make() returns the function that is timed, or raises ImportError.
+    """A way to embed: make() returns the function that is timed.
 
-    share is the part of the images that a repetition gives it: slow ways get fewer.
+    share is the part of the images that a repetition gives it: slow ways get fewer. needs names
+    the modules that are not the project's own.
     """
 
     name: str
     precision: str
     make: Callable[[], Embed]
     share: float = 1
+    needs: Sequence[str] = ()
 
 
 # --- The homework's way -----------------------------------------------------------------------
@@ -232,10 +234,8 @@ def _traced(weights: Path, device: torch.device, precision: str) -> Embed:
 def ours(embedder: Embedder) -> Embed:
     """Return the network's part of embed_images: streams of batches, decoding left out."""
 
-    def use_one_thread() -> None:
-        torch.set_num_threads(1)
-
-    pool = ThreadPoolExecutor(embedder.streams, initializer=use_one_thread)
+    use_threads = image_to_embedding.use_threads
+    pool = ThreadPoolExecutor(embedder.streams, initializer=use_threads, initargs=(1,))
     pool.submit(embedder.compile).result()
 
     def embed(images: Images) -> np.ndarray:
@@ -268,19 +268,25 @@ def all_ways(
             "float32",
             lambda: _img2vec(weights),
             1 / 2,
+            ["img2vec_pytorch"],
         ),
         Way("eager", "float32", lambda: _eager(weights, device, torch.contiguous_format), 1 / 2),
         Way("eager, channels last", "float32", lambda: _eager(weights, device, last), 1 / 2),
     ]
     if cpu:
-        int8 = ("OpenVINO, post-training", "int8")
+        onnx, vino, ncnn = ["onnxruntime", "onnx"], ["openvino"], ["ncnn", "pnnx"]
         ways += [
-            Way("ONNX Runtime", "float32", lambda: _onnxruntime(weights), 1 / 2),
-            Way("OpenVINO", "float32", lambda: _openvino(weights, "f32"), 1 / 2),
-            Way("OpenVINO", "bfloat16", lambda: _openvino(weights, "bf16"), 1 / 2),
-            Way(*int8, lambda: _openvino(weights, "f32", calibration)),
-            Way("ncnn", "float32", lambda: _ncnn(weights, False), 1 / 2),
-            Way("ncnn", "bfloat16", lambda: _ncnn(weights, True), 1 / 2),
+            Way("ONNX Runtime", "float32", lambda: _onnxruntime(weights), 1 / 2, onnx),
+            Way("OpenVINO", "float32", lambda: _openvino(weights, "f32"), 1 / 2, vino),
+            Way("OpenVINO", "bfloat16", lambda: _openvino(weights, "bf16"), 1 / 2, vino),
+            Way(
+                "OpenVINO, post-training",
+                "int8",
+                lambda: _openvino(weights, "f32", calibration),
+                needs=[*vino, "nncf"],
+            ),
+            Way("ncnn", "float32", lambda: _ncnn(weights, False), 1 / 2, ncnn),
+            Way("ncnn", "bfloat16", lambda: _ncnn(weights, True), 1 / 2, ncnn),
             Way("torch.compile, frozen", "float32", lambda: _compiled(weights, device, "float32")),
         ]
     if precision != "float32":
@@ -301,11 +307,5 @@ def all_ways(
 
 
 def missing(way: Way) -> str | None:
-    """Return the package that a way lacks here, if any."""
-    needs = {"img2vec": "img2vec_pytorch", "ONNX": "onnxruntime", "OpenVINO": "openvino"}
-    needs["ncnn"] = "ncnn"
-    wanted = [package for start, package in needs.items() if way.name.startswith(start)]
-    wanted += ["nncf"] if way.precision == "int8" else []
-    wanted += ["pnnx"] if way.name == "ncnn" else []
-    wanted += ["onnx"] if way.name.startswith("ONNX") else []
-    return next((name for name in wanted if importlib.util.find_spec(name) is None), None)
+    """Return the module that a way lacks here, if any."""
+    return next((name for name in way.needs if importlib.util.find_spec(name) is None), None)

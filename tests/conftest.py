@@ -20,6 +20,7 @@ import split_images
 from image_collection import CollectionError, connect, is_lite
 
 PROJECT = Path(__file__).resolve().parent.parent
+LOAD = ["--weights", "random", "--workers", "0", "--precision", "float32"]
 LABELS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
@@ -116,8 +117,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.chdir(folder)
     try:
         assert split_images.main(["--sample", "--limit", "200"]) == 0
-        load = ["--weights", "random", "--workers", "0", "--precision", "float32"]
-        assert embed_and_load.main(load) == 0
+        assert embed_and_load.main(LOAD) == 0
     finally:
         os.chdir(before)
     return folder
@@ -132,15 +132,9 @@ def milvus(own_folder: Path) -> str:
 @pytest.fixture
 def loaded(digits: Path, own_folder: Path, milvus: str) -> Path:
     """The test's own copy of the digits and their collection."""
-    load = ["--weights", "random", "--workers", "0"]
-    if is_lite(milvus):
-        shutil.copytree(digits, own_folder, dirs_exist_ok=True)
-        load.append("--moved")
-    else:
-        ignore = shutil.ignore_patterns("milvus.db")
-        shutil.copytree(digits, own_folder, dirs_exist_ok=True, ignore=ignore)
-        load += ["--precision", "float32"]
-    assert embed_and_load.main(load) == 0
+    ignore = None if is_lite(milvus) else shutil.ignore_patterns("milvus.db")
+    shutil.copytree(digits, own_folder, dirs_exist_ok=True, ignore=ignore)
+    assert embed_and_load.main([*LOAD, "--moved"]) == 0
     return own_folder
 
 

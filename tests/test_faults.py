@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT, run_script, write_batches
+from conftest import LOAD, PROJECT, run_script, write_batches
 from PIL import Image
-from test_pipeline import LOAD, load, rows
+from test_pipeline import load, rows
 
 import embed_and_load
 import image_collection
@@ -408,13 +408,8 @@ def test_secrets_are_never_printed(
         "http://very%40mum@127.0.0.1:9?token=very%40mum",
     ]
     for uri in addresses:
-        for main, args in (
-            (embed_and_load.main, ["--images", "pictures", *LOAD]),
-            (query_code.main, []),
-        ):
-            if main is query_code.main:
-                args = ["--queries", "pictures"]
-            assert main([*args, "--milvus-uri", uri]) == 1
+        assert load("--images", "pictures", "--milvus-uri", uri) == 1
+        assert query_code.main(["--queries", "pictures", "--milvus-uri", uri]) == 1
         monkeypatch.setenv("MILVUS_URI", uri)
         assert query_code.main(["--queries", "pictures"]) == 1
         monkeypatch.delenv("MILVUS_URI")

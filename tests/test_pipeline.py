@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import LOAD
 from PIL import Image
 
 import embed_and_load
@@ -19,7 +20,6 @@ from image_files import iter_images
 from image_to_embedding import Embedder, embed_images
 
 Fails = Callable[..., str]
-LOAD = ["--weights", "random", "--workers", "0", "--precision", "float32"]
 
 
 @pytest.fixture(params=["lite", "server"])
