@@ -5,6 +5,7 @@ Usage:
   python embed_and_load.py --images ~/Pictures --collection pictures
   python embed_and_load.py --milvus-uri http://localhost:19530
   python embed_and_load.py --weights random                   # no download, no meaning
+  torchrun --nproc-per-node 4 embed_and_load.py --milvus-uri http://localhost:19530
 
 Reads:  the folder, with sub-folders as labels; weights, downloaded once
 Writes: a Milvus collection: path, embedding, insertion time, file size, width, height
@@ -14,11 +15,15 @@ Running it again embeds only what is new or changed.
 
 import argparse
 import collections
+import itertools
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -31,42 +36,60 @@ from image_collection import (
     ImageCollection,
     add_collection_options,
     connect,
+    is_lite,
     redact,
     resolve_uri,
 )
-from image_files import DecodedImage, FoundImage, ImageError, Skipped, printable
+from image_files import DecodedImage, ImageError, Skipped, printable
 from image_to_embedding import Embedder, Model, ModelError
+from inventory import Inventory, State
+from ranks import RankError, Ranks
 
 NEW_SUFFIX = "_being_recreated"  # of the collection that --recreate loads
 UPSERT_ROWS = 256  # on Milvus Lite a row costs the same from 64 to 1,000 at a time: 0.15 ms
 MAX_WAITING = 4  # upserts that may wait before the network does
+LISTED_FIRST = 50_000  # images to embed that are listed before the first is embedded
+LITE_ROWS = 200_000  # from so many rows on, somebody should know of Milvus Lite's limits
 
 
 @dataclass
-class Plan:
-    """What a load has to do: the images to embed, those already in, the rows without a file."""
+class Tally:
+    """What a load has come to: on one rank, or on all of them."""
 
-    todo: list[FoundImage]
-    changed: set[str]  # of those to embed: paths that have a row, of an older file
-    kept: int
-    gone: list[str]
+    loaded: int = 0
+    kept: int = 0  # rows of unchanged files
+    gone: int = 0  # rows without a readable file
+    pruned: int = 0  # of those, removed
     skipped: list[Skipped] = field(default_factory=list)
 
-    def skip(self, skipped: list[Skipped]) -> None:
-        """Note files that could not be read; a row of an older file counts as gone."""
-        self.skipped += skipped
-        self.gone += [path for path, _ in skipped if path in self.changed]
+    def add(self, other: dict[str, Any]) -> None:
+        """Add another rank's, as asdict() and JSON made it."""
+        self.loaded += other["loaded"]
+        self.kept += other["kept"]
+        self.gone += other["gone"]
+        self.pruned += other["pruned"]
+        self.skipped += itertools.starmap(Skipped, other["skipped"])
+
+    @property
+    def rows(self) -> int:
+        """How many rows the collection should hold."""
+        return self.loaded + self.kept + self.gone - self.pruned
 
 
-def find_images(root: Path, skipped: list[Skipped]) -> list[FoundImage]:
-    """Return the folder's images; ImageError if there is none."""
+def check(args: argparse.Namespace, uri: str, ranks: Ranks) -> None:
+    """Raise CollectionError or ImageError if it is plain that nothing can be loaded."""
+    if ranks.count > 1 and is_lite(uri):
+        raise CollectionError(
+            f"Milvus Lite ({uri}) takes one process, and torchrun started {ranks.count}; "
+            "leave torchrun out, or give the --milvus-uri of a server"
+        )
+    root = args.images
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise ImageError(f"{root} {what}; run python split_images.py or choose --images")
-    found = list(image_files.iter_images(root, skipped))
-    if not found and not skipped:
+    skipped: list[Skipped] = []
+    if next(image_files.iter_images(root, skipped), None) is None and not skipped:
         raise ImageError(f"{root} holds no images; run python split_images.py or choose --images")
-    return found
 
 
 def open_collection(client: Client, args: argparse.Namespace, model: Model) -> ImageCollection:
@@ -111,13 +134,81 @@ def check_same(collection: ImageCollection, root: str, model: Model, moved: bool
         collection.set_property("root", root)
 
 
-def make_plan(found: list[FoundImage], collection: ImageCollection, skipped: list[Skipped]) -> Plan:
-    """Compare the folder with the collection by path, file size and modification time."""
-    stored = {image.path: image for image in collection.stored_images()}
-    todo = [image for image in found if stored.get(image.path) != tuple(image)]
-    changed = {image.path for image in todo if image.path in stored}
-    gone = sorted(stored.keys() - {image.path for image in found})
-    return Plan(todo, changed, len(found) - len(todo), gone, skipped)
+class Todo:
+    """This rank's new and changed images: paths, found while the ones before are embedded.
+
+    The first LISTED_FIRST are found at once; if there are more, a thread counts the folder.
+    """
+
+    def __init__(self, root: Path, ranks: Ranks, inventory: Inventory, tally: Tally) -> None:
+        self._tally = tally
+        self._listed = 0
+        self._all_listed = False
+        self._counted: int | None = None
+        found = image_files.iter_images(root, tally.skipped, ranks.mine)
+        self._rest = self._compare(found, inventory)
+        self._first = collections.deque(itertools.islice(self._rest, LISTED_FIRST))
+        if len(self) == LISTED_FIRST:
+            threading.Thread(target=self._count, args=[root, ranks], daemon=True).start()
+
+    def _compare(
+        self, found: Iterator[image_files.FoundImage], inventory: Inventory
+    ) -> Iterator[str]:
+        for image in found:
+            if inventory.find(image) is State.KEPT:
+                self._tally.kept += 1
+            else:
+                self._listed += 1
+                yield image.path
+        self._all_listed = True
+
+    def _count(self, root: Path, ranks: Ranks) -> None:
+        self._counted = image_files.count_images(root, ranks.mine)
+
+    def __len__(self) -> int:
+        """Return how many have been found so far."""
+        return self._listed
+
+    def __iter__(self) -> Iterator[str]:
+        while self._first:
+            yield self._first.popleft()
+        yield from self._rest
+
+    def expected(self) -> int | None:
+        """Return how many there will be, as far as is known by now."""
+        if self._all_listed:
+            return self._listed
+        return self._counted and max(self._counted - self._tally.kept, self._listed)
+
+
+class Progress:
+    """One bar for all ranks, on the first: the rows that Milvus has taken, of those to take."""
+
+    def __init__(self, ranks: Ranks, todo: Todo) -> None:
+        self._ranks = ranks
+        self._todo = todo
+        self._expected = 0
+        self._bar = tqdm(unit=" images", disable=None if ranks.first else True)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        self._bar.close()
+
+    def update(self, count: int = 0) -> None:
+        """Count images of this rank, and show what all of them have done."""
+        expected = self._todo.expected() or self._expected
+        self._bar.total = self._ranks.add("expected", expected - self._expected) or None
+        self._expected = expected
+        self._bar.update(self._ranks.add("done", count) - self._bar.n)
+
+
+class Counter(Protocol):
+    """What counts images: a progress bar."""
+
+    def update(self, count: int, /) -> object:
+        """Count so many more."""
 
 
 class RowWriter:
@@ -126,7 +217,7 @@ class RowWriter:
     `progress` counts the rows that Milvus has taken, and no others.
     """
 
-    def __init__(self, collection: ImageCollection, progress: "tqdm[None]") -> None:
+    def __init__(self, collection: ImageCollection, progress: Counter) -> None:
         self.collection = collection
         self.progress = progress
         self.written = 0
@@ -172,34 +263,64 @@ class RowWriter:
 
 
 def load(
-    collection: ImageCollection, embedder: Embedder, args: argparse.Namespace, plan: Plan
-) -> int:
-    """Embed and upsert the plan's images; return how many rows went in."""
-    paths = [image.path for image in plan.todo]
-    batches = image_to_embedding.embed_images(embedder, args.images, paths, args.workers)
-    with (
-        tqdm(total=len(paths), unit=" images", disable=None) as progress,
-        RowWriter(collection, progress) as writer,
-    ):
-        for batch in batches:
-            writer.add(batch.images, batch.embeddings)
-            plan.skip(batch.skipped)
-            progress.update(len(batch.skipped))
-        writer.finish()
-        return writer.written
+    collection: ImageCollection, embedder: Embedder, args: argparse.Namespace, ranks: Ranks
+) -> Tally | None:
+    """Embed and upsert this rank's share of what is new or changed; prune if asked to.
+
+    Returns on the first rank what all ranks have done, on the others None.
+    """
+    tally = Tally()
+    mine = (image for image in collection.stored_images() if ranks.mine(image.path))
+    inventory = Inventory(mine)
+    todo = Todo(args.images, ranks, inventory, tally)
+    how = embedder.prepare(len(todo), args.batch_size, args.compile)
+    if ranks.first:
+        announce(collection, todo, how, len(inventory), ranks)
+    with Progress(ranks, todo) as progress:
+        batches = image_to_embedding.embed_images(embedder, args.images, todo, args.workers)
+        with RowWriter(collection, progress) as writer:
+            for batch in batches:
+                writer.add(batch.images, batch.embeddings)
+                for skipped in batch.skipped:
+                    inventory.lose(skipped.path)
+                tally.skipped += batch.skipped
+                progress.update(len(batch.skipped))
+            writer.finish()
+        tally.loaded = writer.written
+        tally.gone = inventory.gone()
+        if args.prune and tally.gone:
+            stored = collection.stored_images()
+            collection.delete([image.path for image in stored if inventory.is_gone(image.path)])
+            tally.pruned = tally.gone
+        others = ranks.gather("tally", asdict(tally), progress.update)
+    if not ranks.first:
+        return None
+    total = Tally()
+    for values in others:
+        total.add(values)
+    return total
 
 
-def finish(collection: ImageCollection, args: argparse.Namespace, plan: Plan, loaded: int) -> None:
-    """Prune if asked to, flush, and check the collection's count against the folder's."""
-    gone = len(plan.gone)
-    if args.prune and plan.gone:
-        collection.delete(plan.gone)
-        gone = 0
+def announce(collection: ImageCollection, todo: Todo, how: str, rows: int, ranks: Ranks) -> None:
+    """Say how many images will be embedded, and how; warn of more than Milvus Lite is good for."""
+    number = f"{len(todo):,}" if todo.expected() is not None else f"more than {len(todo):,}"
+    share = f" by the first of {ranks.count} ranks" if ranks.count > 1 else ""
+    print(f"{number} images to embed{share}: {how}", flush=True)
+    if is_lite(collection.client.uri) and rows + len(todo) >= LITE_ROWS:
+        print(
+            "warning: Milvus Lite keeps every row in memory, about 8 kB each, and reads all of "
+            "them for each request; a server takes more (README: A Milvus server)",
+            file=sys.stderr,
+        )
+
+
+def finish(collection: ImageCollection, tally: Tally) -> None:
+    """Flush, and check the collection's count against the folder's."""
     collection.flush()
-    count, expected = collection.count(), loaded + plan.kept + gone
-    if count != expected:
+    count = collection.count()
+    if count != tally.rows:
         raise CollectionError(
-            f"the collection {collection.name} holds {count:,} rows instead of {expected:,}; "
+            f"the collection {collection.name} holds {count:,} rows instead of {tally.rows:,}; "
             "run it again"
         )
     if collection.properties.get("rows") != str(count):
@@ -214,22 +335,21 @@ def replace(collection: ImageCollection, name: str) -> None:
     collection.rename(name)
 
 
-def report(
-    collection: ImageCollection, plan: Plan, pruned: bool, loaded: int, seconds: float
-) -> None:
+def report(collection: ImageCollection, tally: Tally, seconds: float) -> None:
     """Print what was loaded and what was not."""
-    rate = f", {loaded / seconds:.1f} images/s" if loaded else ""
-    total = loaded + plan.kept + (0 if pruned else len(plan.gone))
-    print(f"Loaded {loaded:,} images in {seconds:.1f} s{rate}; {plan.kept:,} were in already")
-    if plan.gone:
-        what = "removed" if pruned else "kept; --prune removes them"
-        print(f"{len(plan.gone):,} rows have no readable file any more: {what}")
-    if plan.skipped:
-        print(f"Skipped, since they could not be read: {len(plan.skipped):,}")
-        for skipped in plan.skipped:
+    rate = f", {tally.loaded / seconds:.1f} images/s" if tally.loaded else ""
+    print(
+        f"Loaded {tally.loaded:,} images in {seconds:.1f} s{rate}; {tally.kept:,} were in already"
+    )
+    if tally.gone:
+        what = "removed" if tally.pruned else "kept; --prune removes them"
+        print(f"{tally.gone:,} rows have no readable file any more: {what}")
+    if tally.skipped:
+        print(f"Skipped, since they could not be read: {len(tally.skipped):,}")
+        for skipped in tally.skipped:
             print(f"  {printable(skipped.path)}: {printable(skipped.reason)}")
     place = f"{collection.name} in {redact(collection.client.uri)}"
-    print(f"The collection {place} holds {total:,} images. Next: python query_code.py")
+    print(f"The collection {place} holds {tally.rows:,} images. Next: python query_code.py")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -257,37 +377,43 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace, ranks: Ranks) -> None:
     """Find the images, embed what the collection lacks, upsert it, check the count."""
     start = time.perf_counter()
-    uri = resolve_uri(args.milvus_uri)
-    print(f"Loading {args.images} into {args.collection} in {redact(uri)}", flush=True)
-    skipped: list[Skipped] = []
-    found = find_images(args.images, skipped)
-    embedder = Embedder(args.weights, args.device, args.precision)
-    image_to_embedding.warn_if_random(embedder.model)
+    with ranks.after(ranks.first, "check"):
+        uri = resolve_uri(args.milvus_uri)
+        if ranks.first:
+            print(f"Loading {args.images} into {args.collection} in {redact(uri)}", flush=True)
+        check(args, uri, ranks)
+    with ranks.after(ranks.local_rank == 0, f"weights on {ranks.node}"):
+        embedder = Embedder(args.weights, args.device, args.precision)
+    if ranks.first:
+        image_to_embedding.warn_if_random(embedder.model)
     with connect(uri) as client:
-        collection = open_collection(client, args, embedder.model)
-        plan = make_plan(found, collection, skipped)
-        how = embedder.prepare(len(plan.todo), args.batch_size, args.compile)
-        print(f"{len(plan.todo):,} images to embed: {how}", flush=True)
-        loaded = load(collection, embedder, args, plan)
-        finish(collection, args, plan, loaded)
+        with ranks.after(ranks.first, "collection"):
+            collection = open_collection(client, args, embedder.model)
+        tally = load(collection, embedder, args, ranks)
+        if tally is None:  # the first rank does the rest
+            return
+        finish(collection, tally)
         if collection.name != args.collection:
             replace(collection, args.collection)
-        report(collection, plan, args.prune, loaded, time.perf_counter() - start)
+        report(collection, tally, time.perf_counter() - start)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit status."""
     args = parse_args(argv)
+    ranks = Ranks()
     try:
-        run(args)
+        run(args, ranks)
+    except RankError:
+        return 1
     except (CollectionError, ImageError, ModelError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {ranks.prefix}{error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"error: {error}; make room or choose another folder", file=sys.stderr)
+        print(f"error: {ranks.prefix}{error}; make room or choose another folder", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted: what is loaded is kept; run it again to go on", file=sys.stderr)

@@ -14,7 +14,7 @@ import signal
 import stat
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
@@ -105,46 +105,62 @@ def _image_suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, name in extensions.items() if name in formats)
 
 
-def iter_images(root: Path, skipped: list[Skipped]) -> Iterator[FoundImage]:
-    """Yield every picture under root, by file name suffix, in the order of sorted paths.
+def iter_images(
+    root: Path, skipped: list[Skipped], wanted: Callable[[str], bool] = lambda _: True
+) -> Iterator[FoundImage]:
+    """Yield every picture under root, by file name suffix, as the folders list them: in no order.
 
-    Links are followed, but never in a circle. Files and folders whose names begin with a dot
-    are left out, as are files that no image suffix names. What can't be taken is appended to
-    `skipped`. Raises OSError if root itself can't be listed.
+    Nothing is kept: the first comes at once, however many there are. Links are followed, but
+    never in a circle. Files and folders whose names begin with a dot are left out, as are files
+    that no image suffix names, and paths that are not `wanted`. What can't be taken is appended
+    to `skipped`. Raises OSError if root itself can't be listed.
     """
-    yield from _walk(os.fspath(root), "", (_identity(os.stat(root)),), skipped)
+    for path, entry in _walk(root, skipped):
+        if wanted(path):
+            try:
+                yield _found(path, entry.stat())
+            except (OSError, ImageError) as error:
+                skipped.append(Skipped(path, _reason(error)))
+
+
+def count_images(root: Path, wanted: Callable[[str], bool]) -> int:
+    """Return about how many pictures iter_images would yield: the files aren't looked at."""
+    return sum(wanted(path) for path, _ in _walk(root, []))
+
+
+def _reason(error: OSError | ImageError) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _walk(
+def _walk(root: Path, skipped: list[Skipped]) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Yield the path under root and the entry of every file that may be a picture."""
+    yield from _walk_folder(os.fspath(root), "", (_identity(os.stat(root)),), skipped)
+
+
+def _walk_folder(
     folder: str, prefix: str, ancestors: tuple[tuple[int, int], ...], skipped: list[Skipped]
-) -> Iterator[FoundImage]:
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
     with os.scandir(folder) as entries:
-        # '/' after a folder's name makes this order that of the whole paths.
-        listing = sorted((e for e in entries if not e.name.startswith(".")), key=_sort_key)
-    for entry in listing:
-        path = prefix + entry.name
-        try:
-            if entry.is_dir():
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            path = prefix + entry.name
+            try:
+                if not entry.is_dir():
+                    if os.path.splitext(entry.name)[1].lower() in _image_suffixes():
+                        yield path, entry
+                    continue
                 identity = _identity(entry.stat())
                 if identity in ancestors:
                     skipped.append(Skipped(path, "a link to a folder that it lies in"))
                 else:
-                    yield from _walk(entry.path, path + "/", (*ancestors, identity), skipped)
-            elif os.path.splitext(entry.name)[1].lower() in _image_suffixes():
-                yield _found(path, entry.stat())
-        except (OSError, ImageError) as error:
-            skipped.append(Skipped(path, getattr(error, "strerror", None) or str(error)))
-
-
-def _sort_key(entry: os.DirEntry[str]) -> str:
-    try:
-        return entry.name + "/" if entry.is_dir() else entry.name
-    except OSError:  # a link that leads to itself; it is named when its turn comes
-        return entry.name
+                    yield from _walk_folder(entry.path, path + "/", (*ancestors, identity), skipped)
+            except OSError as error:
+                skipped.append(Skipped(path, _reason(error)))
 
 
 def _found(path: str, status: os.stat_result) -> FoundImage:

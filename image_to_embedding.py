@@ -14,13 +14,14 @@ torch takes seconds to import, so it is imported where it is first needed.
 import argparse
 import collections
 import hashlib
+import itertools
 import json
 import logging
 import os
 import shutil
 import sys
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -290,6 +291,9 @@ def choose_device(device: str) -> "torch.device":
         device = next((name for name, there in available.items() if there), "cpu")
     elif not available.get(device, True):
         raise ModelError(f"this machine has no {device} device for torch; choose --device auto")
+    if device == "cuda":  # each of torchrun's processes on a machine takes its own
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        return torch.device(device, local_rank % torch.cuda.device_count())
     return torch.device(device)
 
 
@@ -315,10 +319,12 @@ def has_compiler() -> bool:
 
 
 def core_count() -> int:
-    """Return how many cores this process may use."""
+    """Return how many cores this process may use; torchrun's on a machine share them."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 class Embedder:
@@ -411,15 +417,18 @@ class EmbeddedBatch(typing.NamedTuple):
 
 
 def embed_images(
-    embedder: Embedder, root: Path, paths: Sequence[str], workers: int | None = None
+    embedder: Embedder, root: Path, paths: Iterable[str], workers: int | None = None
 ) -> Iterator[EmbeddedBatch]:
     """Yield the embeddings of root/path in batches, in the order of paths.
 
-    Worker processes decode while the network runs. workers=None starts one for each core if
-    there are images enough to be worth it; 0 decodes in this process. Unreadable images are
-    skipped and named. Raises ImageError if a worker is killed.
+    Paths are taken as they are needed, a few batches ahead. Worker processes decode while the
+    network runs. workers=None starts one for each core if there are images enough to be worth
+    it; 0 decodes in this process. Unreadable images are skipped and named. Raises ImageError
+    if a worker is killed.
     """
-    few = len(paths) <= INLINE_IMAGES
+    paths = iter(paths)
+    first = list(itertools.islice(paths, INLINE_IMAGES + 1))
+    few = len(first) <= INLINE_IMAGES
     if workers is None:
         workers = 0 if few else core_count()
     streams = 1 if few else embedder.streams
@@ -437,7 +446,7 @@ def embed_images(
             return EmbeddedBatch(batch.images, embeddings, batch.skipped)
 
         network.submit(embedder.compile).result()
-        for batch in decoder.batches(paths):
+        for batch in decoder.batches(itertools.chain(first, paths)):
             waiting.append((batch, network.submit(embedder.embed, batch.pixels)))
             if len(waiting) > 2 * streams:
                 yield finish()

@@ -61,7 +61,7 @@ def find_queries(args: argparse.Namespace) -> tuple[Path, list[str], list[Skippe
         what = "is not a folder" if args.queries.exists() else "does not exist"
         raise ImageError(f"{args.queries} {what}; run python split_images.py or choose --queries")
     skipped: list[Skipped] = []
-    paths = [image.path for image in image_files.iter_images(args.queries, skipped)]
+    paths = sorted(image.path for image in image_files.iter_images(args.queries, skipped))
     if not paths:
         raise ImageError(f"{args.queries} holds no images; choose another folder with --queries")
     return args.queries, paths, skipped

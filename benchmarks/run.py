@@ -47,8 +47,8 @@ class Benchmark:
     def __init__(self, args: argparse.Namespace, folder: Path) -> None:
         self.args = args
         self.folder = folder
-        self.database = [found.path for found in image_files.iter_images(args.images, [])]
-        self.queries = [found.path for found in image_files.iter_images(args.queries, [])]
+        self.database = sorted(found.path for found in image_files.iter_images(args.images, []))
+        self.queries = sorted(found.path for found in image_files.iter_images(args.queries, []))
         self.weights = folder / "resnet18.pth"
         state = torchvision.models.resnet18().state_dict()
         state.update(image_to_embedding.load_weights(args.weights))

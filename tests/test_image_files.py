@@ -46,7 +46,7 @@ def test_a_very_long_picture_costs_little() -> None:
     assert preprocess(noise(20_000, 1)).shape == (224, 224, 3)
 
 
-def test_pictures_are_found_in_the_order_of_their_paths(photos: Path) -> None:
+def test_pictures_are_found_by_suffix_in_all_folders(photos: Path) -> None:
     for name in ("a b.png", "a/1.png", "a.png", "a-b/x.png", "Z.PNG"):
         (photos / name).parent.mkdir(exist_ok=True)
         noise(8, 8).save(photos / name)
@@ -54,7 +54,7 @@ def test_pictures_are_found_in_the_order_of_their_paths(photos: Path) -> None:
     (photos / ".hidden.png").write_bytes(b"")
     skipped: list[Skipped] = []
     found = [image.path for image in iter_images(photos, skipped)]
-    assert found == sorted(found)
+    assert len(found) == len(set(found))
     names = {p.relative_to(photos).as_posix() for p in photos.rglob("*") if p.is_file()}
     assert set(found) == names - {"notes.txt", ".hidden.png"}
     assert not skipped

@@ -56,7 +56,7 @@ def brute_force(root: Path, queries: Path) -> tuple[list[str], list[str], np.nda
     embedder = Embedder("random", precision="float32")
     names, vectors = [], []
     for folder in (root, queries):
-        paths = [image.path for image in iter_images(folder, [])]
+        paths = sorted(image.path for image in iter_images(folder, []))
         batches = embed_images(embedder, folder, paths, workers=0)
         names.append([str(folder / path) for path in paths])
         vectors.append(np.concatenate([batch.embeddings for batch in batches]))
@@ -70,7 +70,7 @@ def pairings(folder: str = "results") -> list[dict[str, str]]:
 
 def test_rows_hold_what_the_contract_says(loaded: Path) -> None:
     stored = rows()
-    paths = [image.path for image in iter_images(Path("database_set"), [])]
+    paths = sorted(image.path for image in iter_images(Path("database_set"), []))
     assert sorted(stored) == paths
     embedder = Embedder("random", precision="float32")
     batches = embed_images(embedder, Path("database_set"), paths, workers=0)
