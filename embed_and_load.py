@@ -31,6 +31,8 @@ from tqdm import tqdm
 import image_files
 import image_to_embedding
 from image_collection import (
+    EXACT_ROWS,
+    INDEX_CHOICES,
     Client,
     CollectionError,
     ImageCollection,
@@ -98,7 +100,7 @@ def open_collection(client: Client, args: argparse.Namespace, model: Model) -> I
     Raises CollectionError if the collection holds another folder or another model's vectors.
     """
     root = str(args.images.resolve())
-    properties = {"root": root, **model.properties()}
+    properties = {"root": root, "index": args.index or "auto", **model.properties()}
     beside_name = args.collection + NEW_SUFFIX
     found = ImageCollection.find(client, args.collection)
     beside = ImageCollection.find(client, beside_name)
@@ -314,8 +316,8 @@ def announce(collection: ImageCollection, todo: Todo, how: str, rows: int, ranks
         )
 
 
-def finish(collection: ImageCollection, tally: Tally) -> None:
-    """Flush, and check the collection's count against the folder's."""
+def finish(collection: ImageCollection, tally: Tally, index: str | None) -> None:
+    """Flush, check the collection's count against the folder's, and see to the index."""
     collection.flush()
     count = collection.count()
     if count != tally.rows:
@@ -325,6 +327,11 @@ def finish(collection: ImageCollection, tally: Tally) -> None:
         )
     if collection.properties.get("rows") != str(count):
         collection.set_property("rows", str(count))  # a query sees by it that rows were lost
+    choice = index or collection.properties.get("index", "auto")
+    if collection.properties.get("index") != choice:
+        collection.set_property("index", choice)
+    if collection.use_index(collection.choose_index(choice, count)):
+        print(f"Index: {collection.index_in_words({})}", flush=True)
 
 
 def replace(collection: ImageCollection, name: str) -> None:
@@ -373,6 +380,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--prune", action="store_true", help="remove rows whose file is gone or unreadable"
     )
+    parser.add_argument(
+        "--index",
+        choices=INDEX_CHOICES,
+        help=f"auto: exact (flat) up to {EXACT_ROWS:,} images and on Milvus Lite, else hnsw "
+        "(default: the collection's, auto for a new one)",
+    )
     parser.add_argument("--moved", action="store_true", help="the folder stands elsewhere now")
     return parser.parse_args(argv)
 
@@ -395,7 +408,7 @@ def run(args: argparse.Namespace, ranks: Ranks) -> None:
         tally = load(collection, embedder, args, ranks)
         if tally is None:  # the first rank does the rest
             return
-        finish(collection, tally)
+        finish(collection, tally, args.index)
         if collection.name != args.collection:
             replace(collection, args.collection)
         report(collection, tally, time.perf_counter() - start)

@@ -33,7 +33,6 @@ if typing.TYPE_CHECKING:
 DEFAULT_URI = "./milvus.db"
 DEFAULT_NAME = "images"
 DIMENSION = 512
-INDEX = "FLAT"  # exact: every vector is compared
 METRIC = "COSINE"
 INTEGER_FIELDS = ("inserted_at", "file_size", "width", "height", "modified_at")
 FIELDS = ("path", "embedding", *INTEGER_FIELDS)
@@ -65,6 +64,23 @@ class StoredImage(typing.NamedTuple):
     path: str
     file_size: int  # bytes
     modified_at: int  # nanoseconds since 1970
+
+
+class Index(typing.NamedTuple):
+    """A way to search: Milvus's name of it, how it is built, how it is searched by default."""
+
+    type: str
+    build: Mapping[str, int]
+    search: Mapping[str, int]
+
+
+INDEXES = {
+    "flat": Index("FLAT", {}, {}),  # exact: every vector is compared
+    "hnsw": Index("HNSW", {"M": 16, "efConstruction": 200}, {"ef": 128}),
+    "ivf_flat": Index("IVF_FLAT", {"nlist": 1024}, {"nprobe": 32}),
+}
+INDEX_CHOICES = ("auto", *INDEXES)
+EXACT_ROWS = 1_000_000  # up to which 'auto' searches exactly; on Milvus Lite it always does
 
 
 class Match(typing.NamedTuple):
@@ -343,14 +359,67 @@ class ImageCollection:
             client.milvus.create_collection(
                 name,
                 schema=_schema(client.milvus),
-                index_params=_index(client.milvus),
+                index_params=_index(client.milvus, INDEXES["flat"]),
                 properties=kept,
             )
         return cls(client, name)
 
-    def index_in_words(self) -> str:
-        """Return how the collection is searched."""
-        return f"exact ({INDEX}: every vector is compared), cosine similarity"
+    def index(self) -> dict[str, str]:
+        """Return what Milvus says of the collection's index: index_type, nlist and so on."""
+        with self.client.opened():
+            described: dict[str, object] = (
+                self.client.milvus.describe_index(self.name, "embedding") or {}
+            )
+        return {key: str(value) for key, value in described.items()}
+
+    def choose_index(self, choice: str, rows: int) -> str:
+        """Return the kind of index that one of INDEX_CHOICES means for so many rows."""
+        if choice != "auto":
+            return choice
+        return "flat" if rows <= EXACT_ROWS or is_lite(self.client.uri) else "hnsw"
+
+    def use_index(self, kind: str) -> bool:
+        """Build an index of INDEXES in place of the collection's; return whether it had another."""
+        if self.index().get("index_type") == INDEXES[kind].type:
+            return False
+        milvus = self.client.milvus
+        with self.client.explained("run it again"):
+            milvus.release_collection(self.name)
+            milvus.drop_index(self.name, "embedding")
+            milvus.create_index(self.name, _index(milvus, INDEXES[kind]))
+            milvus.load_collection(self.name)
+        return True
+
+    def search_parameters(self, top_k: int, chosen: Mapping[str, int]) -> dict[str, int]:
+        """Return what the index is searched with: its defaults, and what was chosen instead.
+
+        Raises CollectionError if it has no such parameter.
+        """
+        described = self.index().get("index_type", "")
+        known = next((kind for kind in INDEXES.values() if kind.type == described), None)
+        if known is None:  # made by somebody else, who knows its parameters
+            return dict(chosen)
+        unknown = ", ".join(chosen.keys() - known.search.keys())
+        if unknown:
+            names = ", ".join(known.search) or "no parameters"
+            raise CollectionError(
+                f"the index of {self.name}, {known.type}, has no search parameter {unknown}; "
+                f"it has {names}"
+            )
+        parameters = {**known.search, **chosen}
+        if "ef" in parameters:
+            parameters["ef"] = max(parameters["ef"], top_k)  # Milvus's condition
+        return parameters
+
+    def index_in_words(self, parameters: Mapping[str, int]) -> str:
+        """Return how the collection is searched with these search parameters."""
+        index = self.index()
+        kind = index.get("index_type", "?")
+        if kind == "FLAT":
+            return "exact (FLAT: every vector is compared), cosine similarity"
+        built = {name: index[name] for name in ("M", "efConstruction", "nlist") if name in index}
+        details = [f"{name} {value}" for name, value in {**built, **parameters}.items()]
+        return f"approximate ({', '.join([kind, *details])}), cosine similarity"
 
     @property
     def root(self) -> Path:
@@ -388,16 +457,29 @@ class ImageCollection:
 
     def stored_images(self) -> Iterator[StoredImage]:
         """Yield what is known of each picture's file, in no particular order."""
+        for page in self._pages(StoredImage._fields):
+            for row in page:
+                yield StoredImage(row["path"], row["file_size"], row["modified_at"])
+
+    def stored_embeddings(self, expression: str = "") -> Iterator[tuple[list[str], np.ndarray]]:
+        """Yield all rows, a page at a time: their paths, and their embeddings (N, 512) float32."""
+        for page in self._pages(("path", "embedding"), expression):
+            embeddings = np.array([row["embedding"] for row in page], np.float32)
+            yield [row["path"] for row in page], embeddings
+
+    def _pages(
+        self, fields: Sequence[str], expression: str = ""
+    ) -> Iterator[list[dict[str, typing.Any]]]:
         with self.client.opened():
             rows = self.client.milvus.query_iterator(
                 self.name,
                 batch_size=READ_ROWS,
-                output_fields=list(StoredImage._fields),
+                filter=expression,
+                output_fields=list(fields),
                 consistency_level=STRONG,
             )
             while page := rows.next():
-                for row in page:
-                    yield StoredImage(row["path"], row["file_size"], row["modified_at"])
+                yield page
             rows.close()
 
     def delete(self, paths: Sequence[str]) -> None:
@@ -424,12 +506,17 @@ class ImageCollection:
         return int(answer[0]["count(*)"])
 
     def search(
-        self, embeddings: np.ndarray, top_k: int = 1, expression: str = ""
+        self,
+        embeddings: np.ndarray,
+        top_k: int = 1,
+        expression: str = "",
+        parameters: Mapping[str, int] | None = None,
     ) -> Iterator[list[list[Match]]]:
         """Yield each query's top_k nearest images, nearest first, SEARCH_QUERIES at a time.
 
         embeddings: (N, 512) float32. `expression` is a Milvus filter on the row's fields; with
-        it, or in a small collection, a query can have fewer matches.
+        it, or in a small collection, a query can have fewer matches. `parameters` are the
+        index's own.
         """
 
         def request(start: int) -> list[list[Match]]:
@@ -439,7 +526,7 @@ class ImageCollection:
                 limit=top_k,
                 filter=expression,
                 output_fields=["path"],
-                search_params={"metric_type": METRIC},
+                search_params={"metric_type": METRIC, "params": dict(parameters or {})},
                 consistency_level=STRONG,
             )
             return [[Match(hit["path"], hit["distance"]) for hit in hits] for hits in answers]
@@ -472,7 +559,7 @@ def _schema(client: "MilvusClient") -> "CollectionSchema":
     return schema
 
 
-def _index(client: "MilvusClient") -> "IndexParams":
+def _index(client: "MilvusClient", kind: Index) -> "IndexParams":
     index = client.prepare_index_params()
-    index.add_index("embedding", index_type=INDEX, metric_type=METRIC)
+    index.add_index("embedding", index_type=kind.type, metric_type=METRIC, params={**kind.build})
     return index

@@ -27,6 +27,7 @@ from tqdm import tqdm
 import image_files
 import image_to_embedding
 import results
+from exact_search import exact_search, recall
 from image_collection import (
     MAX_TOP_K,
     Client,
@@ -116,16 +117,36 @@ def embed_queries(
 
 
 def search(
-    collection: ImageCollection, queries: Queries, top_k: int, expression: str
+    collection: ImageCollection,
+    queries: Queries,
+    args: argparse.Namespace,
+    parameters: dict[str, int],
 ) -> list[list[Match]]:
     """Return each query's matches, nearest first."""
     matches: list[list[Match]] = []
     total = len(queries.paths)
     with tqdm(total=total, unit=" queries", disable=None if total > 1 else True) as progress:
-        for answers in collection.search(queries.embeddings, top_k, expression):
+        for answers in collection.search(queries.embeddings, args.top_k, args.filter, parameters):
             matches += answers
             progress.update(len(answers))
     return matches
+
+
+def measured_recall(
+    collection: ImageCollection,
+    queries: Queries,
+    matches: Sequence[list[Match]],
+    args: argparse.Namespace,
+) -> str:
+    """Search exactly for some of the queries; return in words how much of that was found."""
+    count = min(args.recall_sample, len(matches))
+    chosen = sorted(random.Random(args.seed).sample(range(len(matches)), count))
+    exact = exact_search(collection, queries.embeddings[chosen], args.top_k, args.filter)
+    share = recall([matches[i] for i in chosen], exact)
+    drawn = results.counted(count, "query", "queries")
+    return (
+        f"{100 * share:.2f}% recall@{args.top_k} against exact search, on {drawn} drawn at random"
+    )
 
 
 def as_opened(path: Path) -> str:
@@ -157,7 +178,12 @@ def make_rows(
 
 
 def summarise(
-    collection: ImageCollection, embedder: Embedder, queries: Queries, args: argparse.Namespace
+    collection: ImageCollection,
+    embedder: Embedder,
+    queries: Queries,
+    args: argparse.Namespace,
+    index: str,
+    measured: str,
 ) -> Summary:
     """Return what was run, in words."""
     model = embedder.model
@@ -166,7 +192,8 @@ def summarise(
         images=collection.count(),
         model=f"{model.architecture}, weights {Path(model.weights).name} "
         f"(SHA-256 of their values {model.weights_sha256[:12]}…), {model.layer}",
-        index=collection.index_in_words(),
+        index=index,
+        recall=measured,
         device=f"{embedder.device}, {embedder.precision}",
         filter=args.filter,
         skipped=[skipped.path for skipped in queries.skipped],
@@ -216,6 +243,17 @@ def print_matches(rows: Sequence[Sequence[Pair]]) -> None:
             print(f"  {pair.rank}  {pair.similarity:.4f}  {printable(pair.match)}{label}")
 
 
+def search_parameters(text: str) -> dict[str, int]:
+    """Return an index's search parameters, a type for argparse: NAME=N, several with commas."""
+    parameters = {}
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        if not (name.isidentifier() and equals and value.isdecimal()):
+            raise argparse.ArgumentTypeError(f"{part!r} is not NAME=N")
+        parameters[name] = int(value)
+    return parameters
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser(
@@ -249,6 +287,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--filter", default="", metavar="EXPR", help="match only rows for which this is true"
     )
     parser.add_argument(
+        "--search-params",
+        type=search_parameters,
+        default={},
+        metavar="NAME=N",
+        help="of an approximate index: ef=200 (hnsw), nprobe=64 (ivf_flat)",
+    )
+    parser.add_argument(
+        "--recall-sample",
+        type=whole_number(0, 1_000_000),
+        default=0,
+        metavar="N",
+        help="search exactly, too, for N of the queries, and report what the index found of it",
+    )
+    parser.add_argument(
         "--output",
         type=Path,
         default=Path("results"),
@@ -276,13 +328,19 @@ def run(args: argparse.Namespace) -> None:
     print(f"Matching {what} with {args.collection} in {redact(uri)}", flush=True)
     with connect(uri, must_exist=True) as client:
         collection = open_collection(client, args.collection)
+        parameters = collection.search_parameters(args.top_k, args.search_params)
         embedder = load_model(collection, args)
         gc.enable()  # all is imported
         image_to_embedding.warn_if_random(embedder.model)
         queries = embed_queries(embedder, root, paths, args)
         queries.skipped += skipped
-        matches = search(collection, queries, args.top_k, args.filter)
-        summary = summarise(collection, embedder, queries, args)
+        matches = search(collection, queries, args, parameters)
+        index = collection.index_in_words(parameters)
+        measured = ""
+        if args.recall_sample:
+            measured = measured_recall(collection, queries, matches, args)
+            print(f"Recall: {measured}", flush=True)
+        summary = summarise(collection, embedder, queries, args, index, measured)
         warn_if_incomplete(collection, summary.images)
     rows = make_rows(collection, queries, matches)
     for problem in queries.skipped:

@@ -68,8 +68,9 @@ class Summary:
     queries: int
     images: int
     model: str
-    index: str
+    index: str  # how the collection was searched
     device: str
+    recall: str = ""  # how much an approximate index found, if that was measured
     filter: str = ""
     skipped: list[str] = field(default_factory=list)
     unmatched: int = 0
@@ -290,13 +291,13 @@ def share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f}%" if whole else "n/a"
 
 
-def counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str, plural: str = "") -> str:
     """Return a number with its noun.
 
-    >>> counted(1, "pair"), counted(2000, "pair")
-    ('1 pair', '2,000 pairs')
+    >>> counted(1, "pair"), counted(2000, "pair"), counted(0, "query", "queries")
+    ('1 pair', '2,000 pairs', '0 queries')
     """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def wilson_interval(part: int, whole: int) -> tuple[float, float]:
@@ -350,6 +351,8 @@ def _what_was_run(summary: Summary, matched: int) -> list[str]:
         + (f", filter {code(summary.filter)}" if summary.filter else ""),
         f"- Embedded on: {cell(summary.device)}",
     ]
+    if summary.recall:
+        lines.append(f"- Recall: {cell(summary.recall)}")
     if summary.unmatched:
         lines.append(f"- Queries without a match: {summary.unmatched:,}")
     if summary.skipped:
