@@ -80,6 +80,7 @@ INDEXES = {
     "ivf_flat": Index("IVF_FLAT", {"nlist": 1024}, {"nprobe": 32}),
 }
 INDEX_CHOICES = ("auto", *INDEXES)
+BUILD_PARAMETERS = ("M", "efConstruction", "nlist")  # named in the observations
 EXACT_ROWS = 1_000_000  # up to which 'auto' searches exactly; on Milvus Lite it always does
 
 
@@ -372,21 +373,21 @@ class ImageCollection:
             )
         return {key: str(value) for key, value in described.items()}
 
-    def choose_index(self, choice: str, rows: int) -> str:
-        """Return the kind of index that one of INDEX_CHOICES means for so many rows."""
-        if choice != "auto":
-            return choice
-        return "flat" if rows <= EXACT_ROWS or is_lite(self.client.uri) else "hnsw"
+    def choose_index(self, choice: str, rows: int) -> Index:
+        """Return the index that one of INDEX_CHOICES means for so many rows."""
+        if choice == "auto":
+            choice = "flat" if rows <= EXACT_ROWS or is_lite(self.client.uri) else "hnsw"
+        return INDEXES[choice]
 
-    def use_index(self, kind: str) -> bool:
-        """Build an index of INDEXES in place of the collection's; return whether it had another."""
-        if self.index().get("index_type") == INDEXES[kind].type:
+    def use_index(self, kind: Index) -> bool:
+        """Build an index in place of the collection's; return whether it had another."""
+        if self.index().get("index_type") == kind.type:
             return False
         milvus = self.client.milvus
         with self.client.explained("run it again"):
             milvus.release_collection(self.name)
             milvus.drop_index(self.name, "embedding")
-            milvus.create_index(self.name, _index(milvus, INDEXES[kind]))
+            milvus.create_index(self.name, _index(milvus, kind))
             milvus.load_collection(self.name)
         return True
 
@@ -417,9 +418,9 @@ class ImageCollection:
         kind = index.get("index_type", "?")
         if kind == "FLAT":
             return "exact (FLAT: every vector is compared), cosine similarity"
-        built = {name: index[name] for name in ("M", "efConstruction", "nlist") if name in index}
-        details = [f"{name} {value}" for name, value in {**built, **parameters}.items()]
-        return f"approximate ({', '.join([kind, *details])}), cosine similarity"
+        built = [f"{name} {index[name]}" for name in BUILD_PARAMETERS if name in index]
+        searched = [f"{name} {value}" for name, value in parameters.items()]
+        return f"approximate ({', '.join([kind, *built, *searched])}), cosine similarity"
 
     @property
     def root(self) -> Path:
