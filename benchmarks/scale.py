@@ -200,9 +200,9 @@ def markdown(results: dict[str, Any]) -> str:
     lines = [
         "# Growth with the collection",
         "",
-        f"{results['date']}, {host['cores']} cores of {host['processor']}, {host['memory_gib']} GiB, "
-        f"{host['system']}, Python {host['python']}, {versions}; the server is Milvus "
-        f"{results['server'] or '(not measured)'} on the same machine. Each figure is one "
+        f"{results['date']}, {host['cores']} cores of {host['processor']}, "
+        f"{host['memory_gib']} GiB, {host['system']}, Python {host['python']}, {versions}; the "
+        f"server is Milvus {results['server']} on the same machine. Each figure is one "
         "measurement of many requests. Memory is this process's, so on Milvus Lite also Milvus's.",
         "",
     ]
@@ -269,7 +269,9 @@ def main(argv: list[str] | None = None) -> int:
     """Measure each size in turn; write the figures after each."""
     args = parse_args(argv)
     file = args.output / "scale.json"
-    results = json.loads(file.read_text()) if file.exists() else {"engines": {}, "server": ""}
+    results: dict[str, Any] = {"engines": {}, "server": "(not measured)"}
+    if file.exists():
+        results = json.loads(file.read_text())
     results["machine"] = machine()
     results["date"] = datetime.now(UTC).date().isoformat()
     with tempfile.TemporaryDirectory() as folder:

@@ -12,9 +12,12 @@ from conftest import LOAD
 from PIL import Image
 
 import embed_and_load
+import image_collection
+import image_files
 import image_to_embedding
 import query_code
 import split_images
+from exact_search import exact_search, recall
 from image_collection import STRONG, ImageCollection, connect, redact, resolve_uri
 from image_files import iter_images
 from image_to_embedding import Embedder, embed_images
@@ -131,6 +134,77 @@ def test_only_new_and_changed_images_are_embedded_and_lost_ones_pruned(
     assert set(rows()) == set(after) - {second, third}
 
 
+def test_images_are_embedded_while_the_folder_is_still_listed(
+    milvus: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert split_images.main(["--sample", "--limit", "200"]) == 0
+    found, embed = image_files._found, Embedder.embed
+    listed, listed_at_a_batch = [], []
+
+    def note_listed(path: str, status: os.stat_result) -> object:
+        listed.append(path)
+        return found(path, status)
+
+    def note_batch(self: Embedder, pixels: np.ndarray) -> np.ndarray:
+        listed_at_a_batch.append(len(listed))
+        return embed(self, pixels)
+
+    monkeypatch.setattr(embed_and_load, "LISTED_FIRST", 20)
+    monkeypatch.setattr(image_files, "_found", note_listed)
+    monkeypatch.setattr(Embedder, "embed", note_batch)
+    assert load("--batch-size", "4") == 0
+    assert listed_at_a_batch[0] < 100, "the 180 are not all listed when embedding begins"
+    assert "more than 20 images to embed" in capsys.readouterr().out
+    assert len(rows()) == 180
+
+
+def test_an_index_is_chosen_and_its_recall_reported(
+    loaded: Path, fails: Fails, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "has no search parameter ef" in fails(query_code.main, "--search-params", "ef=9")
+    before = rows()
+    for kind, name, parameter in (("hnsw", "HNSW", "ef"), ("ivf_flat", "IVF_FLAT", "nprobe")):
+        assert load("--index", kind) == 0
+        assert load() == 0, "without --index the collection keeps its own"
+        options = ["--top-k", "3", "--recall-sample", "7", "--search-params", f"{parameter}=64"]
+        capsys.readouterr()
+        assert query_code.main(options) == 0
+        assert "% recall@3 against exact search, on 7 queries" in capsys.readouterr().out
+        report = Path("results/observations.md").read_text()
+        assert f"approximate \\({name}" in report
+        assert f"{parameter} 64" in report
+        assert "recall@3" in report
+    assert load("--index", "flat") == 0
+    assert query_code.main(["--recall-sample", "20"]) == 0
+    report = Path("results/observations.md").read_text()
+    assert "exact \\(FLAT" in report
+    assert "100.00% recall@1" in report
+    assert rows() == before
+
+
+def test_exact_search_equals_brute_force(loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_collection, "READ_ROWS", 50)  # several pages
+    database, queries, similarities = brute_force(Path("database_set"), Path("query_set"))
+    embedder = Embedder("random", precision="float32")
+    names = [Path(query).relative_to("query_set").as_posix() for query in queries]
+    batches = embed_images(embedder, Path("query_set"), names, workers=0)
+    embeddings = np.concatenate([batch.embeddings for batch in batches])
+    with connect(resolve_uri(None)) as client:
+        collection = ImageCollection(client, "images")
+        found = exact_search(collection, embeddings, 5)
+        some = exact_search(collection, embeddings, 5, 'path like "3/%"')
+    for row, matches in enumerate(found):
+        nearest = np.sort(similarities[row])[::-1][:5]
+        np.testing.assert_allclose([match.similarity for match in matches], nearest, atol=2e-6)
+        for match in matches:
+            ours = similarities[row, database.index(f"database_set/{match.path}")]
+            assert match.similarity == pytest.approx(ours, abs=2e-6)
+    assert {match.path[:2] for matches in some for match in matches} == {"3/"}
+    assert recall(found, found) == 1
+    assert 0 < recall(some, found) < 1
+    assert recall([[] for _ in found], found) == 0
+
+
 def test_workers_and_batches_do_not_change_what_is_loaded(loaded: Path) -> None:
     other = ["--milvus-uri", "other.db", "--workers", "2", "--batch-size", "7"]
     assert embed_and_load.main(["--weights", "random", "--precision", "float32", *other]) == 0
@@ -240,6 +314,9 @@ def test_mistakes_end_in_one_line(loaded: Path, fails: Fails) -> None:
         ["--device", "abacus"],
         ["--collection", "a b"],
         ["cat.png", "--queries", "x"],
+        ["--search-params", "ef"],
+        ["--search-params", "ef=x"],
+        ["--recall-sample", "-1"],
     ],
 )
 def test_wrong_usage_ends_with_status_2(args: list[str]) -> None:
