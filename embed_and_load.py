@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 import image_files
 import image_to_embedding
+from command_line import Console, add_quiet_option, status_of, warn
 from image_collection import (
     EXACT_ROWS,
     INDEX_CHOICES,
@@ -186,11 +186,11 @@ class Todo:
 class Progress:
     """One bar for all ranks, on the first: the rows that Milvus has taken, of those to take."""
 
-    def __init__(self, ranks: Ranks, todo: Todo) -> None:
+    def __init__(self, ranks: Ranks, todo: Todo, console: Console) -> None:
         self._ranks = ranks
         self._todo = todo
         self._expected = 0
-        self._bar = tqdm(unit=" images", disable=None if ranks.first else True)
+        self._bar = console.bar("images")
 
     def __enter__(self) -> "Progress":
         return self
@@ -265,7 +265,11 @@ class RowWriter:
 
 
 def load(
-    collection: ImageCollection, embedder: Embedder, args: argparse.Namespace, ranks: Ranks
+    collection: ImageCollection,
+    embedder: Embedder,
+    args: argparse.Namespace,
+    ranks: Ranks,
+    console: Console,
 ) -> Tally | None:
     """Embed and upsert this rank's share of what is new or changed; prune if asked to.
 
@@ -277,8 +281,9 @@ def load(
     todo = Todo(args.images, ranks, inventory, tally)
     how = embedder.prepare(len(todo), args.batch_size, args.compile)
     if ranks.first:
-        announce(collection, todo, how, len(inventory), ranks)
-    with Progress(ranks, todo) as progress:
+        announce(todo, how, ranks, console)
+        warn_of_lite(collection, len(inventory) + len(todo))
+    with Progress(ranks, todo, console) as progress:
         batches = image_to_embedding.embed_images(embedder, args.images, todo, args.workers)
         with RowWriter(collection, progress) as writer:
             for batch in batches:
@@ -303,20 +308,23 @@ def load(
     return total
 
 
-def announce(collection: ImageCollection, todo: Todo, how: str, rows: int, ranks: Ranks) -> None:
-    """Say how many images will be embedded, and how; warn of more than Milvus Lite is good for."""
+def announce(todo: Todo, how: str, ranks: Ranks, console: Console) -> None:
+    """Say how many images will be embedded, and how."""
     number = f"{len(todo):,}" if todo.expected() is not None else f"more than {len(todo):,}"
     share = f" by the first of {ranks.count} ranks" if ranks.count > 1 else ""
-    print(f"{number} images to embed{share}: {how}", flush=True)
-    if is_lite(collection.client.uri) and rows + len(todo) >= LITE_ROWS:
-        print(
-            "warning: Milvus Lite keeps every row in memory, about 8 kB each, and reads all of "
-            "them for each request; a server takes more (README: A Milvus server)",
-            file=sys.stderr,
+    console.say(f"{number} images to embed{share}: {how}")
+
+
+def warn_of_lite(collection: ImageCollection, rows: int) -> None:
+    """Say that so many rows are more than Milvus Lite is good for, if they are."""
+    if is_lite(collection.client.uri) and rows >= LITE_ROWS:
+        warn(
+            "Milvus Lite keeps every row in memory, about 8 kB each, and reads all of them for "
+            "each request; a server takes more (README: A Milvus server)"
         )
 
 
-def finish(collection: ImageCollection, tally: Tally, index: str | None) -> None:
+def finish(collection: ImageCollection, tally: Tally, index: str | None, console: Console) -> None:
     """Flush, check the collection's count against the folder's, and see to the index."""
     collection.flush()
     count = collection.count()
@@ -331,7 +339,7 @@ def finish(collection: ImageCollection, tally: Tally, index: str | None) -> None
     if collection.properties.get("index") != choice:
         collection.set_property("index", choice)
     if collection.use_index(collection.choose_index(choice, count)):
-        print(f"Index: {collection.index_in_words({})}", flush=True)
+        console.say(f"Index: {collection.index_in_words({})}")
 
 
 def replace(collection: ImageCollection, name: str) -> None:
@@ -342,21 +350,20 @@ def replace(collection: ImageCollection, name: str) -> None:
     collection.rename(name)
 
 
-def report(collection: ImageCollection, tally: Tally, seconds: float) -> None:
+def report(collection: ImageCollection, tally: Tally, seconds: float, console: Console) -> None:
     """Print what was loaded and what was not."""
     rate = f", {tally.loaded / seconds:.1f} images/s" if tally.loaded else ""
-    print(
-        f"Loaded {tally.loaded:,} images in {seconds:.1f} s{rate}; {tally.kept:,} were in already"
-    )
+    loaded = f"Loaded {tally.loaded:,} images in {seconds:.1f} s{rate}"
+    console.say(f"{loaded}; {tally.kept:,} were in already")
     if tally.gone:
         what = "removed" if tally.pruned else "kept; --prune removes them"
-        print(f"{tally.gone:,} rows have no readable file any more: {what}")
+        console.say(f"{tally.gone:,} rows have no readable file any more: {what}")
     if tally.skipped:
-        print(f"Skipped, since they could not be read: {len(tally.skipped):,}")
+        console.trouble(f"Skipped, since they could not be read: {len(tally.skipped):,}")
         for skipped in tally.skipped:
-            print(f"  {printable(skipped.path)}: {printable(skipped.reason)}")
+            console.trouble(f"  {printable(skipped.path)}: {printable(skipped.reason)}")
     place = f"{collection.name} in {redact(collection.client.uri)}"
-    print(f"The collection {place} holds {tally.rows:,} images. Next: python query_code.py")
+    console.say(f"The collection {place} holds {tally.rows:,} images. Next: python query_code.py")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -387,16 +394,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "(default: the collection's, auto for a new one)",
     )
     parser.add_argument("--moved", action="store_true", help="the folder stands elsewhere now")
+    add_quiet_option(parser)
     return parser.parse_args(argv)
 
 
 def run(args: argparse.Namespace, ranks: Ranks) -> None:
     """Find the images, embed what the collection lacks, upsert it, check the count."""
     start = time.perf_counter()
+    console = Console(args.quiet or not ranks.first)
     with ranks.after(ranks.first, "check"):
         uri = resolve_uri(args.milvus_uri)
-        if ranks.first:
-            print(f"Loading {args.images} into {args.collection} in {redact(uri)}", flush=True)
+        console.say(f"Loading {args.images} into {args.collection} in {redact(uri)}")
         check(args, uri, ranks)
     with ranks.after(ranks.local_rank == 0, f"weights on {ranks.node}"):
         embedder = Embedder(args.weights, args.device, args.precision)
@@ -405,33 +413,25 @@ def run(args: argparse.Namespace, ranks: Ranks) -> None:
     with connect(uri) as client:
         with ranks.after(ranks.first, "collection"):
             collection = open_collection(client, args, embedder.model)
-        tally = load(collection, embedder, args, ranks)
+        tally = load(collection, embedder, args, ranks, console)
         if tally is None:  # the first rank does the rest
             return
-        finish(collection, tally, args.index)
+        finish(collection, tally, args.index, console)
         if collection.name != args.collection:
             replace(collection, args.collection)
-        report(collection, tally, time.perf_counter() - start)
+        report(collection, tally, time.perf_counter() - start, console)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit status."""
     args = parse_args(argv)
     ranks = Ranks()
+    expected = (CollectionError, ImageError, ModelError)
+    interrupted = "what is loaded is kept; run it again to go on"
     try:
-        run(args, ranks)
-    except RankError:
+        return status_of(lambda: run(args, ranks), expected, interrupted, ranks.prefix)
+    except RankError:  # the rank that failed has said why
         return 1
-    except (CollectionError, ImageError, ModelError) as error:
-        print(f"error: {ranks.prefix}{error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: {ranks.prefix}{error}; make room or choose another folder", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: what is loaded is kept; run it again to go on", file=sys.stderr)
-        return 130
-    return 0
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import functools
 import logging
 import os
 import re
-import sys
 import threading
 import time
 import typing
@@ -21,8 +20,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import numpy as np
-from tqdm import tqdm
 
+from command_line import warn
 from image_files import MAX_PATH_BYTES, DecodedImage
 
 if typing.TYPE_CHECKING:
@@ -193,11 +192,8 @@ class Client:
                     if is_lite(self.uri) or time.monotonic() + delay > deadline:
                         raise
                     reason = _one_line(error.message, self.uri)
-                    tqdm.write(
-                        f"Milvus at {redact(self.uri)} fails ({reason}); "
-                        f"trying again in {delay:.0f} s",
-                        file=sys.stderr,
-                    )
+                    address = redact(self.uri)
+                    warn(f"Milvus at {address} fails ({reason}); trying again in {delay:.0f} s")
                     if self._stopped.wait(delay):
                         raise
                     delay = min(2 * delay, MAX_DELAY_SECONDS)

@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 
 import image_files
+from command_line import status_of, warn, whole_number
 from image_files import Batch, DecodedImage, ImageError, Skipped, printable
 
 if typing.TYPE_CHECKING:
@@ -387,8 +388,7 @@ class Embedder:
             if self.must_compile:
                 raise ModelError(f"torch.compile failed ({reason}); add --compile off") from error
             self.to_compile = False
-            message = f"going on without torch.compile, which failed: {reason}"
-            print(f"warning: {message}", file=sys.stderr)
+            warn(f"going on without torch.compile, which failed: {reason}")
         else:
             self._compiled = compiled
 
@@ -503,26 +503,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def whole_number(minimum: int, maximum: int) -> typing.Callable[[str], int]:
-    """Return a type for argparse that takes the whole numbers from minimum to maximum."""
-
-    def whole(text: str) -> int:
-        value = int(text)
-        if not minimum <= value <= maximum:
-            raise argparse.ArgumentTypeError(f"{text} is not from {minimum} to {maximum}")
-        return value
-
-    whole.__name__ = "whole number"
-    return whole
-
-
 def warn_if_random(model: Model) -> None:
     """Say on stderr that an untrained network finds little more than equal colours."""
     if model.weights == "random":
-        print(
-            "warning: --weights random is an untrained network, good for a trial without a "
-            "download; its matches are weaker than a trained one's",
-            file=sys.stderr,
+        warn(
+            "--weights random is an untrained network, good for a trial without a download; its "
+            "matches are weaker than a trained one's"
         )
 
 
@@ -555,14 +541,8 @@ def run(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit status."""
     args = parse_args(argv)
-    try:
-        run(args)
-    except (ImageError, ModelError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    expected = (ImageError, ModelError)
+    return status_of(lambda: run(args), expected, interrupted="nothing was written")
 
 
 if __name__ == "__main__":

@@ -14,19 +14,22 @@ Writes: results/pairings.txt, results/comparison.png, results/observations.md; f
 import argparse
 import gc
 import io
+import json
 import random
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+import comparison_picture
 import image_files
 import image_to_embedding
+import observations
 import results
+from command_line import Console, add_quiet_option, status_of, warn, whole_number
 from exact_search import exact_search, recall
 from image_collection import (
     MAX_TOP_K,
@@ -40,7 +43,7 @@ from image_collection import (
     resolve_uri,
 )
 from image_files import ImageError, Skipped, label_of, printable
-from image_to_embedding import Embedder, ModelError, whole_number
+from image_to_embedding import Embedder, ModelError
 from results import Pair, Summary
 
 
@@ -93,15 +96,15 @@ def load_model(collection: ImageCollection, args: argparse.Namespace) -> Embedde
 
 
 def embed_queries(
-    embedder: Embedder, root: Path, paths: list[str], args: argparse.Namespace
+    embedder: Embedder, root: Path, paths: list[str], args: argparse.Namespace, console: Console
 ) -> Queries:
     """Embed the query images; ImageError if none of them can be read."""
     queries = Queries([], [], np.empty((0, image_to_embedding.DIMENSION), np.float32))
     embeddings = []
     how = embedder.prepare(len(paths), args.batch_size, args.compile)
-    print(f"{len(paths):,} images to embed: {how}", flush=True)
+    console.say(f"{len(paths):,} images to embed: {how}")
     batches = image_to_embedding.embed_images(embedder, root, paths, args.workers)
-    with tqdm(total=len(paths), unit=" images", disable=None) as progress:
+    with console.bar("images", len(paths)) as progress:
         for batch in batches:
             queries.paths += [str(Path(root, image.path)) for image in batch.images]
             labels = ("" if args.images else label_of(image.path) for image in batch.images)
@@ -121,11 +124,11 @@ def search(
     queries: Queries,
     args: argparse.Namespace,
     parameters: dict[str, int],
+    console: Console,
 ) -> list[list[Match]]:
     """Return each query's matches, nearest first."""
     matches: list[list[Match]] = []
-    total = len(queries.paths)
-    with tqdm(total=total, unit=" queries", disable=None if total > 1 else True) as progress:
+    with console.bar("queries", len(queries.paths)) as progress:
         for answers in collection.search(queries.embeddings, args.top_k, args.filter, parameters):
             matches += answers
             progress.update(len(answers))
@@ -143,7 +146,7 @@ def measured_recall(
     chosen = sorted(random.Random(args.seed).sample(range(len(matches)), count))
     exact = exact_search(collection, queries.embeddings[chosen], args.top_k, args.filter)
     share = recall([matches[i] for i in chosen], exact)
-    drawn = results.counted(count, "query", "queries")
+    drawn = observations.counted(count, "query", "queries")
     return (
         f"{100 * share:.2f}% recall@{args.top_k} against exact search, on {drawn} drawn at random"
     )
@@ -204,10 +207,9 @@ def warn_if_incomplete(collection: ImageCollection, images: int) -> None:
     """Say on stderr that the collection holds fewer rows than the last load left there."""
     loaded = int(collection.properties.get("rows", "0"))
     if images < loaded:
-        print(
-            f"warning: the collection {collection.name} holds {images:,} of the {loaded:,} images "
-            "that were loaded; run python embed_and_load.py to put the others back",
-            file=sys.stderr,
+        warn(
+            f"the collection {collection.name} holds {images:,} of the {loaded:,} images that "
+            "were loaded; run python embed_and_load.py to put the others back"
         )
 
 
@@ -219,28 +221,35 @@ def picture_title(rows: Sequence[Sequence[Pair]], embedder: Embedder) -> str:
     title = f"{count:,} {noun}, nearest by {embedder.model.architecture} ({weights} weights)"
     same = [row[0].same_label for row in rows]
     if None not in same:
-        title += f": {results.share(sum(map(bool, same)), count)} share the label"
+        title += f": {observations.share(sum(map(bool, same)), count)} share the label"
     return title
 
 
 def picture_bytes(shown: Sequence[Sequence[Pair]], title: str) -> bytes:
     """Return the comparison picture as PNG."""
     if all(len(row) == 1 for row in shown):
-        picture = results.draw_pairs([row[0] for row in shown], title)
+        picture = comparison_picture.draw_pairs([row[0] for row in shown], title)
     else:
-        picture = results.draw_rows(shown, title)
+        picture = comparison_picture.draw_rows(shown, title)
     out = io.BytesIO()
     picture.save(out, "PNG")
     return out.getvalue()
 
 
 def print_matches(rows: Sequence[Sequence[Pair]]) -> None:
-    """Print each query's matches."""
+    """Print each query's matches for a reader."""
     for row in rows:
         print(printable(row[0].query))
         for pair in row:
             label = f"  ({printable(pair.match_label)})" if pair.match_label else ""
             print(f"  {pair.rank}  {pair.similarity:.4f}  {printable(pair.match)}{label}")
+
+
+def print_json(rows: Sequence[Sequence[Pair]]) -> None:
+    """Print each match for a program: a JSON object on a line of its own."""
+    for row in rows:
+        for pair in row:
+            print(json.dumps(asdict(pair)))
 
 
 def search_parameters(text: str) -> dict[str, int]:
@@ -310,6 +319,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--weights", metavar="FILE", help="where the collection's weights are now, if they moved"
     )
+    parser.add_argument(
+        "--json", action="store_true", help="print each match as a JSON object, and nothing else"
+    )
+    add_quiet_option(parser)
     add_collection_options(parser)
     image_to_embedding.add_model_options(parser)
     args = parser.parse_args(argv)
@@ -322,24 +335,26 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> None:
     """Embed the queries with the collection's model, search, and write what was found."""
     start = time.perf_counter()
+    console = Console(args.quiet, results_only=args.json)
     uri = resolve_uri(args.milvus_uri)
     root, paths, skipped = find_queries(args)
-    what = f"{len(paths):,} images of {root}" if not args.images else f"{len(paths):,} images"
-    print(f"Matching {what} with {args.collection} in {redact(uri)}", flush=True)
+    where = "" if args.images else f" of {root}"
+    what = observations.counted(len(paths), "image")
+    console.say(f"Matching {what}{where} with {args.collection} in {redact(uri)}")
     with connect(uri, must_exist=True) as client:
         collection = open_collection(client, args.collection)
         parameters = collection.search_parameters(args.top_k, args.search_params)
         embedder = load_model(collection, args)
         gc.enable()  # all is imported
         image_to_embedding.warn_if_random(embedder.model)
-        queries = embed_queries(embedder, root, paths, args)
+        queries = embed_queries(embedder, root, paths, args, console)
         queries.skipped += skipped
-        matches = search(collection, queries, args, parameters)
+        matches = search(collection, queries, args, parameters, console)
         index = collection.index_in_words(parameters)
         measured = ""
         if args.recall_sample:
             measured = measured_recall(collection, queries, matches, args)
-            print(f"Recall: {measured}", flush=True)
+            console.say(f"Recall: {measured}")
         summary = summarise(collection, embedder, queries, args, index, measured)
         warn_if_incomplete(collection, summary.images)
     rows = make_rows(collection, queries, matches)
@@ -347,44 +362,46 @@ def run(args: argparse.Namespace) -> None:
         print(f"skipped {printable(problem.path)}: {printable(problem.reason)}", file=sys.stderr)
     if not rows:
         raise CollectionError("no image matches; check --filter, or run python embed_and_load.py")
-    write_results(rows, embedder, summary, args)
-    print(f"Done in {time.perf_counter() - start:.1f} s. Next: open {args.output}/comparison.png")
+    written = write_results(rows, embedder, summary, args, console)
+    if args.json:
+        print_json(rows)
+    elif args.images:
+        print_matches(rows)
+    seconds = time.perf_counter() - start
+    console.say(f"Wrote {written} in {args.output}")
+    console.say(f"Done in {seconds:.1f} s. Next: open {args.output / 'comparison.png'}")
 
 
 def write_results(
-    rows: list[list[Pair]], embedder: Embedder, summary: Summary, args: argparse.Namespace
-) -> None:
-    """Write the picture; for a folder the pairings and the observations too."""
+    rows: list[list[Pair]],
+    embedder: Embedder,
+    summary: Summary,
+    args: argparse.Namespace,
+    console: Console,
+) -> str:
+    """Write the picture; for a folder the pairings and the observations too; say what in words."""
     title = picture_title(rows, embedder)
     if args.images:
-        print_matches(rows)
-        shown = rows[: args.pairs]
+        shown, written = rows[: args.pairs], "comparison.png"
     else:
         chosen = random.Random(args.seed).sample(range(len(rows)), min(args.pairs, len(rows)))
         shown = [rows[i] for i in chosen]
         pairs = [pair for row in rows for pair in row]
-        report = results.observations(pairs, [pair for row in shown for pair in row], summary)
+        report = observations.report(pairs, [pair for row in shown for pair in row], summary)
         results.write_whole(args.output / "pairings.txt", results.pairings_text(pairs).encode())
         results.write_whole(args.output / "observations.md", report.encode())
-        print(title)
+        console.say(title)
+        written = "pairings.txt, observations.md and comparison.png"
     results.write_whole(args.output / "comparison.png", picture_bytes(shown, title))
+    return written
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit status."""
     args = parse_args(argv)
-    try:
-        run(args)
-    except (CollectionError, ImageError, ModelError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: {error}; make room or choose another folder", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: nothing was changed; run it again", file=sys.stderr)
-        return 130
-    return 0
+    expected = (CollectionError, ImageError, ModelError)
+    interrupted = "nothing was changed; run it again"
+    return status_of(lambda: run(args), expected, interrupted)
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
+from command_line import Console, add_quiet_option, status_of, whole_number
 from image_files import end_with_parent, printable
 
 BATCH_FOLDER = "cifar-10-batches-py"
@@ -291,7 +291,7 @@ def download_archive(archive: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def find_cifar(folder: Path | None) -> Path:
+def find_cifar(folder: Path | None, console: Console) -> Path:
     """Return the batch folder or archive to read: in `folder`, else here, else downloaded here."""
     place = folder or Path()
     if (place / BATCHES[0]).exists():
@@ -301,7 +301,7 @@ def find_cifar(folder: Path | None) -> Path:
             return candidate
     if folder:
         raise SplitError(f"there is no CIFAR-10 in {folder}; leave out --cifar to download it")
-    print(f"Downloading CIFAR-10 (170 MB) to {place / ARCHIVE}", flush=True)
+    console.say(f"Downloading CIFAR-10 (170 MB) to {place / ARCHIVE}")
     download_archive(place / ARCHIVE)
     return place / ARCHIVE
 
@@ -378,7 +378,9 @@ def _write_chunk(paths: list[Path], pixels: np.ndarray) -> int:
     return len(paths)
 
 
-def write_sets(images: ImageSet, sets: dict[Path, np.ndarray], workers: int) -> None:
+def write_sets(
+    images: ImageSet, sets: dict[Path, np.ndarray], workers: int, console: Console
+) -> None:
     """Write the images at each root's positions to <root>/<label>/<position>.png, losslessly.
 
     sets: root → positions. Raises OSError where the disk doesn't take them.
@@ -389,7 +391,7 @@ def write_sets(images: ImageSet, sets: dict[Path, np.ndarray], workers: int) -> 
     )
     total = sum(map(len, sets.values()))
     with (
-        tqdm(total=total, unit=" images", disable=None) as progress,
+        console.bar("images", total) as progress,
         concurrent.futures.ProcessPoolExecutor(workers, spawn, end_with_parent) as pool,
     ):
         try:
@@ -441,13 +443,14 @@ def publish(folders: list[Path]) -> None:
         shutil.rmtree(_beside(folder, "old"), ignore_errors=True)
 
 
-def write_split(images: ImageSet, sets: dict[Path, np.ndarray]) -> None:
+def write_split(images: ImageSet, sets: dict[Path, np.ndarray], console: Console) -> None:
     """Write each set beside its folder first, and move both into place when they are whole."""
     partials = {_beside(folder, "partial"): positions for folder, positions in sets.items()}
+    workers = min(len(images) // CHUNK + 1, os.cpu_count() or 1)
     try:
         for partial in partials:
             shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
-        write_sets(images, partials, workers=min(len(images) // CHUNK + 1, os.cpu_count() or 1))
+        write_sets(images, partials, workers, console)
         publish(list(sets))
     finally:
         for partial in partials:
@@ -464,16 +467,6 @@ def _fraction(text: str) -> float:
     return value
 
 
-def _whole(minimum: int, maximum: int) -> Any:
-    def whole(text: str) -> int:
-        value = int(text)
-        if not minimum <= value <= maximum:
-            raise argparse.ArgumentTypeError(f"{text} is not from {minimum} to {maximum}")
-        return value
-
-    return whole
-
-
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser(
@@ -486,15 +479,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--query-fraction", type=_fraction, default=0.1, help="part of the images (default: 0.1)"
     )
     parser.add_argument(
-        "--seed", type=_whole(0, 2**32 - 1), default=42, help="of the split (default: 42)"
+        "--seed", type=whole_number(0, 2**32 - 1), default=42, help="of the split (default: 42)"
     )
     parser.add_argument(
-        "--limit", type=_whole(2, 10**9), metavar="N", help="take only the first N images"
+        "--limit", type=whole_number(2, 10**9), metavar="N", help="take only the first N images"
     )
     parser.add_argument(
         "--sample", action="store_true", help="scikit-learn's 1,797 digit images, no download"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier split")
+    add_quiet_option(parser)
     args = parser.parse_args(argv)
     if args.sample and args.cifar:
         parser.error("--sample and --cifar exclude each other")
@@ -504,44 +498,35 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace, console: Console) -> None:
     """Load the images, split them, write both folders, and say what was made."""
     start = time.perf_counter()
     for folder in (args.database_set, args.query_set):
         check_target(folder, args.overwrite)
     if args.sample:
-        print("Splitting scikit-learn's digits", flush=True)
+        console.say("Splitting scikit-learn's digits")
         images = load_sample()
     else:
-        source = find_cifar(args.cifar)
-        print(f"Splitting CIFAR-10 from {source}", flush=True)
+        source = find_cifar(args.cifar, console)
+        console.say(f"Splitting CIFAR-10 from {source}")
         images = load_cifar(source)
         if len(images) != PUBLISHED_IMAGES:
-            print(f"note: {len(images):,} images; CIFAR-10 as published has {PUBLISHED_IMAGES:,}")
+            published = f"CIFAR-10 as published has {PUBLISHED_IMAGES:,}"
+            console.trouble(f"note: {len(images):,} images; {published}")
     count = min(len(images), args.limit or len(images))
     database, queries = split_positions(count, args.query_fraction, args.seed)
-    write_split(images, {args.database_set: database, args.query_set: queries})
+    write_split(images, {args.database_set: database, args.query_set: queries}, console)
     seconds = time.perf_counter() - start
-    print(f"{args.database_set}: {len(database):,} images")
-    print(f"{args.query_set}: {len(queries):,} images")
-    print(f"Done in {seconds:.1f} s. Next: python embed_and_load.py")
+    console.say(f"{args.database_set}: {len(database):,} images")
+    console.say(f"{args.query_set}: {len(queries):,} images")
+    console.say(f"Done in {seconds:.1f} s. Next: python embed_and_load.py")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit status."""
     args = parse_args(argv)
-    try:
-        run(args)
-    except SplitError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: {error}; make room or choose another folder", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: nothing was written; run it again", file=sys.stderr)
-        return 130
-    return 0
+    interrupted = "nothing was written; run it again"
+    return status_of(lambda: run(args, Console(args.quiet)), (SplitError,), interrupted)
 
 
 if __name__ == "__main__":

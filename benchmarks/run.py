@@ -35,7 +35,8 @@ import image_files
 import image_to_embedding
 from benchmarks import report, scripts, ways
 from benchmarks.measure import MatrixLimit, agreement, machine, seconds, spread
-from image_to_embedding import Embedder, whole_number
+from command_line import whole_number
+from image_to_embedding import Embedder
 
 PARTS = ("embedding", "preprocessing", "agreement", "pipeline", "load", "search", "query", "split")
 CALIBRATION = 128  # images for int8
