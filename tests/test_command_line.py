@@ -1,0 +1,125 @@
+"""What a terminal sees: first and last lines, bars, colours, --quiet, --json, exit statuses."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import LOAD, PROJECT, run_script
+
+import embed_and_load
+import query_code
+import split_images
+from command_line import status_of
+
+RED = "\x1b[31m"
+
+
+def on_a_terminal(script: str, *args: str, env: dict[str, str] | None = None) -> str:
+    """Run a script with stderr on a terminal; return what stands there in the end."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, str(PROJECT / script), *args]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", **(env or {})}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment)
+    os.close(theirs)
+    text = b""
+    try:
+        while part := os.read(ours, 65536):
+            text += part
+    except OSError:  # so a terminal's other end closes
+        pass
+    process.communicate()
+    os.close(ours)
+    return text.decode()
+
+
+def test_each_script_begins_with_its_task_and_ends_with_the_next_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    steps: list[tuple[Callable[[list[str]], int], list[str], str, str]] = [
+        (split_images.main, ["--sample", "--limit", "60"], "Splitting", "python embed_and_load.py"),
+        (embed_and_load.main, LOAD, "Loading database_set into images", "python query_code.py"),
+        (query_code.main, [], "Matching 6 images of query_set", "open results/comparison.png"),
+    ]
+    for main, args, first, last in steps:
+        assert main(args) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].startswith(first)
+        assert lines[-1].endswith(f"Next: {last}")
+        assert any(" s" in line for line in lines[-4:]), "how long it took"
+
+
+def test_bars_show_on_a_terminal_alone_and_never_when_quiet(loaded: Path) -> None:
+    for args in (["--prune"], []):
+        next(iter(sorted(Path("database_set").rglob("*.png")))).touch()
+        assert "1/1" in on_a_terminal("embed_and_load.py", *LOAD, *args)
+    next(iter(sorted(Path("database_set").rglob("*.png")))).touch()
+    assert "1/1" not in on_a_terminal("embed_and_load.py", *LOAD, "--quiet")
+    assert "20/20" in on_a_terminal("query_code.py")
+    assert "20/20" not in on_a_terminal("query_code.py", "--quiet")
+    assert "20/20" not in run_script("query_code.py", cwd=loaded).stderr
+
+
+def test_colours_show_on_a_terminal_alone_and_not_with_no_color(own_folder: Path) -> None:
+    assert RED in on_a_terminal("query_code.py", "--queries", "nowhere")
+    plain = on_a_terminal("query_code.py", "--queries", "nowhere", env={"NO_COLOR": "1"})
+    assert plain.startswith("error: nowhere does not exist")
+    assert "\x1b" not in plain
+    piped = run_script("query_code.py", "--queries", "nowhere", cwd=own_folder).stderr
+    assert piped.startswith("error: ")
+    assert "\x1b" not in piped
+
+
+def test_quiet_prints_results_and_troubles_only(capsys: pytest.CaptureFixture[str]) -> None:
+    assert split_images.main(["--sample", "--limit", "60", "--quiet"]) == 0
+    Path("database_set/broken.png").write_text("no picture")
+    assert embed_and_load.main([*LOAD, "--quiet"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "broken.png" in captured.err
+    assert query_code.main(["--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+    query = str(next(Path("query_set").rglob("*.png")))
+    assert query_code.main([query, "--quiet", "--top-k", "2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_json_is_an_object_for_each_match_and_nothing_else(
+    loaded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert query_code.main(["--json", "--top-k", "3"]) == 0
+    captured = capsys.readouterr()
+    matches = [json.loads(line) for line in captured.out.splitlines()]
+    assert len(matches) == 60
+    assert "Matching 20 images" in captured.err
+    written = Path("results/pairings.txt").read_text().splitlines()[1:]
+    for match, line in zip(matches, written, strict=True):
+        query, rank, path, similarity = line.split("\t")
+        assert [match["query"], str(match["rank"]), match["match"]] == [query, rank, path]
+        assert match["similarity"] == pytest.approx(float(similarity), abs=1e-6)
+        assert match["query_label"] == query.split("/")[1]
+        assert match["match_label"] == path.split("/")[1]
+
+
+def test_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
+    def raising(error: BaseException) -> Callable[[], None]:
+        def work() -> None:
+            raise error
+
+        return work
+
+    assert status_of(lambda: None, (ValueError,), "all is kept") == 0
+    assert capsys.readouterr().err == ""
+    assert status_of(raising(ValueError("no; do this")), (ValueError,), "all is kept") == 1
+    assert capsys.readouterr().err == "error: no; do this\n"
+    assert status_of(raising(OSError(28, "No space left")), (ValueError,), "all is kept") == 1
+    assert "No space left; make room" in capsys.readouterr().err
+    assert status_of(raising(KeyboardInterrupt()), (ValueError,), "all is kept") == 130
+    assert capsys.readouterr().err == "interrupted: all is kept\n"
+    with pytest.raises(ZeroDivisionError):
+        status_of(raising(ZeroDivisionError()), (ValueError,), "all is kept")
