@@ -39,7 +39,8 @@ PROPERTY_PREFIX = "similar_images."  # Milvus keeps properties of its own beside
 REQUEST_ROWS = 1000  # upserted or deleted in one request
 SEARCH_QUERIES = 1000  # vectors in one request; Lite walks all its rows in Python for each
 SEARCH_THREADS = 2  # requests at a time: Lite answers 5,000 queries in 4.8 s instead of 6.1
-READ_ROWS = 5000
+READ_ROWS = 16_384  # read in one request, the most Milvus gives: Lite walks all rows for each
+READ_EMBEDDINGS = 4096  # likewise, with their embeddings: 8 MB
 MAX_TOP_K = 16_384  # Milvus's own limit
 LITE_MEMTABLE_BYTES = 8 * 2**20  # Lite's 128 MB would keep all rows in memory until the end
 RETRY_SECONDS = 120  # how long a server that fails is asked again
@@ -454,23 +455,23 @@ class ImageCollection:
 
     def stored_images(self) -> Iterator[StoredImage]:
         """Yield what is known of each picture's file, in no particular order."""
-        for page in self._pages(StoredImage._fields):
+        for page in self._pages(StoredImage._fields, READ_ROWS):
             for row in page:
                 yield StoredImage(row["path"], row["file_size"], row["modified_at"])
 
     def stored_embeddings(self, expression: str = "") -> Iterator[tuple[list[str], np.ndarray]]:
         """Yield all rows, a page at a time: their paths, and their embeddings (N, 512) float32."""
-        for page in self._pages(("path", "embedding"), expression):
+        for page in self._pages(("path", "embedding"), READ_EMBEDDINGS, expression):
             embeddings = np.array([row["embedding"] for row in page], np.float32)
             yield [row["path"] for row in page], embeddings
 
     def _pages(
-        self, fields: Sequence[str], expression: str = ""
+        self, fields: Sequence[str], rows_a_page: int, expression: str = ""
     ) -> Iterator[list[dict[str, typing.Any]]]:
         with self.client.opened():
             rows = self.client.milvus.query_iterator(
                 self.name,
-                batch_size=READ_ROWS,
+                batch_size=rows_a_page,
                 filter=expression,
                 output_fields=list(fields),
                 consistency_level=STRONG,

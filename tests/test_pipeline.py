@@ -183,7 +183,7 @@ def test_an_index_is_chosen_and_its_recall_reported(
 
 
 def test_exact_search_equals_brute_force(loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_collection, "READ_ROWS", 50)  # several pages
+    monkeypatch.setattr(image_collection, "READ_EMBEDDINGS", 50)  # several pages
     database, queries, similarities = brute_force(Path("database_set"), Path("query_set"))
     embedder = Embedder("random", precision="float32")
     names = [Path(query).relative_to("query_set").as_posix() for query in queries]
