@@ -15,12 +15,11 @@ from tqdm import tqdm
 import image_to_embedding
 from benchmarks.measure import MatrixLimit, seconds, spread
 from embed_and_load import RowWriter
-from image_collection import STRONG, ImageCollection, connect
+from image_collection import ImageCollection, connect
 from image_to_embedding import Embedder
 
 PROJECT = Path(__file__).resolve().parent.parent
 WARM_UP = 512  # images of a pipeline that are not counted
-READ_ROWS = 5000
 
 
 def run_script(*arguments: str | Path, cwd: Path) -> tuple[float, float]:
@@ -171,23 +170,6 @@ def split(cifar: Path, repetitions: int) -> dict[str, Any]:
 # --- Search -----------------------------------------------------------------------------------
 
 
-def read_collection(collection: ImageCollection) -> tuple[list[str], np.ndarray]:
-    """Return all paths and embeddings of a collection, (N, 512) float32."""
-    paths: list[str] = []
-    embeddings = []
-    rows = collection.client.milvus.query_iterator(
-        collection.name,
-        batch_size=READ_ROWS,
-        output_fields=["path", "embedding"],
-        consistency_level=STRONG,
-    )
-    while page := rows.next():
-        paths += [row["path"] for row in page]
-        embeddings.append(np.array([row["embedding"] for row in page], np.float32))
-    rows.close()
-    return paths, np.concatenate(embeddings)
-
-
 def search(uri: str, queries: np.ndarray, repetitions: int) -> dict[str, Any]:
     """Time the search of all queries alone, alternating with faiss's exact search.
 
@@ -199,7 +181,9 @@ def search(uri: str, queries: np.ndarray, repetitions: int) -> dict[str, Any]:
         collection = ImageCollection.find(client, "images")
         if collection is None:
             raise RuntimeError(f"there is no collection in {uri}")
-        paths, database = read_collection(collection)
+        pages = list(collection.stored_embeddings())
+        paths = [path for some, _ in pages for path in some]
+        database = np.concatenate([embeddings for _, embeddings in pages])
         index = faiss.IndexFlatIP(database.shape[1])
         index.add(database)
         found: list[str] = []
