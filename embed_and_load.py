@@ -19,7 +19,7 @@ import itertools
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -139,10 +139,18 @@ def check_same(collection: ImageCollection, root: str, model: Model, moved: bool
 class Todo:
     """This rank's new and changed images: paths, found while the ones before are embedded.
 
-    The first LISTED_FIRST are found at once; if there are more, a thread counts the folder.
+    The first LISTED_FIRST are found at once; if there are more, a thread counts the folder, and
+    calls `when_counted` with the number.
     """
 
-    def __init__(self, root: Path, ranks: Ranks, inventory: Inventory, tally: Tally) -> None:
+    def __init__(
+        self,
+        root: Path,
+        ranks: Ranks,
+        inventory: Inventory,
+        tally: Tally,
+        when_counted: Callable[[int], None],
+    ) -> None:
         self._tally = tally
         self._listed = 0
         self._all_listed = False
@@ -151,7 +159,8 @@ class Todo:
         self._rest = self._compare(found, inventory)
         self._first = collections.deque(itertools.islice(self._rest, LISTED_FIRST))
         if len(self) == LISTED_FIRST:
-            threading.Thread(target=self._count, args=[root, ranks], daemon=True).start()
+            arguments = (root, ranks, when_counted)
+            threading.Thread(target=self._count, args=arguments, daemon=True).start()
 
     def _compare(
         self, found: Iterator[image_files.FoundImage], inventory: Inventory
@@ -164,8 +173,9 @@ class Todo:
                 yield image.path
         self._all_listed = True
 
-    def _count(self, root: Path, ranks: Ranks) -> None:
+    def _count(self, root: Path, ranks: Ranks, when_counted: Callable[[int], None]) -> None:
         self._counted = image_files.count_images(root, ranks.mine)
+        when_counted(self._counted)
 
     def __len__(self) -> int:
         """Return how many have been found so far."""
@@ -278,11 +288,13 @@ def load(
     tally = Tally()
     mine = (image for image in collection.stored_images() if ranks.mine(image.path))
     inventory = Inventory(mine)
-    todo = Todo(args.images, ranks, inventory, tally)
+    todo = Todo(
+        args.images, ranks, inventory, tally, lambda images: warn_of_lite(collection, images)
+    )
     how = embedder.prepare(len(todo), args.batch_size, args.compile)
     if ranks.first:
         announce(todo, how, ranks, console)
-        warn_of_lite(collection, len(inventory) + len(todo))
+        warn_of_lite(collection, len(inventory))
     with Progress(ranks, todo, console) as progress:
         batches = image_to_embedding.embed_images(embedder, args.images, todo, args.workers)
         with RowWriter(collection, progress) as writer:

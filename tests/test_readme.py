@@ -1,4 +1,4 @@
-"""The README's CIFAR-10 line as it stands there, against a local file server."""
+"""The README's commands as they stand there; downloads come from a local file server."""
 
 import hashlib
 import http.server
@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PROJECT, run_script, write_batches
+from conftest import PROJECT, TOKEN, Server, run_script, write_batches
+from PIL import Image
+from sklearn.datasets import load_sample_images
 from torchvision.models import resnet18
 
 # Run by Python at its start: points the two published addresses at the local server, and the
@@ -67,33 +69,148 @@ def published(own_folder: Path) -> Iterator[dict[str, str]]:
         server.shutdown()
 
 
-def command_under(heading: str) -> str:
-    text = (PROJECT / "README.md").read_text(encoding="utf-8")
-    found = re.search(rf"^## {heading}\n\n```sh\n(.+)\n```$", text, re.MULTILINE)
-    assert found, f"the README has one line of code under {heading}"
-    return found[1]
+def commands(*files: str) -> list[str]:
+    """The lines of shell code in files of the project's folder."""
+    text = "\n".join((PROJECT / file).read_text(encoding="utf-8") for file in files)
+    blocks = re.findall(r"^```sh\n(.+?)\n```$", text, re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+def the_command(*words: str) -> str:
+    """The one line of the README's that holds all of these words."""
+    found = [line for line in commands("README.md") if all(word in line for word in words)]
+    assert len(found) == 1, (words, found)
+    return found[0]
+
+
+@pytest.fixture
+def clone(own_folder: Path) -> Path:
+    """A folder with the project's scripts."""
+    folder = own_folder / "clone"
+    folder.mkdir()
+    for script in PROJECT.glob("*.py"):
+        shutil.copy(script, folder)
+    return folder
+
+
+def run_line(line: str, cwd: Path, env: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    """Run a line of shell code as it stands, and check that it ends well."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, **env}
+    command = ["bash", "-ec", line]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+NOT_RUN_HERE = {
+    "pip install -r requirements-dev.txt && pytest": "runs this very test; .ci/run runs it",
+    "pytest": "likewise",
+    "ruff format . && ruff check . && mypy *.py benchmarks/*.py && pytest": "likewise",
+    "python3 -m venv .venv && . .venv/bin/activate && pip install -r requirements-dev.txt": (
+        "installs; .ci/run does"
+    ),
+    "pip install -r benchmarks/requirements.txt": "optional competitors",
+    "docker compose up --detach --wait": "wants a container engine",
+}
+
+
+def test_every_command_is_run_by_a_test() -> None:
+    source = Path(__file__).read_text(encoding="utf-8")
+    for line in commands("README.md", "CONTRIBUTING.md"):
+        if line not in NOT_RUN_HERE:
+            chosen = [
+                words
+                for words in re.findall(r"the_command\((.+?)\)", source)
+                if all(word in line for word in re.findall(r'"(.+?)"', words))
+            ]
+            assert chosen, f"no test runs: {line}"
+
+
+def test_the_trial_gives_what_the_readme_says(clone: Path) -> None:
+    line = the_command("--sample", "--weights random")
+    install, _, scripts = line.partition("requirements.txt && ")
+    assert install.startswith("python3 -m venv")  # .ci/run runs it whole
+    done = run_line(scripts, clone, {})
+    assert "database_set: 1,617 images" in done.stdout
+    assert "query_set: 180 images" in done.stdout
+    assert len((clone / "results/pairings.txt").read_text().splitlines()) == 181
+    share = re.search(r"([0-9.]+)% share the label", done.stdout)
+    assert share
+    assert float(share[1]) > 90
 
 
 def test_the_cifar_10_line_downloads_splits_loads_and_matches(
-    published: dict[str, str], own_folder: Path
+    published: dict[str, str], clone: Path
 ) -> None:
-    clone = own_folder / "clone"
-    clone.mkdir()
-    for script in PROJECT.glob("*.py"):
-        shutil.copy(script, clone)
-    done = subprocess.run(
-        ["bash", "-ec", command_under("CIFAR-10")],
-        cwd=clone,
-        env={**os.environ, **published},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_line(the_command("../split_images.py"), clone, published)
     results = clone / "cifar-10/results"
     assert len((results / "pairings.txt").read_text().splitlines()) == 21
     assert (results / "comparison.png").is_file()
     assert "weights imagenet" in (results / "observations.md").read_text()
     assert "180 images" in done.stdout
+
+
+def test_a_folder_of_photographs_is_loaded_and_searched(
+    published: dict[str, str], clone: Path
+) -> None:
+    home = clone / "home"
+    for name, photograph in zip(("temple", "flower"), load_sample_images().images, strict=True):
+        (home / "Pictures" / name).mkdir(parents=True)
+        image = Image.fromarray(photograph)
+        for number in range(6):
+            part = image.crop((80 * number, 40, 80 * number + 240, 400))
+            part.save(home / "Pictures" / name / f"{number}.jpg", quality=99 - 15 * number)
+    shutil.copy(home / "Pictures/flower/3.jpg", clone / "some.jpg")
+    env = {**published, "HOME": str(home)}
+    assert "Loaded 12 images" in run_line(the_command("~/Pictures"), clone, env).stdout
+    lines = run_line(the_command("some.jpg", "--top-k 5"), clone, env).stdout.splitlines()
+    first = lines.index("some.jpg") + 1
+    assert lines[first].split()[:2] == ["1", "1.0000"]
+    assert lines[first].endswith("home/Pictures/flower/3.jpg  (flower)")
+    assert [line.split()[0] for line in lines[first : first + 5]] == list("12345")
+    sizes = {path: path.stat().st_size for path in home.rglob("*.jpg")}
+    (home / "Pictures/temple/big.png").write_bytes(b"")
+    threshold = sorted(sizes.values())[-3]
+    filtered = the_command("some.jpg", "--filter").replace("100000", str(threshold))
+    matched = run_line(filtered, clone, env).stdout
+    found = [path for path in sizes if path.as_posix().removeprefix(f"{clone}/") in matched]
+    assert len(found) == 1
+    assert sizes[found[0]] > threshold
+
+
+def on_server(line: str, uri: str) -> str:
+    """The README's line, for the tests' server and its password."""
+    assert "http://localhost:19530" in line
+    return line.replace("http://localhost:19530", uri).replace("root:PASSWORD", TOKEN)
+
+
+def test_the_server_lines(published: dict[str, str], clone: Path, server: Server) -> None:
+    run_line("python split_images.py --sample --limit 300", clone, {})
+    env = {**published, "MILVUS_TOKEN": TOKEN}
+    first = on_server(the_command("MILVUS_TOKEN", "embed_and_load.py"), server.uri)
+    assert "Loaded 270 images" in run_line(first, clone, published).stdout
+    again = on_server(the_command("torchrun"), server.uri)
+    assert "270 were in already" in run_line(again, clone, env).stdout
+    index = on_server(the_command("--index hnsw"), server.uri)
+    assert "Index: approximate (HNSW" in run_line(index, clone, env).stdout
+    query = on_server(the_command("--recall-sample"), server.uri)
+    assert "% recall@1 against exact search" in run_line(query, clone, env).stdout
+    assert "ef 200" in (clone / "results/observations.md").read_text()
+
+
+def test_the_benchmarks_lines(digits: Path, own_folder: Path) -> None:
+    output = ["--output", str(own_folder)]
+    folders = {"cifar-10/database_set": "database_set", "cifar-10/query_set": "query_set"}
+    line = the_command("benchmarks.run")
+    for readme, ours in folders.items():
+        line = line.replace(readme, str(digits / ours))
+    small = "--weights random --parts preprocessing --repetitions 1 --count 16"
+    run_line(" ".join([line, small, *output]), PROJECT, {})
+    assert "Preprocessing" in (own_folder / "results.md").read_text()
+    line = the_command("benchmarks.scale").replace("10000 100000 1000000", "1000")
+    run_line(" ".join([line, *output]), PROJECT, {})
+    assert "Milvus Lite, 1,000, flat" in (own_folder / "scale.md").read_text()
 
 
 def test_a_download_with_another_checksum_is_refused(
