@@ -37,8 +37,8 @@ from image_collection import (
     CollectionError,
     ImageCollection,
     add_collection_options,
+    check_processes,
     connect,
-    is_lite,
     redact,
     resolve_uri,
 )
@@ -51,7 +51,6 @@ NEW_SUFFIX = "_being_recreated"  # of the collection that --recreate loads
 UPSERT_ROWS = 256  # on Milvus Lite a row costs the same from 64 to 1,000 at a time: 0.15 ms
 MAX_WAITING = 4  # upserts that may wait before the network does
 LISTED_FIRST = 50_000  # images to embed that are listed before the first is embedded
-LITE_ROWS = 200_000  # from so many rows on, somebody should know of Milvus Lite's limits
 
 
 @dataclass
@@ -80,11 +79,7 @@ class Tally:
 
 def check(args: argparse.Namespace, uri: str, ranks: Ranks) -> None:
     """Raise CollectionError or ImageError if it is plain that nothing can be loaded."""
-    if ranks.count > 1 and is_lite(uri):
-        raise CollectionError(
-            f"Milvus Lite ({uri}) takes one process, and torchrun started {ranks.count}; "
-            "leave torchrun out, or give the --milvus-uri of a server"
-        )
+    check_processes(uri, ranks.count)
     root = args.images
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
@@ -288,13 +283,11 @@ def load(
     tally = Tally()
     mine = (image for image in collection.stored_images() if ranks.mine(image.path))
     inventory = Inventory(mine)
-    todo = Todo(
-        args.images, ranks, inventory, tally, lambda images: warn_of_lite(collection, images)
-    )
+    todo = Todo(args.images, ranks, inventory, tally, collection.client.warn_if_too_many)
     how = embedder.prepare(len(todo), args.batch_size, args.compile)
     if ranks.first:
         announce(todo, how, ranks, console)
-        warn_of_lite(collection, len(inventory))
+        collection.client.warn_if_too_many(len(inventory))
     with Progress(ranks, todo, console) as progress:
         batches = image_to_embedding.embed_images(embedder, args.images, todo, args.workers)
         with RowWriter(collection, progress) as writer:
@@ -325,15 +318,6 @@ def announce(todo: Todo, how: str, ranks: Ranks, console: Console) -> None:
     number = f"{len(todo):,}" if todo.expected() is not None else f"more than {len(todo):,}"
     share = f" by the first of {ranks.count} ranks" if ranks.count > 1 else ""
     console.say(f"{number} images to embed{share}: {how}")
-
-
-def warn_of_lite(collection: ImageCollection, rows: int) -> None:
-    """Say that so many rows are more than Milvus Lite is good for, if they are."""
-    if is_lite(collection.client.uri) and rows >= LITE_ROWS:
-        warn(
-            "Milvus Lite keeps every row in memory, about 8 kB each, and reads all of them for "
-            "each request; a server takes more (README: A Milvus server)"
-        )
 
 
 def finish(collection: ImageCollection, tally: Tally, index: str | None, console: Console) -> None:

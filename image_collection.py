@@ -43,6 +43,7 @@ READ_ROWS = 16_384  # read in one request, the most Milvus gives: Lite walks all
 READ_EMBEDDINGS = 4096  # likewise, with their embeddings: 8 MB
 MAX_TOP_K = 16_384  # Milvus's own limit
 LITE_MEMTABLE_BYTES = 8 * 2**20  # Lite's 128 MB would keep all rows in memory until the end
+LITE_ROWS = 200_000  # from so many on, somebody should know of Milvus Lite's limits
 RETRY_SECONDS = 120  # how long a server that fails is asked again
 MAX_DELAY_SECONDS = 15.0
 FEW_RETRIES = {"retry_times": 3}  # pymilvus's own, of which nobody is told
@@ -199,6 +200,15 @@ class Client:
                         raise
                     delay = min(2 * delay, MAX_DELAY_SECONDS)
 
+    def warn_if_too_many(self, rows: int) -> None:
+        """Say that so many rows are more than Milvus Lite is good for, if they are."""
+        if is_lite(self.uri) and rows >= LITE_ROWS:
+            warn(
+                f"{rows:,} rows are many for Milvus Lite, which keeps all of them in memory, "
+                "about 8 kB each, and reads all of them for each request; a server takes more "
+                "(README: A Milvus server)"
+            )
+
     def stop(self) -> None:
         """End the waiting of another thread's persistently()."""
         self._stopped.set()
@@ -207,6 +217,15 @@ class Client:
 def is_lite(uri: str) -> bool:
     """Return whether uri is a file of Milvus Lite and not a server's address."""
     return "://" not in uri
+
+
+def check_processes(uri: str, count: int) -> None:
+    """Raise CollectionError if the Milvus at uri can't be used by so many processes at once."""
+    if count > 1 and is_lite(uri):
+        raise CollectionError(
+            f"Milvus Lite ({uri}) takes one process, and torchrun started {count}; leave "
+            "torchrun out, or give the --milvus-uri of a server"
+        )
 
 
 def _sync_folder(folder: Path) -> None:

@@ -150,14 +150,14 @@ def test_images_are_embedded_while_the_folder_is_still_listed(
         return embed(self, pixels)
 
     monkeypatch.setattr(embed_and_load, "LISTED_FIRST", 20)
-    monkeypatch.setattr(embed_and_load, "LITE_ROWS", 180)
+    monkeypatch.setattr(image_collection, "LITE_ROWS", 180)
     monkeypatch.setattr(image_files, "_found", note_listed)
     monkeypatch.setattr(Embedder, "embed", note_batch)
     assert load("--batch-size", "4") == 0
     assert listed_at_a_batch[0] < 100, "the 180 are not all listed when embedding begins"
     captured = capsys.readouterr()
     assert "more than 20 images to embed" in captured.out
-    assert ("Milvus Lite keeps every row" in captured.err) == (milvus == "./milvus.db")
+    assert ("180 rows are many for Milvus Lite" in captured.err) == (milvus == "./milvus.db")
     assert len(rows()) == 180
 
 
