@@ -29,7 +29,7 @@ import numpy as np
 
 import image_files
 import image_to_embedding
-from command_line import Console, add_quiet_option, status_of, warn
+from command_line import Console, add_quiet_option, status_of
 from image_collection import (
     EXACT_ROWS,
     INDEX_CHOICES,
