@@ -14,18 +14,12 @@ Running it again embeds only what is new or changed.
 """
 
 import argparse
-import collections
 import itertools
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 import image_files
 import image_to_embedding
@@ -42,15 +36,13 @@ from image_collection import (
     redact,
     resolve_uri,
 )
-from image_files import DecodedImage, ImageError, Skipped, printable
+from image_files import ImageError, Skipped, printable
 from image_to_embedding import Embedder, Model, ModelError
-from inventory import Inventory, State
-from ranks import RankError, Ranks
+from inventory import Inventory, Todo
+from ranks import RankError, Ranks, SharedProgress
+from row_writer import RowWriter
 
 NEW_SUFFIX = "_being_recreated"  # of the collection that --recreate loads
-UPSERT_ROWS = 256  # on Milvus Lite a row costs the same from 64 to 1,000 at a time: 0.15 ms
-MAX_WAITING = 4  # upserts that may wait before the network does
-LISTED_FIRST = 50_000  # images to embed that are listed before the first is embedded
 
 
 @dataclass
@@ -131,144 +123,6 @@ def check_same(collection: ImageCollection, root: str, model: Model, moved: bool
         collection.set_property("root", root)
 
 
-class Todo:
-    """This rank's new and changed images: paths, found while the ones before are embedded.
-
-    The first LISTED_FIRST are found at once; if there are more, a thread counts the folder, and
-    calls `when_counted` with the number.
-    """
-
-    def __init__(
-        self,
-        root: Path,
-        ranks: Ranks,
-        inventory: Inventory,
-        tally: Tally,
-        when_counted: Callable[[int], None],
-    ) -> None:
-        self._tally = tally
-        self._listed = 0
-        self._all_listed = False
-        self._counted: int | None = None
-        found = image_files.iter_images(root, tally.skipped, ranks.mine)
-        self._rest = self._compare(found, inventory)
-        self._first = collections.deque(itertools.islice(self._rest, LISTED_FIRST))
-        if len(self) == LISTED_FIRST:
-            arguments = (root, ranks, when_counted)
-            threading.Thread(target=self._count, args=arguments, daemon=True).start()
-
-    def _compare(
-        self, found: Iterator[image_files.FoundImage], inventory: Inventory
-    ) -> Iterator[str]:
-        for image in found:
-            if inventory.find(image) is State.KEPT:
-                self._tally.kept += 1
-            else:
-                self._listed += 1
-                yield image.path
-        self._all_listed = True
-
-    def _count(self, root: Path, ranks: Ranks, when_counted: Callable[[int], None]) -> None:
-        self._counted = image_files.count_images(root, ranks.mine)
-        when_counted(self._counted)
-
-    def __len__(self) -> int:
-        """Return how many have been found so far."""
-        return self._listed
-
-    def __iter__(self) -> Iterator[str]:
-        while self._first:
-            yield self._first.popleft()
-        yield from self._rest
-
-    def expected(self) -> int | None:
-        """Return how many there will be, as far as is known by now."""
-        if self._all_listed:
-            return self._listed
-        return self._counted and max(self._counted - self._tally.kept, self._listed)
-
-
-class Progress:
-    """One bar for all ranks, on the first: the rows that Milvus has taken, of those to take."""
-
-    def __init__(self, ranks: Ranks, todo: Todo, console: Console) -> None:
-        self._ranks = ranks
-        self._todo = todo
-        self._expected = 0
-        self._bar = console.bar("images")
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        self._bar.close()
-
-    def update(self, count: int = 0) -> None:
-        """Count images of this rank, and show what all of them have done."""
-        expected = self._todo.expected() or self._expected
-        self._bar.total = self._ranks.add("expected", expected - self._expected) or None
-        self._expected = expected
-        self._bar.update(self._ranks.add("done", count) - self._bar.n)
-
-
-class Counter(Protocol):
-    """What counts images: a progress bar."""
-
-    def update(self, count: int, /) -> object:
-        """Count so many more."""
-
-
-class RowWriter:
-    """Upserts in a thread of its own, so that the network goes on meanwhile; a context manager.
-
-    `progress` counts the rows that Milvus has taken, and no others.
-    """
-
-    def __init__(self, collection: ImageCollection, progress: Counter) -> None:
-        self.collection = collection
-        self.progress = progress
-        self.written = 0
-        self._images: list[DecodedImage] = []
-        self._embeddings: list[np.ndarray] = []
-        self._upserts: collections.deque[tuple[int, Future[None]]] = collections.deque()
-        self._thread = ThreadPoolExecutor(1)
-
-    def __enter__(self) -> "RowWriter":
-        return self
-
-    def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        if error:
-            self.collection.client.stop()
-        self._thread.shutdown(wait=True, cancel_futures=True)
-
-    def add(self, images: list[DecodedImage], embeddings: np.ndarray) -> None:
-        """Take rows in; raises what an earlier upsert raised."""
-        self._images += images
-        self._embeddings.append(embeddings)
-        if len(self._images) >= UPSERT_ROWS:
-            self._submit()
-        while self._upserts and (self._upserts[0][1].done() or len(self._upserts) > MAX_WAITING):
-            self._finish_one()
-
-    def finish(self) -> None:
-        """Wait until all rows are in."""
-        if self._images:
-            self._submit()
-        while self._upserts:
-            self._finish_one()
-
-    def _submit(self) -> None:
-        rows = self._images, np.concatenate(self._embeddings)
-        self._upserts.append((len(rows[0]), self._thread.submit(self.collection.upsert, *rows)))
-        self._images, self._embeddings = [], []
-
-    def _finish_one(self) -> None:
-        count, upsert = self._upserts.popleft()
-        upsert.result()
-        self.written += count
-        self.progress.update(count)
-
-
 def load(
     collection: ImageCollection,
     embedder: Embedder,
@@ -283,12 +137,12 @@ def load(
     tally = Tally()
     mine = (image for image in collection.stored_images() if ranks.mine(image.path))
     inventory = Inventory(mine)
-    todo = Todo(args.images, ranks, inventory, tally, collection.client.warn_if_too_many)
+    todo = Todo(args.images, ranks.mine, inventory, collection.client.warn_if_too_many)
     how = embedder.prepare(len(todo), args.batch_size, args.compile)
     if ranks.first:
         announce(todo, how, ranks, console)
         collection.client.warn_if_too_many(len(inventory))
-    with Progress(ranks, todo, console) as progress:
+    with SharedProgress(ranks, todo.expected, console.bar("images")) as progress:
         batches = image_to_embedding.embed_images(embedder, args.images, todo, args.workers)
         with RowWriter(collection, progress) as writer:
             for batch in batches:
@@ -298,8 +152,8 @@ def load(
                 tally.skipped += batch.skipped
                 progress.update(len(batch.skipped))
             writer.finish()
-        tally.loaded = writer.written
-        tally.gone = inventory.gone()
+        tally.loaded, tally.kept, tally.gone = writer.written, todo.kept, inventory.gone()
+        tally.skipped += todo.skipped
         if args.prune and tally.gone:
             stored = collection.stored_images()
             collection.delete([image.path for image in stored if inventory.is_gone(image.path)])

@@ -1,13 +1,20 @@
-"""What a collection holds, in few bytes a row, to compare a folder's listing with."""
+"""What there is to load: a folder's listing, compared with what its collection holds."""
 
 import array
+import collections
 import enum
-from collections.abc import Iterable
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 
+import image_files
 from image_collection import StoredImage
-from image_files import FoundImage
+from image_files import FoundImage, Skipped
+
+LISTED_FIRST = 50_000  # images to embed that are listed before the first is embedded
 
 
 class State(enum.Enum):
@@ -68,3 +75,60 @@ class Inventory:
         while stop < len(self) and self._paths[stop] == key:
             stop += 1
         return slice(start, stop)
+
+
+class Todo:
+    """A folder's new and changed images: paths, found while the ones before are embedded.
+
+    The first LISTED_FIRST are found at once; if there are more, a thread counts the folder, and
+    calls `when_counted` with the number.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        wanted: Callable[[str], bool],
+        inventory: Inventory,
+        when_counted: Callable[[int], None],
+    ) -> None:
+        self.kept = 0
+        self.skipped: list[Skipped] = []
+        self._listed = 0
+        self._all_listed = False
+        self._counted: int | None = None
+        found = image_files.iter_images(root, self.skipped, wanted)
+        self._rest = self._compare(found, inventory)
+        self._first = collections.deque(itertools.islice(self._rest, LISTED_FIRST))
+        if len(self) == LISTED_FIRST:
+            arguments = (root, wanted, when_counted)
+            threading.Thread(target=self._count, args=arguments, daemon=True).start()
+
+    def _compare(self, found: Iterator[FoundImage], inventory: Inventory) -> Iterator[str]:
+        for image in found:
+            if inventory.find(image) is State.KEPT:
+                self.kept += 1
+            else:
+                self._listed += 1
+                yield image.path
+        self._all_listed = True
+
+    def _count(
+        self, root: Path, wanted: Callable[[str], bool], when_counted: Callable[[int], None]
+    ) -> None:
+        self._counted = image_files.count_images(root, wanted)
+        when_counted(self._counted)
+
+    def __len__(self) -> int:
+        """Return how many have been found so far."""
+        return self._listed
+
+    def __iter__(self) -> Iterator[str]:
+        while self._first:
+            yield self._first.popleft()
+        yield from self._rest
+
+    def expected(self) -> int | None:
+        """Return how many there will be, as far as is known by now."""
+        if self._all_listed:
+            return self._listed
+        return self._counted and max(self._counted - self.kept, self._listed)

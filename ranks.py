@@ -13,6 +13,8 @@ import typing
 import zlib
 from collections.abc import Callable, Iterator
 
+from tqdm import tqdm
+
 if typing.TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
 
@@ -100,3 +102,27 @@ class Ranks:
             meanwhile()
             time.sleep(POLL_SECONDS)
         return bytes(self._store.get(key))
+
+
+class SharedProgress:
+    """One bar for all ranks, on the first: the rows that Milvus has taken, of those to take."""
+
+    def __init__(self, ranks: Ranks, expected: Callable[[], int | None], bar: "tqdm[None]") -> None:
+        """Take the first rank's bar, and what tells how many images this rank has, if it knows."""
+        self._ranks = ranks
+        self._expect = expected
+        self._expected = 0
+        self._bar = bar
+
+    def __enter__(self) -> "SharedProgress":
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        self._bar.close()
+
+    def update(self, count: int = 0) -> None:
+        """Count images of this rank, and show what all of them have done."""
+        expected = self._expect() or self._expected
+        self._bar.total = self._ranks.add("expected", expected - self._expected) or None
+        self._expected = expected
+        self._bar.update(self._ranks.add("done", count) - self._bar.n)

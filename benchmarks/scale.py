@@ -29,12 +29,12 @@ import numpy as np
 from benchmarks.measure import machine, seconds
 from benchmarks.report import table
 from command_line import whole_number
-from embed_and_load import UPSERT_ROWS
 from exact_search import recall
 from image_collection import INDEXES, ImageCollection, Index, Match, connect, is_lite
 from image_files import DecodedImage, FoundImage
 from image_to_embedding import DIMENSION
 from inventory import Inventory, State
+from row_writer import UPSERT_ROWS
 
 NAME = "scale_benchmark"
 SIZES = [10_000, 100_000]

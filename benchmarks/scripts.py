@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 import image_to_embedding
 from benchmarks.measure import MatrixLimit, seconds, spread
-from embed_and_load import RowWriter
 from image_collection import ImageCollection, connect
 from image_to_embedding import Embedder
+from row_writer import RowWriter
 
 PROJECT = Path(__file__).resolve().parent.parent
 WARM_UP = 512  # images of a pipeline that are not counted

@@ -29,6 +29,7 @@ import image_collection
 import image_files
 import image_to_embedding
 import query_code
+import row_writer
 import split_images
 from image_collection import Client, CollectionError, ImageCollection, connect
 from image_to_embedding import Embedder
@@ -48,7 +49,7 @@ def small_load(folder: str, args: list[str]) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
-    embed_and_load.UPSERT_ROWS = 4
+    row_writer.UPSERT_ROWS = 4
     sys.exit(embed_and_load.main([*MODEL, "--weights", "random.pth", "--batch-size", "4", *args]))
 
 
@@ -127,7 +128,7 @@ def test_twenty_kills_lose_nothing(
 def test_ctrl_c_keeps_every_row_that_was_reported(loaded: Path) -> None:
     shutil.rmtree("milvus.db")
     code = (
-        "import sys, embed_and_load as e; e.UPSERT_ROWS = 16\n"
+        "import sys, embed_and_load as e, row_writer; row_writer.UPSERT_ROWS = 16\n"
         "def update(self, count): print('TAKEN', count, file=sys.stderr, flush=True)\n"
         "e.tqdm.update = update\n"
         "sys.exit(e.main(sys.argv[1:]))"
@@ -360,7 +361,7 @@ def test_a_folder_that_changes_under_a_load(
             else:
                 paint(path)
 
-    monkeypatch.setattr(embed_and_load, "UPSERT_ROWS", 16)
+    monkeypatch.setattr(row_writer, "UPSERT_ROWS", 16)
     thread = threading.Thread(target=disturb)
     thread.start()
     try:

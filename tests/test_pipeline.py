@@ -15,6 +15,7 @@ import embed_and_load
 import image_collection
 import image_files
 import image_to_embedding
+import inventory
 import query_code
 import split_images
 from exact_search import exact_search, recall
@@ -149,7 +150,7 @@ def test_images_are_embedded_while_the_folder_is_still_listed(
         listed_at_a_batch.append(len(listed))
         return embed(self, pixels)
 
-    monkeypatch.setattr(embed_and_load, "LISTED_FIRST", 20)
+    monkeypatch.setattr(inventory, "LISTED_FIRST", 20)
     monkeypatch.setattr(image_collection, "LITE_ROWS", 180)
     monkeypatch.setattr(image_files, "_found", note_listed)
     monkeypatch.setattr(Embedder, "embed", note_batch)

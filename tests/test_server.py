@@ -10,9 +10,9 @@ import pytest
 from conftest import TOKEN, Server
 from test_pipeline import load, rows
 
-import embed_and_load
 import image_collection
 import query_code
+import row_writer
 from image_collection import ImageCollection, connect
 
 Fails = Callable[..., str]
@@ -26,7 +26,7 @@ def test_a_load_waits_for_a_server_that_was_killed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     expected = rows()
-    monkeypatch.setattr(embed_and_load, "UPSERT_ROWS", 16)
+    monkeypatch.setattr(row_writer, "UPSERT_ROWS", 16)
     upsert, calls = ImageCollection.upsert, []
     back: list[threading.Thread] = []
 
@@ -62,7 +62,7 @@ def test_a_server_that_stays_away_ends_in_one_line_and_a_later_run_resumes(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(embed_and_load, "UPSERT_ROWS", 16)
+    monkeypatch.setattr(row_writer, "UPSERT_ROWS", 16)
     monkeypatch.setattr(image_collection, "RETRY_SECONDS", 4)
     upsert, calls = ImageCollection.upsert, []
 
