@@ -28,8 +28,9 @@ class Console:
         print(text, file=sys.stderr if self.quiet else self._out, flush=True)
 
     def bar(self, unit: str, total: int | None = None) -> "tqdm[None]":
-        """Return a progress bar with rate and time left; it shows on a terminal only."""
-        return tqdm(total=total, unit=f" {unit}", disable=True if self.quiet else None)
+        """Return a progress bar with rate and time left; on a terminal only, and not for one."""
+        hidden = self.quiet or total == 1
+        return tqdm(total=total, unit=f" {unit}", disable=True if hidden else None)
 
 
 def warn(text: str) -> None:

@@ -82,7 +82,7 @@ INDEXES = {
 }
 INDEX_CHOICES = ("auto", *INDEXES)
 BUILD_PARAMETERS = ("M", "efConstruction", "nlist")  # named in the observations
-EXACT_ROWS = 1_000_000  # up to which 'auto' searches exactly; on Milvus Lite it always does
+EXACT_ROWS = 100_000  # up to which "auto" searches exactly; on Milvus Lite it always does
 
 
 class Match(typing.NamedTuple):

@@ -115,6 +115,7 @@ class SharedProgress:
         self._bar = bar
 
     def __enter__(self) -> "SharedProgress":
+        self.update()
         return self
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:

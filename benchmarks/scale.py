@@ -43,7 +43,7 @@ LATENT = 32  # dimensions that the vectors really have, as real embeddings have 
 REQUESTS = (1, 100, 1000)  # queries in a request
 RECALL_QUERIES = 200
 TOP_K = 10
-SEARCH_SECONDS = 5.0  # a kind of request is repeated for so long, and at least three times
+SEARCH_SECONDS = 5.0  # a kind of request is repeated for so long, and at least once
 HOMEWORK = Index("IVF_SQ8", {"nlist": 1000}, {"nprobe": 10})
 KINDS = {**INDEXES, "ivf_sq8": HOMEWORK}
 
@@ -126,7 +126,7 @@ def search(uri: str, rows: int, kind: str) -> dict[str, Any]:
         for count in REQUESTS:
             find(count, 1)
             begin, times = time.perf_counter(), 0
-            while times < 3 or time.perf_counter() - begin < SEARCH_SECONDS:
+            while not times or time.perf_counter() - begin < SEARCH_SECONDS:
                 find(count, 1)
                 times += 1
             rates[str(count)] = times * count / (time.perf_counter() - begin)

@@ -5,6 +5,7 @@ import os
 import pty
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,8 +23,9 @@ RED = "\x1b[31m"
 def on_a_terminal(script: str, *args: str, env: dict[str, str] | None = None) -> str:
     """Run a script with stderr on a terminal; return what stands there in the end."""
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, 100))
     command = [sys.executable, str(PROJECT / script), *args]
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", **(env or {})}
+    environment = {**os.environ, "TERM": "xterm", **(env or {})}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment)
     os.close(theirs)
     text = b""
