@@ -5,7 +5,7 @@ Usage:
   python -m benchmarks.scale --sizes 10000 100000 1000000
   python -m benchmarks.scale --milvus-uri http://localhost:19530 --server-data DIR
 
-Writes: scale.json and scale.md in --output; the figures of another engine or size stay
+Writes: scale.json and scale.md in --output; those of another engine, size or index stay
 
 The rows go through the same code as embed_and_load.py's and query_code.py's. The collection that
 is made is dropped in the end.
@@ -284,7 +284,9 @@ def main(argv: list[str] | None = None) -> int:
                 results["server"] = str(client.milvus.get_server_version())
         for rows in args.sizes:
             sizes = results["engines"].setdefault(engine, {})
-            sizes[str(rows)] = measure(uri, data, rows, args.indexes)
+            figures = measure(uri, data, rows, args.indexes)
+            before = sizes.get(str(rows), {}).get("search", {})
+            sizes[str(rows)] = {**figures, "search": {**before, **figures["search"]}}
             args.output.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(results, indent=1) + "\n")
             (args.output / "scale.md").write_text(markdown(results))
