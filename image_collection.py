@@ -78,7 +78,7 @@ class Index(typing.NamedTuple):
 INDEXES = {
     "flat": Index("FLAT", {}, {}),  # exact: every vector is compared
     "hnsw": Index("HNSW", {"M": 16, "efConstruction": 200}, {"ef": 128}),
-    "ivf_flat": Index("IVF_FLAT", {"nlist": 1024}, {"nprobe": 32}),
+    "ivf_flat": Index("IVF_FLAT", {"nlist": 1024}, {"nprobe": 128}),
 }
 INDEX_CHOICES = ("auto", *INDEXES)
 BUILD_PARAMETERS = ("M", "efConstruction", "nlist")  # named in the observations
