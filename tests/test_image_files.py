@@ -1,6 +1,7 @@
 """image_files.py: pictures found, decoded, preprocessed; against Pillow and torchvision."""
 
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,22 @@ def test_pictures_are_found_by_suffix_in_all_folders(photos: Path) -> None:
     names = {p.relative_to(photos).as_posix() for p in photos.rglob("*") if p.is_file()}
     assert set(found) == names - {"notes.txt", ".hidden.png"}
     assert not skipped
+
+
+def test_a_large_folder_is_listed_in_flat_memory(own_folder: Path) -> None:
+    def peak(folder: str, count: int) -> int:
+        Path(folder).mkdir()
+        noise(8, 8).save(f"{folder}/0.png")
+        for number in range(1, count):
+            os.link(f"{folder}/0.png", f"{folder}/{number}.png")
+        tracemalloc.start()
+        assert sum(1 for _ in iter_images(Path(folder), [])) == count
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    peak("warm-up", 10)
+    assert peak("large", 20_000) < peak("small", 500) + 20_000
 
 
 def test_links_are_followed_but_never_in_a_circle(photos: Path, own_folder: Path) -> None:
