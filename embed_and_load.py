@@ -3,7 +3,7 @@
 Usage:
   python embed_and_load.py                                    # database_set into ./milvus.db
   python embed_and_load.py --images ~/Pictures --collection pictures
-  python embed_and_load.py --milvus-uri http://localhost:19530
+  python embed_and_load.py --milvus-uri http://localhost:19530 --index hnsw
   python embed_and_load.py --weights random                   # no download, no meaning
   torchrun --nproc-per-node 4 embed_and_load.py --milvus-uri http://localhost:19530
 

@@ -5,6 +5,8 @@ Usage:
   python query_code.py cat.jpg --top-k 5                # one picture, five matches
   python query_code.py --queries ~/Pictures/new --collection pictures
   python query_code.py --filter 'file_size > 100000'    # fields: path, file_size, width, ...
+  python query_code.py cat.jpg --json                   # for a program
+  python query_code.py --recall-sample 100              # what an approximate index finds
 
 Reads:  the query images, and the collection that embed_and_load.py made
 Writes: results/pairings.txt, results/comparison.png, results/observations.md; for images
