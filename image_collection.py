@@ -495,8 +495,11 @@ class ImageCollection:
                 output_fields=list(fields),
                 consistency_level=STRONG,
             )
-            while page := rows.next():
-                yield page
+            with ThreadPoolExecutor(1) as pool:  # the next page comes while this one is used
+                coming = pool.submit(rows.next)
+                while page := coming.result():
+                    coming = pool.submit(rows.next)
+                    yield page
             rows.close()
 
     def delete(self, paths: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """What there is to load: a folder's listing, compared with what its collection holds."""
 
 import array
+import bisect
 import collections
 import enum
 import itertools
@@ -38,11 +39,10 @@ class Inventory:
         for image in stored:
             paths.append(hash(image.path))
             files.append(hash(image))
-        unsorted = np.frombuffer(paths, np.int64)
-        order = np.argsort(unsorted)
-        self._paths = unsorted[order]
-        self._files = np.frombuffer(files, np.int64)[order]
-        self._found = np.zeros(len(order), bool)
+        order = np.argsort(np.frombuffer(paths, np.int64))
+        self._paths = _in_order(paths, order)
+        self._files = _in_order(files, order)
+        self._found = bytearray(len(order))
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -50,31 +50,37 @@ class Inventory:
     def find(self, image: FoundImage) -> State:
         """Return what a picture on disk is to the collection, and note that it is there."""
         rows = self._rows(image.path)
-        if rows.start == rows.stop:
-            return State.NEW
-        self._found[rows] = True
-        return State.KEPT if hash(image) in self._files[rows] else State.CHANGED
+        for row in rows:
+            self._found[row] = True
+        if any(self._files[row] == hash(image) for row in rows):
+            return State.KEPT
+        return State.CHANGED if rows else State.NEW
 
     def lose(self, path: str) -> None:
         """Note that a picture which was found can't be read: its row has no file any more."""
-        self._found[self._rows(path)] = False
+        for row in self._rows(path):
+            self._found[row] = False
 
     def is_gone(self, path: str) -> bool:
         """Return whether there was a row of that path, and no picture of it was found."""
         rows = self._rows(path)
-        return rows.start < rows.stop and not self._found[rows].any()
+        return bool(rows) and not any(self._found[row] for row in rows)
 
     def gone(self) -> int:
         """Return how many rows no picture was found of."""
-        return len(self) - int(self._found.sum())
+        return self._found.count(False)
 
-    def _rows(self, path: str) -> slice:
+    def _rows(self, path: str) -> range:
         key = hash(path)
-        start = int(np.searchsorted(self._paths, key))
+        start = bisect.bisect_left(self._paths, key)
         stop = start
         while stop < len(self) and self._paths[stop] == key:
             stop += 1
-        return slice(start, stop)
+        return range(start, stop)
+
+
+def _in_order(values: "array.array[int]", order: np.ndarray) -> "array.array[int]":
+    return array.array("q", np.frombuffer(values, np.int64)[order].tobytes())
 
 
 class Todo:
