@@ -70,6 +70,15 @@ def status_of(
     return 1
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun.
+
+    >>> counted(1, "pair"), counted(2000, "pair"), counted(0, "query", "queries")
+    ('1 pair', '2,000 pairs', '0 queries')
+    """
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def add_quiet_option(parser: argparse.ArgumentParser) -> None:
     """Add --quiet."""
     parser.add_argument(

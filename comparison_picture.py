@@ -75,6 +75,7 @@ class _Page:
         self.bottom = self.top + rows * self.step_y
         self.image = Image.new("RGB", (inner + 2 * MARGIN, self.bottom + 4 * TEXT_SIZE), PAPER)
         self.draw = ImageDraw.Draw(self.image)
+        self.marked = False
         for number, line in enumerate(lines):
             self.text(self.left, MARGIN + number * (TITLE_SIZE + GAP), line, TITLE_SIZE, INK, inner)
 
@@ -112,6 +113,7 @@ class _Page:
     def mark(self, x: int, y: int, pair: Pair) -> None:
         """Say above a match whether the labels differ: in words, with a cross, in red."""
         if pair.same_label is False:
+            self.marked = True
             self.cross(x, y)
             self.text(x + TEXT_SIZE, y, "other label", TEXT_SIZE, DIFFERENT, CELL - TEXT_SIZE)
 
@@ -123,7 +125,7 @@ class _Page:
     def finish(self, legend: str) -> Image.Image:
         y = self.bottom + GAP
         lines = _wrapped(
-            f"{legend}; a cross and a red frame: their labels differ",
+            f"{legend}; a cross and a red frame: their labels differ" if self.marked else legend,
             TEXT_SIZE,
             self.inner,
         )

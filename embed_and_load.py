@@ -23,7 +23,7 @@ from typing import Any
 
 import image_files
 import image_to_embedding
-from command_line import Console, add_quiet_option, status_of
+from command_line import Console, add_quiet_option, counted, status_of
 from image_collection import (
     EXACT_ROWS,
     INDEX_CHOICES,
@@ -169,9 +169,11 @@ def load(
 
 def announce(todo: Todo, how: str, ranks: Ranks, console: Console) -> None:
     """Say how many images will be embedded, and how."""
-    number = f"{len(todo):,}" if todo.expected() is not None else f"more than {len(todo):,}"
+    number = counted(len(todo), "image")
+    if todo.expected() is None:
+        number = f"more than {number}"
     share = f" by the first of {ranks.count} ranks" if ranks.count > 1 else ""
-    console.say(f"{number} images to embed{share}: {how}")
+    console.say(f"{number} to embed{share}: {how}")
 
 
 def finish(collection: ImageCollection, tally: Tally, index: str | None, console: Console) -> None:
@@ -203,7 +205,7 @@ def replace(collection: ImageCollection, name: str) -> None:
 def report(collection: ImageCollection, tally: Tally, seconds: float, console: Console) -> None:
     """Print what was loaded and what was not."""
     rate = f", {tally.loaded / seconds:.1f} images/s" if tally.loaded else ""
-    loaded = f"Loaded {tally.loaded:,} images in {seconds:.1f} s{rate}"
+    loaded = f"Loaded {counted(tally.loaded, 'image')} in {seconds:.1f} s{rate}"
     console.say(f"{loaded}; {tally.kept:,} were in already")
     if tally.gone:
         what = "removed" if tally.pruned else "kept; --prune removes them"

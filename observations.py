@@ -6,6 +6,7 @@ import re
 import statistics
 from collections.abc import Sequence
 
+from command_line import counted
 from image_files import printable
 from results import Pair, Summary, letters
 
@@ -20,15 +21,6 @@ def share(part: int, whole: int) -> str:
     '74.8%'
     """
     return f"{100 * part / whole:.1f}%" if whole else "n/a"
-
-
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """Return a number with its noun.
-
-    >>> counted(1, "pair"), counted(2000, "pair"), counted(0, "query", "queries")
-    ('1 pair', '2,000 pairs', '0 queries')
-    """
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def wilson_interval(part: int, whole: int) -> tuple[float, float]:

@@ -31,7 +31,7 @@ import image_files
 import image_to_embedding
 import observations
 import results
-from command_line import Console, add_quiet_option, status_of, warn, whole_number
+from command_line import Console, add_quiet_option, counted, status_of, warn, whole_number
 from exact_search import exact_search, recall
 from image_collection import (
     MAX_TOP_K,
@@ -104,7 +104,7 @@ def embed_queries(
     queries = Queries([], [], np.empty((0, image_to_embedding.DIMENSION), np.float32))
     embeddings = []
     how = embedder.prepare(len(paths), args.batch_size, args.compile)
-    console.say(f"{len(paths):,} images to embed: {how}")
+    console.say(f"{counted(len(paths), 'image')} to embed: {how}")
     batches = image_to_embedding.embed_images(embedder, root, paths, args.workers)
     with console.bar("images", len(paths)) as progress:
         for batch in batches:
@@ -148,7 +148,7 @@ def measured_recall(
     chosen = sorted(random.Random(args.seed).sample(range(len(matches)), count))
     exact = exact_search(collection, queries.embeddings[chosen], args.top_k, args.filter)
     share = recall([matches[i] for i in chosen], exact)
-    drawn = observations.counted(count, "query", "queries")
+    drawn = counted(count, "query", "queries")
     return (
         f"{100 * share:.2f}% recall@{args.top_k} against exact search, on {drawn} drawn at random"
     )
@@ -341,7 +341,7 @@ def run(args: argparse.Namespace) -> None:
     uri = resolve_uri(args.milvus_uri)
     root, paths, skipped = find_queries(args)
     where = "" if args.images else f" of {root}"
-    what = observations.counted(len(paths), "image")
+    what = counted(len(paths), "image")
     console.say(f"Matching {what}{where} with {args.collection} in {redact(uri)}")
     with connect(uri, must_exist=True) as client:
         collection = open_collection(client, args.collection)
