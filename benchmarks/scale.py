@@ -183,7 +183,8 @@ def measure(uri: str, folder: Path | None, rows: int, kinds: list[str]) -> dict[
     before = size_of(folder) if folder and folder.exists() else 0
     say(f"{rows:,} rows: upsert")
     figures: dict[str, Any] = {"rows": rows, "upsert": in_new_process(fill, uri, rows)}
-    figures["disk_bytes_per_row"] = (size_of(folder) - before) / rows if folder else None
+    grown = size_of(folder) - before if folder else 0
+    figures["disk_bytes_per_row"] = grown / rows if grown > 0 else None  # or it gave space back
     say("resume")
     figures["resume"] = in_new_process(resume, uri, rows)
     figures["search"] = {}
