@@ -127,6 +127,17 @@ def test_every_command_is_run_by_a_test() -> None:
             assert chosen, f"no test runs: {line}"
 
 
+def test_the_messages_under_troubleshooting_are_the_programs_own() -> None:
+    section = (PROJECT / "README.md").read_text(encoding="utf-8").split("## Troubleshooting")[1]
+    messages = re.findall(r"^\| `(.+?)` \|", section.split("## Limits")[0], re.MULTILINE)
+    assert len(messages) > 5
+    source = "".join(path.read_text(encoding="utf-8") for path in PROJECT.glob("*.py"))
+    source = re.sub(r'"\s*\n\s*f?"', "", source)  # a string over several lines
+    for message in messages:
+        for part in re.split("[…;]", message):
+            assert part.strip() in source, message
+
+
 def test_the_trial_gives_what_the_readme_says(clone: Path) -> None:
     line = the_command("--sample", "--weights random")
     install, _, scripts = line.partition("requirements.txt && ")
