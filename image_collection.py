@@ -204,9 +204,9 @@ class Client:
         """Say that so many rows are more than Milvus Lite is good for, if they are."""
         if is_lite(self.uri) and rows >= LITE_ROWS:
             warn(
-                f"{rows:,} rows are many for Milvus Lite, which keeps all of them in memory, "
-                "about 8 kB each, and reads all of them for each request; a server takes more "
-                "(README: A Milvus server)"
+                f"{rows:,} rows are many for Milvus Lite, which keeps all of them in memory "
+                "(several GB for a million) and reads all of them for each request; a server "
+                "takes more (README: A Milvus server)"
             )
 
     def stop(self) -> None:
