@@ -27,6 +27,7 @@ from command_line import Console, add_quiet_option, counted, status_of
 from image_collection import (
     EXACT_ROWS,
     INDEX_CHOICES,
+    INDEXES,
     Client,
     CollectionError,
     ImageCollection,
@@ -187,10 +188,21 @@ def finish(collection: ImageCollection, tally: Tally, index: str | None, console
         )
     if collection.properties.get("rows") != str(count):
         collection.set_property("rows", str(count))  # a query sees by it that rows were lost
+    see_to_index(collection, index, console)
+
+
+def see_to_index(collection: ImageCollection, index: str | None, console: Console) -> None:
+    """Build the index that was asked for now or when the collection was made.
+
+    Not asked for now, it takes the place of the exact one that a collection begins with, and of
+    no other: somebody may have built that by hand.
+    """
     choice = index or collection.properties.get("index", "auto")
     if collection.properties.get("index") != choice:
         collection.set_property("index", choice)
-    if collection.use_index(collection.choose_index(choice, count)):
+    replaceable = index or collection.index().get("index_type") == INDEXES["flat"].type
+    kind = collection.choose_index(choice, int(collection.properties["rows"]))
+    if replaceable and collection.use_index(kind):
         console.say(f"Index: {collection.index_in_words({})}")
 
 

@@ -19,7 +19,7 @@ import inventory
 import query_code
 import split_images
 from exact_search import exact_search, recall
-from image_collection import STRONG, ImageCollection, connect, redact, resolve_uri
+from image_collection import STRONG, ImageCollection, Index, connect, redact, resolve_uri
 from image_files import iter_images
 from image_to_embedding import Embedder, embed_images
 
@@ -184,6 +184,25 @@ def test_an_index_is_chosen_and_its_recall_reported(
     assert "exact (FLAT" in report
     assert "100.00% recall@1" in report
     assert rows() == before
+
+
+def test_a_large_collection_gets_an_approximate_index_and_one_made_by_hand_stays(
+    loaded: Path, milvus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def index() -> str:
+        with connect(resolve_uri(None)) as client:
+            return ImageCollection(client, "images").index()["index_type"]
+
+    with connect(resolve_uri(None)) as client:
+        by_hand = Index("IVF_SQ8", {"nlist": 8}, {"nprobe": 8})
+        ImageCollection(client, "images").use_index(by_hand)
+    assert load() == 0
+    assert index() == "IVF_SQ8"
+    assert load("--index", "auto") == 0
+    assert index() == "FLAT"
+    monkeypatch.setattr(image_collection, "EXACT_ROWS", 179)
+    assert load() == 0
+    assert index() == ("FLAT" if milvus == "./milvus.db" else "HNSW")
 
 
 def test_exact_search_equals_brute_force(loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
