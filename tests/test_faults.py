@@ -128,9 +128,11 @@ def test_twenty_kills_lose_nothing(
 def test_ctrl_c_keeps_every_row_that_was_reported(loaded: Path) -> None:
     shutil.rmtree("milvus.db")
     code = (
-        "import sys, embed_and_load as e, row_writer; row_writer.UPSERT_ROWS = 16\n"
-        "def update(self, count): print('TAKEN', count, file=sys.stderr, flush=True)\n"
-        "e.tqdm.update = update\n"
+        "import sys, command_line, embed_and_load as e, row_writer; row_writer.UPSERT_ROWS = 16\n"
+        "def update(self, count):\n"
+        "    self.n += count\n"
+        "    if count: print('TAKEN', count, file=sys.stderr, flush=True)\n"
+        "command_line.tqdm.update = update\n"
         "sys.exit(e.main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, *MODEL, "--batch-size", "8", "--workers", "2"]
