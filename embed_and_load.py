@@ -170,8 +170,9 @@ def load(
 
 def announce(todo: Todo, how: str, ranks: Ranks, console: Console) -> None:
     """Say how many images will be embedded, and how."""
-    number = counted(len(todo), "image")
-    if todo.expected() is None:
+    expected = todo.expected()
+    number = counted(expected or len(todo), "image")
+    if expected is None:
         number = f"more than {number}"
     share = f" by the first of {ranks.count} ranks" if ranks.count > 1 else ""
     console.say(f"{number} to embed{share}: {how}")
