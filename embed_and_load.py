@@ -201,7 +201,7 @@ def see_to_index(collection: ImageCollection, index: str | None, console: Consol
     choice = index or collection.properties.get("index", "auto")
     if collection.properties.get("index") != choice:
         collection.set_property("index", choice)
-    replaceable = index or collection.index().get("index_type") == INDEXES["flat"].type
+    replaceable = index or collection.index().get("index_type") in (None, INDEXES["flat"].type)
     kind = collection.choose_index(choice, int(collection.properties["rows"]))
     if replaceable and collection.use_index(kind):
         console.say(f"Index: {collection.index_in_words({})}")

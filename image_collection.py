@@ -396,13 +396,15 @@ class ImageCollection:
         return INDEXES[choice]
 
     def use_index(self, kind: Index) -> bool:
-        """Build an index in place of the collection's; return whether it had another."""
-        if self.index().get("index_type") == kind.type:
+        """Build an index in place of the collection's; return whether it had another, or none."""
+        before = self.index().get("index_type")
+        if before == kind.type:
             return False
         milvus = self.client.milvus
         with self.client.explained("run it again"):
             milvus.release_collection(self.name)
-            milvus.drop_index(self.name, "embedding")
+            if before:
+                milvus.drop_index(self.name, "embedding")
             milvus.create_index(self.name, _index(milvus, kind))
             milvus.load_collection(self.name)
         return True

@@ -229,10 +229,10 @@ def test_other_mistakes_end_in_one_line(fails: Fails) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_run_leaves_no_split(own_folder: Path, stop: signal.Signals) -> None:
-    write_batches(own_folder / "cifar-10-batches-py", per_batch=2000)
+    write_batches(own_folder / "cifar-10-batches-py", per_batch=4000)
     script = [sys.executable, str(PROJECT / "split_images.py")]
     process = subprocess.Popen(script, stderr=subprocess.PIPE, text=True)
-    while not list(own_folder.glob(".database_set.partial/*/*.png")):
+    while not any(own_folder.glob(".database_set.partial/*/*.png")):
         assert process.poll() is None, "it should be caught while it writes"
         time.sleep(0.01)
     process.send_signal(stop)
@@ -244,5 +244,5 @@ def test_an_interrupted_run_leaves_no_split(own_folder: Path, stop: signal.Signa
         assert "Traceback" not in errors
         assert os.listdir(own_folder) == ["cifar-10-batches-py"]
     assert split_images.main([]) == 0  # whatever was left is out of the way
-    assert len(written(Path("database_set"))) == 9000
+    assert len(written(Path("database_set"))) == 18_000
     assert not list(own_folder.glob(".*"))
