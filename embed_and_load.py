@@ -74,9 +74,7 @@ def check(args: argparse.Namespace, uri: str, ranks: Ranks) -> None:
     """Raise CollectionError or ImageError if it is plain that nothing can be loaded."""
     check_processes(uri, ranks.count)
     root = args.images
-    if not root.is_dir():
-        what = "is not a folder" if root.exists() else "does not exist"
-        raise ImageError(f"{root} {what}; run python split_images.py or choose --images")
+    image_files.check_folder(root, "--images")
     skipped: list[Skipped] = []
     if next(image_files.iter_images(root, skipped), None) is None and not skipped:
         raise ImageError(f"{root} holds no images; run python split_images.py or choose --images")

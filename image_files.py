@@ -105,6 +105,13 @@ def _image_suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, name in extensions.items() if name in formats)
 
 
+def check_folder(folder: Path, option: str) -> None:
+    """Raise ImageError unless folder is one; option: how another is chosen, such as --images."""
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise ImageError(f"{folder} {what}; run python split_images.py or choose {option}")
+
+
 def iter_images(
     root: Path, skipped: list[Skipped], wanted: Callable[[str], bool] = lambda _: True
 ) -> Iterator[FoundImage]:

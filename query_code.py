@@ -63,9 +63,7 @@ def find_queries(args: argparse.Namespace) -> tuple[Path, list[str], list[Skippe
     """Return a root, the query images' paths under it in sorted order, and what can't be taken."""
     if args.images:
         return Path(), args.images, []
-    if not args.queries.is_dir():
-        what = "is not a folder" if args.queries.exists() else "does not exist"
-        raise ImageError(f"{args.queries} {what}; run python split_images.py or choose --queries")
+    image_files.check_folder(args.queries, "--queries")
     skipped: list[Skipped] = []
     paths = sorted(image.path for image in image_files.iter_images(args.queries, skipped))
     if not paths:
