@@ -5,269 +5,62 @@ Usage:
   python query_code.py cat.jpg --top-k 5                # one picture, five matches
   python query_code.py --queries ~/Pictures/new --collection pictures
   python query_code.py --filter 'file_size > 100000'    # fields: path, file_size, width, ...
+  python query_code.py --min-similarity 0.8             # no weaker matches
   python query_code.py cat.jpg --json                   # for a program
   python query_code.py --recall-sample 100              # what an approximate index finds
 
 Reads:  the query images, and the collection that embed_and_load.py made
-Writes: results/pairings.txt, results/comparison.png, results/observations.md; for images
-        named on the command line their matches to the terminal, and the picture
+Writes: results/pairings.txt, comparison.png, observations.md, near_duplicates.txt, gallery.html;
+        for images named on the command line their matches to the terminal, and the picture
 """
 
 import argparse
-import gc
-import io
 import json
-import random
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-import comparison_picture
-import image_files
-import image_to_embedding
-import observations
-import results
-from command_line import Console, add_quiet_option, counted, status_of, warn, whole_number
-from exact_search import exact_search, recall
-from image_collection import (
-    MAX_TOP_K,
-    Client,
-    CollectionError,
-    ImageCollection,
-    Match,
-    add_collection_options,
-    connect,
-    redact,
-    resolve_uri,
+from similar_images import matching
+from similar_images.comparison_picture import picture_bytes
+from similar_images.console import (
+    Console,
+    add_quiet_option,
+    number_between,
+    script_parser,
+    status_of,
+    whole_number,
 )
-from image_files import ImageError, Skipped, label_of, printable
-from image_to_embedding import Embedder, ModelError
-from results import Pair, Summary
-
-
-@dataclass
-class Queries:
-    """Embedded query images: paths as a reader can open them, labels, (N, 512) float32."""
-
-    paths: list[str]
-    labels: list[str]
-    embeddings: np.ndarray
-    skipped: list[Skipped] = field(default_factory=list)
-
-
-def find_queries(args: argparse.Namespace) -> tuple[Path, list[str], list[Skipped]]:
-    """Return a root, the query images' paths under it in sorted order, and what can't be taken."""
-    if args.images:
-        return Path(), args.images, []
-    image_files.check_folder(args.queries, "--queries")
-    skipped: list[Skipped] = []
-    paths = sorted(image.path for image in image_files.iter_images(args.queries, skipped))
-    if not paths:
-        raise ImageError(f"{args.queries} holds no images; choose another folder with --queries")
-    return args.queries, paths, skipped
-
-
-def open_collection(client: Client, name: str) -> ImageCollection:
-    """Return the collection to search; CollectionError if there is none or it is empty."""
-    collection = ImageCollection.find(client, name)
-    if collection is None:
-        raise CollectionError(
-            f"there is no collection {name} in {redact(client.uri)}; run python embed_and_load.py"
-        )
-    return collection
-
-
-def load_model(collection: ImageCollection, args: argparse.Namespace) -> Embedder:
-    """Return the model that the collection was made with; ModelError if it can't be had."""
-    stored = collection.properties
-    embedder = Embedder(args.weights or stored.get("weights", ""), args.device, args.precision)
-    if not embedder.model.same_vectors(stored):
-        raise ModelError(
-            f"the weights {embedder.model.weights} are not those that the collection "
-            f"{collection.name} was made with (SHA-256 of their values "
-            f"{stored.get('weights_sha256', '')[:12]}…); put those back, name them with --weights, "
-            "or load again with --recreate"
-        )
-    return embedder
-
-
-def embed_queries(
-    embedder: Embedder, root: Path, paths: list[str], args: argparse.Namespace, console: Console
-) -> Queries:
-    """Embed the query images; ImageError if none of them can be read."""
-    queries = Queries([], [], np.empty((0, image_to_embedding.DIMENSION), np.float32))
-    embeddings = []
-    how = embedder.prepare(len(paths), args.batch_size, args.compile)
-    console.say(f"{counted(len(paths), 'image')} to embed: {how}")
-    batches = image_to_embedding.embed_images(embedder, root, paths, args.workers)
-    with console.bar("images", len(paths)) as progress:
-        for batch in batches:
-            queries.paths += [str(Path(root, image.path)) for image in batch.images]
-            labels = ("" if args.images else label_of(image.path) for image in batch.images)
-            queries.labels += labels
-            queries.skipped += batch.skipped
-            embeddings.append(batch.embeddings)
-            progress.update(len(batch.images) + len(batch.skipped))
-    if not queries.paths:
-        first = queries.skipped[0]
-        raise ImageError(f"{printable(first.path)} can't be read ({first.reason}); give a picture")
-    queries.embeddings = np.concatenate(embeddings)
-    return queries
-
-
-def search(
-    collection: ImageCollection,
-    queries: Queries,
-    args: argparse.Namespace,
-    parameters: dict[str, int],
-    console: Console,
-) -> list[list[Match]]:
-    """Return each query's matches, nearest first."""
-    matches: list[list[Match]] = []
-    with console.bar("queries", len(queries.paths)) as progress:
-        for answers in collection.search(queries.embeddings, args.top_k, args.filter, parameters):
-            matches += answers
-            progress.update(len(answers))
-    return matches
-
-
-def measured_recall(
-    collection: ImageCollection,
-    queries: Queries,
-    matches: Sequence[list[Match]],
-    args: argparse.Namespace,
-) -> str:
-    """Search exactly for some of the queries; return in words how much of that was found."""
-    count = min(args.recall_sample, len(matches))
-    chosen = sorted(random.Random(args.seed).sample(range(len(matches)), count))
-    exact = exact_search(collection, queries.embeddings[chosen], args.top_k, args.filter)
-    share = recall([matches[i] for i in chosen], exact)
-    drawn = counted(count, "query", "queries")
-    return (
-        f"{100 * share:.2f}% recall@{args.top_k} against exact search, on {drawn} drawn at random"
-    )
-
-
-def as_opened(path: Path) -> str:
-    """Return a path as a reader can open it: relative if it lies under this folder."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
-
-
-def make_rows(
-    collection: ImageCollection, queries: Queries, matches: Sequence[Sequence[Match]]
-) -> list[list[Pair]]:
-    """Return each query's pairs, nearest first; queries without a match are left out."""
-    root = collection.root
-    rows = [
-        [
-            Pair(
-                query,
-                as_opened(root / match.path),
-                match.similarity,
-                rank,
-                label,
-                label_of(match.path),
-            )
-            for rank, match in enumerate(found, start=1)
-        ]
-        for query, label, found in zip(queries.paths, queries.labels, matches, strict=True)
-    ]
-    return [row for row in rows if row]
-
-
-def summarise(
-    collection: ImageCollection,
-    embedder: Embedder,
-    queries: Queries,
-    args: argparse.Namespace,
-    index: str,
-    measured: str,
-) -> Summary:
-    """Return what was run, in words."""
-    model = embedder.model
-    return Summary(
-        queries=len(queries.paths),
-        images=collection.count(),
-        model=f"{model.architecture}, weights {Path(model.weights).name} "
-        f"(SHA-256 of their values {model.weights_sha256[:12]}…), {model.layer}",
-        index=index,
-        recall=measured,
-        device=f"{embedder.device}, {embedder.precision}",
-        filter=args.filter,
-        skipped=[skipped.path for skipped in queries.skipped],
-    )
-
-
-def warn_if_incomplete(collection: ImageCollection, images: int) -> None:
-    """Say on stderr that the collection holds fewer rows than the last load left there."""
-    loaded = int(collection.properties.get("rows", "0"))
-    if images < loaded:
-        warn(
-            f"the collection {collection.name} holds {images:,} of the {loaded:,} images that "
-            "were loaded; run python embed_and_load.py to put the others back"
-        )
-
-
-def picture_title(rows: Sequence[Sequence[Pair]], embedder: Embedder) -> str:
-    """Return the picture's title: how many queries, which model, how many labels agree."""
-    count = len(rows)
-    noun = "query" if count == 1 else "queries"
-    weights = Path(embedder.model.weights).name
-    title = f"{count:,} {noun}, nearest by {embedder.model.architecture} ({weights} weights)"
-    same = [row[0].same_label for row in rows]
-    if None not in same:
-        title += f": {observations.share(sum(map(bool, same)), count)} share the label"
-    return title
-
-
-def picture_bytes(shown: Sequence[Sequence[Pair]], title: str) -> bytes:
-    """Return the comparison picture as PNG."""
-    if all(len(row) == 1 for row in shown):
-        picture = comparison_picture.draw_pairs([row[0] for row in shown], title)
-    else:
-        picture = comparison_picture.draw_rows(shown, title)
-    out = io.BytesIO()
-    picture.save(out, "PNG")
-    return out.getvalue()
-
-
-def print_matches(rows: Sequence[Sequence[Pair]]) -> None:
-    """Print each query's matches for a reader."""
-    for row in rows:
-        print(printable(row[0].query))
-        for pair in row:
-            label = f"  ({printable(pair.match_label)})" if pair.match_label else ""
-            print(f"  {pair.rank}  {pair.similarity:.4f}  {printable(pair.match)}{label}")
-
-
-def print_json(rows: Sequence[Sequence[Pair]]) -> None:
-    """Print each match for a program: a JSON object on a line of its own."""
-    for row in rows:
-        for pair in row:
-            print(json.dumps(asdict(pair)))
-
-
-def search_parameters(text: str) -> dict[str, int]:
-    """Return an index's search parameters, a type for argparse: NAME=N, several with commas."""
-    parameters = {}
-    for part in text.split(","):
-        name, equals, value = part.partition("=")
-        if not (name.isidentifier() and equals and value.isdecimal()):
-            raise argparse.ArgumentTypeError(f"{part!r} is not NAME=N")
-        parameters[name] = int(value)
-    return parameters
+from similar_images.embedding import (
+    add_embedding_options,
+    embedding_options,
+    make_embedder,
+    warn_if_random,
+)
+from similar_images.gallery import gallery
+from similar_images.image_collection import (
+    MAX_TOP_K,
+    ImageCollection,
+    add_collection_options,
+    existing_collection,
+)
+from similar_images.image_files import ImageError
+from similar_images.matching import Queries, SearchOptions
+from similar_images.milvus import CollectionError, connect, redact, resolve_uri
+from similar_images.model_description import Model, ModelError
+from similar_images.near_duplicates import find_near_duplicates, near_duplicates_text
+from similar_images.networks import network_of_collection
+from similar_images.observations import report
+from similar_images.pairs import Pair, Summary, choose_rows, pairings_text
+from similar_images.second_look import second_looks
+from similar_images.text import counted, printable, share
+from similar_images.vector_index import search_parameters
+from similar_images.whole_files import write_together
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the command line's options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="pictures to find matches of")
     parser.add_argument(
         "--queries",
@@ -277,6 +70,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--top-k", type=whole_number(1, MAX_TOP_K), default=1, metavar="N", help="default: 1"
+    )
+    parser.add_argument(
+        "--min-similarity",
+        type=number_between(-1.1, 1.1),
+        metavar="S",
+        help="leave out weaker matches (cosine, -1 to 1; default: none are)",
     )
     parser.add_argument(
         "--pairs",
@@ -317,6 +116,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="folder to write to (default: results)",
     )
     parser.add_argument(
+        "--images",
+        dest="folder",
+        type=Path,
+        metavar="DIR",
+        help="where the collection's pictures are now (default: where the collection says; "
+        "on a server only if that is under this folder)",
+    )
+    parser.add_argument(
         "--weights", metavar="FILE", help="where the collection's weights are now, if they moved"
     )
     parser.add_argument(
@@ -324,7 +131,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add_quiet_option(parser)
     add_collection_options(parser)
-    image_to_embedding.add_model_options(parser)
+    add_embedding_options(parser)
     args = parser.parse_args(argv)
     if args.images and args.queries:
         parser.error("name images or a folder with --queries, not both")
@@ -337,63 +144,131 @@ def run(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     console = Console(args.quiet, results_only=args.json)
     uri = resolve_uri(args.milvus_uri)
-    root, paths, skipped = find_queries(args)
-    where = "" if args.images else f" of {root}"
-    what = counted(len(paths), "image")
+    options = SearchOptions(args.top_k, args.filter, args.search_params, args.min_similarity)
+    images = matching.find_queries(args.images, args.queries)
+    where = "" if args.images else f" of {images.root}"
+    what = counted(len(images.paths), "image")
     console.say(f"Matching {what}{where} with {args.collection} in {redact(uri)}")
     with connect(uri, must_exist=True) as client:
-        collection = open_collection(client, args.collection)
-        parameters = collection.search_parameters(args.top_k, args.search_params)
-        embedder = load_model(collection, args)
-        gc.enable()  # all is imported
-        image_to_embedding.warn_if_random(embedder.model)
-        queries = embed_queries(embedder, root, paths, args, console)
-        queries.skipped += skipped
-        matches = search(collection, queries, args, parameters, console)
-        index = collection.index_in_words(parameters)
-        measured = ""
+        collection = existing_collection(client, args.collection)
+        parameters = matching.index_parameters(collection, options)
+        network = network_of_collection(collection.properties, weights_to_read(collection, args))
+        warn_if_random(network.model)
+        embedder = make_embedder(network, embedding_options(args), len(images.paths))
+        queries = matching.embed_queries(embedder, images, args.workers, console)
+        found = matching.search(collection, queries, options, parameters, console)
+        recall = ""
         if args.recall_sample:
-            measured = measured_recall(collection, queries, matches, args)
-            console.say(f"Recall: {measured}")
-        summary = summarise(collection, embedder, queries, args, index, measured)
-        warn_if_incomplete(collection, summary.images)
-    rows = make_rows(collection, queries, matches)
-    for problem in queries.skipped:
-        print(f"skipped {printable(problem.path)}: {printable(problem.reason)}", file=sys.stderr)
-    if not rows:
-        raise CollectionError("no image matches; check --filter, or run python embed_and_load.py")
-    written = write_results(rows, embedder, summary, args, console)
+            recall = matching.measured_recall(
+                collection, queries, found, options, args.recall_sample, args.seed
+            )
+            console.say(f"Recall: {recall}")
+        found = matching.strong_enough(found, options.min_similarity)
+        rows = matching.make_rows(collection, args.folder, queries, found)
+        summary = Summary(
+            queries=len(queries.paths),
+            images=collection.count(),
+            model=in_words(network.model),
+            index=collection.index_in_words(parameters),
+            recall=recall,
+            device=embedder.words,
+            filter=options.filter,
+            min_similarity=options.min_similarity,
+            skipped=[skipped.path for skipped in queries.skipped],
+            unmatched=len(queries.paths) - len(rows),
+        )
+        matching.warn_if_incomplete(collection, summary.images)
+    name_troubles(queries, rows, summary)
+    title = title_of(rows, network.model)
+    files = (
+        {args.output / "comparison.png": picture_bytes(rows[: args.pairs], title)}
+        if args.images
+        else files_of(rows, summary, title, args)
+    )
+    write_together(files)
     if args.json:
         print_json(rows)
     elif args.images:
         print_matches(rows)
+    else:
+        console.say(title)
     seconds = time.perf_counter() - start
-    console.say(f"Wrote {written} in {args.output}")
+    console.say(f"Wrote {', '.join(sorted(path.name for path in files))} in {args.output}")
     console.say(f"Done in {seconds:.1f} s. Next: open {args.output / 'comparison.png'}")
 
 
-def write_results(
-    rows: list[list[Pair]],
-    embedder: Embedder,
-    summary: Summary,
-    args: argparse.Namespace,
-    console: Console,
-) -> str:
-    """Write the picture; for a folder the pairings and the observations too; say what in words."""
-    title = picture_title(rows, embedder)
-    if args.images:
-        shown, written = rows[: args.pairs], "comparison.png"
-    else:
-        chosen = random.Random(args.seed).sample(range(len(rows)), min(args.pairs, len(rows)))
-        shown = [rows[i] for i in chosen]
-        pairs = [pair for row in rows for pair in row]
-        report = observations.report(pairs, [pair for row in shown for pair in row], summary)
-        results.write_whole(args.output / "pairings.txt", results.pairings_text(pairs).encode())
-        results.write_whole(args.output / "observations.md", report.encode())
-        console.say(title)
-        written = "pairings.txt, observations.md and comparison.png"
-    results.write_whole(args.output / "comparison.png", picture_bytes(shown, title))
-    return written
+def weights_to_read(collection: ImageCollection, args: argparse.Namespace) -> str | None:
+    """Return where the weights are, as the user says, or as the collection does if it may."""
+    named: str = collection.properties.get("weights", "")
+    if args.weights:
+        return str(args.weights)
+    if named in ("imagenet", "random") or matching.may_open(collection, Path(named)):
+        return named
+    return None
+
+
+def in_words(model: Model) -> str:
+    """Return which model embedded, for the report."""
+    weights = Path(model.weights).name
+    digest = f"SHA-256 of their values {model.weights_sha256[:12]}…"
+    return f"{model.architecture}, weights {weights} ({digest}), {model.layer}"
+
+
+def name_troubles(queries: Queries, rows: Sequence[list[Pair]], summary: Summary) -> None:
+    """Name on stderr what could not be read or matched; CollectionError if nothing was."""
+    for problem in queries.skipped:
+        print(f"skipped {printable(problem.path)}: {printable(problem.reason)}", file=sys.stderr)
+    if not rows:
+        raise CollectionError(
+            "no image matches; check --filter and --min-similarity, or run python embed_and_load.py"
+        )
+    if summary.unmatched:
+        without = counted(summary.unmatched, "query", "queries")
+        print(f"without a match: {without}", file=sys.stderr)
+
+
+def title_of(rows: Sequence[list[Pair]], model: Model) -> str:
+    """Return the picture's title: how many queries, which model, how many labels agree."""
+    queries = counted(len(rows), "query", "queries")
+    title = f"{queries}, nearest by {model.architecture} ({Path(model.weights).name} weights)"
+    same = [row[0].same_label for row in rows]
+    if None not in same:
+        title += f": {share(sum(map(bool, same)), len(rows))} share the label"
+    return title
+
+
+def files_of(
+    rows: Sequence[list[Pair]], summary: Summary, title: str, args: argparse.Namespace
+) -> dict[Path, bytes]:
+    """Return what is to be written of a folder's queries: the file → its content."""
+    pairs = [pair for row in rows for pair in row]
+    drawn = choose_rows(rows, args.pairs, args.seed)
+    shown = [pair for row in drawn for pair in row]
+    near, second = find_near_duplicates(pairs), second_looks(pairs)
+    return {
+        args.output / "pairings.txt": pairings_text(pairs).encode(),
+        args.output / "near_duplicates.txt": near_duplicates_text(near).encode(),
+        args.output / "observations.md": report(pairs, shown, near, second, summary).encode(),
+        args.output / "gallery.html": gallery(pairs, shown, near, second, summary, title).encode(),
+        args.output / "comparison.png": picture_bytes(drawn, title),
+    }
+
+
+def print_matches(rows: Sequence[Sequence[Pair]]) -> None:
+    """Print each query's matches for a reader."""
+    for row in rows:
+        print(printable(row[0].query))
+        for pair in row:
+            label = f"  ({printable(pair.match_label)})" if pair.match_label else ""
+            print(f"  {pair.rank}  {pair.similarity:.4f}  {printable(pair.match)}{label}")
+
+
+def print_json(rows: Sequence[Sequence[Pair]]) -> None:
+    """Print each match for a program: a JSON object on a line of its own."""
+    columns = ("query", "match", "similarity", "rank", "query_label", "match_label")
+    for row in rows:
+        for pair in row:
+            print(json.dumps({column: getattr(pair, column) for column in columns}))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -405,8 +280,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    gc.disable()  # importing makes little garbage, and looking for it takes 0.4 s
-    status = main()
-    if "triton" not in sys.modules:  # compiling imports it, and it would complain of leaks
-        gc.freeze()  # or Python walks through all of torch once more: 0.7 s
-    sys.exit(status)
+    sys.exit(main())

@@ -13,7 +13,7 @@ import typing
 import zlib
 from collections.abc import Callable, Iterator
 
-from tqdm import tqdm
+from similar_images.console import Progress
 
 if typing.TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
@@ -107,19 +107,24 @@ class Ranks:
 class SharedProgress:
     """One bar for all ranks, on the first: the rows that Milvus has taken, of those to take."""
 
-    def __init__(self, ranks: Ranks, expected: Callable[[], int | None], bar: "tqdm[None]") -> None:
+    def __init__(self, ranks: Ranks, expected: Callable[[], int | None], bar: Progress) -> None:
         """Take the first rank's bar, and what tells how many images this rank has, if it knows."""
         self._ranks = ranks
         self._expect = expected
         self._expected = 0
         self._bar = bar
 
+    @property
+    def words(self) -> str:
+        """Whose images are counted, where there are several ranks."""
+        return f" by the first of {self._ranks.count} ranks" if self._ranks.count > 1 else ""
+
     def __enter__(self) -> "SharedProgress":
         self.update()
         return self
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        self._bar.close()
+        self._bar.__exit__(kind, error, traceback)
 
     def update(self, count: int = 0) -> None:
         """Count images of this rank, and show what all of them have done."""

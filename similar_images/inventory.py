@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-import image_files
-from image_collection import StoredImage
-from image_files import FoundImage, Skipped
+from similar_images.image_collection import StoredImage
+from similar_images.image_files import FoundImage, Listing, count_images, iter_images
 
 LISTED_FIRST = 50_000  # images to embed that are listed before the first is embedded
 
@@ -27,10 +26,11 @@ class State(enum.Enum):
 
 
 class Inventory:
-    """The rows that a collection held when it was read: 17 bytes for each, sorted by path.
+    """The rows that a collection held when it was read: 17 bytes for each, sorted by path's hash.
 
-    A row is kept as two of Python's 64-bit hashes, of its path and of path, size and time. That
-    a changed picture passes for a kept one takes both to be equal by chance.
+    A dictionary of paths would take 200 bytes a row and more. A row is kept as two of Python's
+    64-bit hashes, of its path and of path, size and time: that a changed picture passes for a
+    kept one takes both to be equal by chance.
     """
 
     def __init__(self, stored: Iterable[StoredImage]) -> None:
@@ -98,11 +98,11 @@ class Todo:
         when_counted: Callable[[int], None],
     ) -> None:
         self.kept = 0
-        self.skipped: list[Skipped] = []
+        self.listing = Listing()
         self._listed = 0
         self._all_listed = False
         self._counted: int | None = None
-        found = image_files.iter_images(root, self.skipped, wanted)
+        found = iter_images(root, self.listing, wanted)
         self._rest = self._compare(found, inventory)
         self._first = collections.deque(itertools.islice(self._rest, LISTED_FIRST))
         if len(self) == LISTED_FIRST:
@@ -121,7 +121,7 @@ class Todo:
     def _count(
         self, root: Path, wanted: Callable[[str], bool], when_counted: Callable[[int], None]
     ) -> None:
-        self._counted = image_files.count_images(root, wanted)
+        self._counted = count_images(root, wanted)
         when_counted(self._counted)
 
     def __len__(self) -> int:

@@ -1,15 +1,14 @@
-"""What a query gives: pairs of a picture and its match, and the files that they are written to."""
+"""A query and its match: what the search gives, and pairings.txt."""
 
 import csv
 import io
 import itertools
-import os
+import random
 import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from image_files import printable
+from similar_images.text import printable
 
 
 @dataclass(frozen=True)
@@ -22,6 +21,7 @@ class Pair:
     rank: int = 1
     query_label: str = ""  # '' where there is none
     match_label: str = ""
+    may_open_match: bool = True  # False: its path is a stranger's word
 
     @property
     def same_label(self) -> bool | None:
@@ -33,7 +33,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Summary:
-    """What was run, for the title and the observations."""
+    """What was run, for the title and the reports."""
 
     queries: int
     images: int
@@ -42,22 +42,19 @@ class Summary:
     device: str
     recall: str = ""  # how much an approximate index found, if that was measured
     filter: str = ""
+    min_similarity: float | None = None
     skipped: list[str] = field(default_factory=list)
     unmatched: int = 0
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+def nearest(pairs: Sequence[Pair]) -> list[Pair]:
+    """Return each query's first pair."""
+    return [pair for pair in pairs if pair.rank == 1]
 
 
-# --- pairings.txt -----------------------------------------------------------------------------
+def choose_rows(rows: Sequence[list[Pair]], count: int, seed: int) -> list[list[Pair]]:
+    """Return so many of the queries' rows at random, the same ones for the same seed."""
+    return random.Random(seed).sample(list(rows), min(count, len(rows)))
 
 
 def pairings_text(pairs: Sequence[Pair]) -> str:
@@ -66,12 +63,20 @@ def pairings_text(pairs: Sequence[Pair]) -> str:
     >>> pairings_text([Pair("q/cat/1.png", "d/cat/2.png", 0.5)])
     'query\trank\tmatch\tsimilarity\nq/cat/1.png\t1\td/cat/2.png\t0.500000\n'
     """
+    return tab_separated(["query", "rank", "match", "similarity"], map(pairing, pairs))
+
+
+def pairing(pair: Pair) -> list[str]:
+    """Return a pair's line of the pairings, as its cells."""
+    return [pair.query, str(pair.rank), pair.match, f"{pair.similarity:.6f}"]
+
+
+def tab_separated(header: Sequence[str], rows: "Iterator[list[str]]") -> str:
+    """Return rows of text under a header, tabs between, fit for a reader and for pandas."""
     out = io.StringIO()
     writer = csv.writer(out, delimiter="\t", lineterminator="\n")
-    writer.writerow(["query", "rank", "match", "similarity"])
-    for pair in pairs:
-        row = [printable(pair.query), pair.rank, printable(pair.match), f"{pair.similarity:.6f}"]
-        writer.writerow(row)
+    writer.writerow(header)
+    writer.writerows([printable(cell) for cell in row] for row in rows)
     return out.getvalue()
 
 

@@ -1,5 +1,6 @@
 """Draw queries beside their matches: comparison.png."""
 
+import io
 import itertools
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -7,14 +8,17 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-import image_files
-from image_files import ImageError, printable
-from results import Pair, letters
+from similar_images.decoding import decode
+from similar_images.image_files import ImageError
+from similar_images.pairs import Pair, letters
+from similar_images.text import printable
 
 CELL = 192  # pixels: the square in which a picture is shown; 6 × CIFAR-10's 32
 GAP = 10
 PAIRS_IN_ROW = 5
 MARGIN = 36
+MATCHES_IN_ROW = 10  # of a query's matches; the pairings have all
+MAX_PIXELS = 40_000_000  # of a page: 120 MB while it is drawn
 TITLE_SIZE, TEXT_SIZE = 44, 32  # pixels: readable where the whole picture is 1,000 wide
 INK, PALE, PAPER = "#1b1b1b", "#5f5f5f", "#ffffff"
 BACKDROP = "#ececec"
@@ -29,6 +33,17 @@ SYSTEM_FONTS = (
     "msyh.ttc",
     "PingFang.ttc",
 )
+
+
+def picture_bytes(rows: Sequence[Sequence[Pair]], title: str) -> bytes:
+    """Return queries with their matches, nearest first, drawn as PNG."""
+    if all(len(row) == 1 for row in rows):
+        picture = draw_pairs([row[0] for row in rows], title)
+    else:
+        picture = draw_rows(rows, title)
+    out = io.BytesIO()
+    picture.save(out, "PNG")
+    return out.getvalue()
 
 
 def draw_pairs(pairs: Sequence[Pair], title: str) -> Image.Image:
@@ -46,19 +61,31 @@ def draw_pairs(pairs: Sequence[Pair], title: str) -> Image.Image:
 
 
 def draw_rows(rows: Sequence[Sequence[Pair]], title: str) -> Image.Image:
-    """Draw a row for each query: the query, then its matches, nearest first."""
-    columns = max(map(len, rows)) + 1
-    page = _Page(columns, len(rows), CELL, CELL + 4 * TEXT_SIZE, title)
-    for number, (row, letter) in enumerate(zip(rows, letters(), strict=False)):
+    """Draw a row for each query: the query, then its matches, nearest first.
+
+    The page has bounds: of many queries the first are shown, of many matches the nearest.
+    """
+    columns = min(max(map(len, rows)), MATCHES_IN_ROW) + 1
+    cell_height = CELL + 4 * TEXT_SIZE
+    most = MAX_PIXELS // (columns * (CELL + 3 * GAP) * (cell_height + 2 * GAP))
+    shown = [row[:MATCHES_IN_ROW] for row in rows[:most]]
+    page = _Page(columns, len(shown), CELL, cell_height, title)
+    for number, (row, letter) in enumerate(zip(shown, letters(), strict=False)):
         x, y = page.place(number, 0)
         page.text(x, y, letter, TEXT_SIZE, INK, CELL)
         top = y + TEXT_SIZE + GAP
         page.picture(x, top, row[0].query, row[0].query_label)
-        for pair in row:
-            x, y = page.place(number, pair.rank)
+        for column, pair in enumerate(row, start=1):
+            x, y = page.place(number, column)
             page.mark(x, y, pair)
             page.picture(x, top, pair.match, pair.match_label, pair)
-    return page.finish("query first, then its matches, nearest first; cosine similarity below")
+    legend = "query first, then its matches, nearest first; cosine similarity below"
+    matches = max(map(len, rows))
+    if matches > MATCHES_IN_ROW:
+        legend += f"; the {MATCHES_IN_ROW} nearest of {matches:,}"
+    if len(shown) < len(rows):
+        legend += f"; the first {len(shown)} of {len(rows)} queries"
+    return page.finish(legend)
 
 
 class _Page:
@@ -95,7 +122,9 @@ class _Page:
         """Show a picture in its square, below it its label or name, and the pair's similarity."""
         self.draw.rectangle((x, y, x + CELL - 1, y + CELL - 1), fill=BACKDROP)
         try:
-            shown = fit(image_files.decode(Path(), path)[1])
+            if pair and not pair.may_open_match:
+                raise ImageError("not opened")
+            shown = fit(decode(Path(), path)[1])
             offset = (CELL - shown.width) // 2, (CELL - shown.height) // 2
             self.image.paste(shown, (x + offset[0], y + offset[1]))
         except ImageError as error:

@@ -6,21 +6,12 @@ import re
 import statistics
 from collections.abc import Sequence
 
-from command_line import counted
-from image_files import printable
-from results import Pair, Summary, letters
+from similar_images.near_duplicates import NearDuplicate
+from similar_images.pairs import Pair, Summary, letters, nearest
+from similar_images.second_look import SecondLook
+from similar_images.text import counted, printable, share
 
-NEAR_DUPLICATE = 0.99  # similarity from which two pictures are nearly the same one
 LISTED = 5  # rows of each list in the observations
-
-
-def share(part: int, whole: int) -> str:
-    """Return a share in percent with one decimal.
-
-    >>> share(3741, 5000)
-    '74.8%'
-    """
-    return f"{100 * part / whole:.1f}%" if whole else "n/a"
 
 
 def wilson_interval(part: int, whole: int) -> tuple[float, float]:
@@ -35,15 +26,23 @@ def wilson_interval(part: int, whole: int) -> tuple[float, float]:
     return centre - half, centre + half
 
 
-def report(pairs: Sequence[Pair], shown: Sequence[Pair], summary: Summary) -> str:
+def report(
+    pairs: Sequence[Pair],
+    shown: Sequence[Pair],
+    near: Sequence[NearDuplicate],
+    second: Sequence[SecondLook],
+    summary: Summary,
+) -> str:
     """Return the report in Markdown on all nearest pairs and those in the picture."""
-    nearest = [pair for pair in pairs if pair.rank == 1]
+    first = nearest(pairs)
     sections = [
         ["# Observations", ""],
-        _what_was_run(summary, len(nearest)),
+        _what_was_run(summary, len(first)),
         _label_shares(pairs),
-        _shown_pairs(shown, nearest),
-        _extremes(nearest),
+        _near_duplicates(first, near),
+        _second_looks(second),
+        _shown_pairs(shown, first),
+        _extremes(first),
     ]
     return "\n".join(line for section in sections for line in section)
 
@@ -66,14 +65,16 @@ def code(text: str) -> str:
 def _what_was_run(summary: Summary, matched: int) -> list[str]:
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     lines = [
-        f"On {now}, {summary.queries:,} query images were each matched with the nearest of "
-        f"{summary.images:,} images.",
+        f"On {now}, {matched:,} of {counted(summary.queries, 'query image')} were matched with the "
+        f"nearest of {counted(summary.images, 'image')}.",
         "",
         f"- Model: {cell(summary.model)}",
         f"- Search: {cell(summary.index)}"
         + (f", filter {code(summary.filter)}" if summary.filter else ""),
         f"- Embedded on: {cell(summary.device)}",
     ]
+    if summary.min_similarity is not None:
+        lines.append(f"- Least similarity of a match: {summary.min_similarity:g}")
     if summary.recall:
         lines.append(f"- Recall: {cell(summary.recall)}")
     if summary.unmatched:
@@ -151,9 +152,53 @@ def _sentence(pair: Pair, rank: int, total: int, median: float) -> str:
     )
 
 
-def _shown_pairs(shown: Sequence[Pair], nearest: Sequence[Pair]) -> list[str]:
+def _near_duplicates(first: Sequence[Pair], near: Sequence[NearDuplicate]) -> list[str]:
+    """Say how many matches are the query itself, changed, and what the labels are without them."""
+    lines = ["## The same picture twice", ""]
+    twice = {id(one.pair) for one in near}
+    found = sum(id(pair) in twice for pair in first)
+    if not near:
+        return [*lines, "No match is its query's own picture, as far as the pixels show.", ""]
+    lines.append(
+        f"{counted(found, 'query', 'queries')} of {len(first):,} have as their nearest match their "
+        "own picture, the same or changed, as the pixels show ([all](near_duplicates.txt))."
+    )
+    labelled = [pair for pair in first if pair.same_label is not None]
+    others = [pair for pair in labelled if id(pair) not in twice]
+    if labelled:
+        with_all, without = (
+            share(sum(pair.same_label is True for pair in some), len(some))
+            for some in (labelled, others)
+        )
+        lines.append(
+            f"Pairs that share a label: {with_all} with them, **{without} without**. Queries that "
+            "the database already holds make any score look better than it is."
+        )
+    changes = collections.Counter(one.words for one in near)
+    words = ", ".join(f"{change} ({count:,})" for change, count in changes.most_common(LISTED))
+    return [*lines, f"What was done to them, most often: {words}.", ""]
+
+
+def _second_looks(second: Sequence[SecondLook]) -> list[str]:
+    """List the queries whose matches all have another label."""
+    if not second:
+        return []
+    lines = [
+        "## Labels worth a second look",
+        "",
+        f"All matches of {counted(len(second), 'query', 'queries')} agree on another label than "
+        "the query's own. That may be the label or the network.",
+        "",
+    ]
+    for look in second[:LISTED]:
+        own, other = cell(look.pair.query_label), cell(look.label)
+        lines.append(f"- {code(look.pair.query)}: {own}, its {look.matches} matches {other}")
+    return [*lines, ""]
+
+
+def _shown_pairs(shown: Sequence[Pair], all_first: Sequence[Pair]) -> list[str]:
     first = [pair for pair in shown if pair.rank == 1]
-    similarities = [pair.similarity for pair in nearest]
+    similarities = [pair.similarity for pair in all_first]
     median = statistics.median(similarities)
     lines = [
         f"## {counted(len(first), 'pair')} drawn at random",
@@ -167,7 +212,7 @@ def _shown_pairs(shown: Sequence[Pair], nearest: Sequence[Pair]) -> list[str]:
     ]
     for letter, pair in zip(letters(), first, strict=False):
         rank = sum(value > pair.similarity for value in similarities) + 1
-        sentence = _sentence(pair, rank, len(nearest), median)
+        sentence = _sentence(pair, rank, len(all_first), median)
         files = f"{code(pair.query)} | {code(pair.match)}"
         lines.append(f"| {letter} | {files} | {pair.similarity:.4f} | {sentence} |")
     return [*lines, "", *_verdict(first), ""]
@@ -185,17 +230,11 @@ def _verdict(first: Sequence[Pair]) -> list[str]:
     return lines
 
 
-def _extremes(nearest: Sequence[Pair]) -> list[str]:
-    ordered = sorted(nearest, key=lambda pair: pair.similarity)
-    near = [pair for pair in ordered if pair.similarity > NEAR_DUPLICATE]
+def _extremes(first: Sequence[Pair]) -> list[str]:
+    ordered = sorted(first, key=lambda pair: pair.similarity)
     lines = ["## The strongest and the weakest of all pairs", ""]
     for title, some in (("Strongest", ordered[::-1][:LISTED]), ("Weakest", ordered[:LISTED])):
         lines += [f"{title}:", ""]
         lines += [f"- {p.similarity:.4f}: {code(p.query)} → {code(p.match)}" for p in some]
         lines.append("")
-    have = "has" if len(near) == 1 else "have"
-    lines.append(
-        f"{counted(len(near), 'pair')} {have} a similarity above {NEAR_DUPLICATE}: "
-        "near-duplicates, or pictures that the network can't tell apart."
-    )
-    return [*lines, ""]
+    return lines
