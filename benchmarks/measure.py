@@ -4,6 +4,9 @@ import importlib.metadata
 import os
 import platform
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,25 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-import image_to_embedding
+from similar_images.embedding import core_count
 
 GFLOP_PER_IMAGE = 3.64  # ResNet18 at 224×224: 1.82 G multiplications, each with its addition
-MATRIX = 4096
-PRODUCTS = 3  # matrix products a measurement
-PACKAGES = [
-    "torch",
-    "torchvision",
-    "numpy",
-    "Pillow",
-    "pymilvus",
-    "milvus-lite",
-    "onnxruntime",
-    "openvino",
-    "nncf",
-    "ncnn",
-    "img2vec_pytorch",
-    "faiss-cpu",
-]
+MATRICES = (1024, 4096)  # sides of the matrix products; the better one is the limit
+PROJECT = Path(__file__).resolve().parent.parent
+PACKAGES = ("torch", "torchvision", "openvino", "numpy", "Pillow", "pymilvus", "milvus-lite")
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -40,64 +30,71 @@ def seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-class MatrixLimit:
-    """What the machine's matrix product reaches, as images a second: the limit of a network.
+def matrix_limit(precision: str, device: str = "cpu") -> float:
+    """Return what torch's matrix product reaches now, as ResNet18 images/s: a yardstick.
 
-    A network that multiplies less (Winograd's algorithm) or a processor whose caches suit small
-    matrices better can exceed it.
+    A network that multiplies less (Winograd's algorithm), or whose matrices fit the caches
+    better, can exceed it.
     """
+    rates = []
+    for side in MATRICES:
+        matrix = torch.randn(side, side, device=device).to(getattr(torch, precision))
+        torch.mm(matrix, matrix)
+        times = max(3, 3 * MATRICES[-1] ** 3 // side**3 // 4)
 
-    def __init__(self, device: torch.device, precision: str) -> None:
-        self.device = device
-        shape = (MATRIX, MATRIX)
-        dtype = getattr(torch, precision)
-        self._a = torch.randn(shape, device=device).to(dtype)
-        self._b = torch.randn(shape, device=device).to(dtype)
-        self._c = torch.empty(shape, dtype=dtype, device=device)
-        self.measure()
+        def products(matrix: torch.Tensor = matrix, times: int = times) -> None:
+            for _ in range(times):
+                product = torch.mm(matrix, matrix)
+            float(product[0, 0])  # waits for a GPU
 
-    def measure(self) -> float:
-        """Return the limit in images/s, measured now."""
-
-        def products() -> None:
-            for _ in range(PRODUCTS):
-                torch.mm(self._a, self._b, out=self._c)
-            float(self._c[0, 0])  # waits for a GPU
-
-        gflop = PRODUCTS * 2 * MATRIX**3 / 1e9
-        return gflop / seconds(products) / GFLOP_PER_IMAGE
+        rates.append(times * 2 * side**3 / 1e9 / seconds(products) / GFLOP_PER_IMAGE)
+    return max(rates)
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Return a measurement's repetitions with their median and extremes."""
-    return {
-        "median": statistics.median(values),
-        "least": min(values),
-        "most": max(values),
-        "repetitions": list(values),
-    }
+    """Return a measurement's repetitions with their median."""
+    return {"median": statistics.median(values), "repetitions": list(values)}
 
 
-def in_words(figures: dict[str, Any], digits: int = 1) -> str:
-    """Return a spread as 'median (least to most)'."""
-    median, least, most = (f"{figures[key]:.{digits}f}" for key in ("median", "least", "most"))
-    return f"{median} ({least} to {most})"
+def in_words(figure: dict[str, Any] | float) -> str:
+    """Return a figure with four digits, a spread as 'median (least to most)'."""
+    if not isinstance(figure, dict):
+        return f"{figure:,.6f}" if 0.9 < figure < 1 else f"{figure:,.4g}"
+    values = figure["repetitions"]
+    return f"{figure['median']:,.4g} ({min(values):,.4g} to {max(values):,.4g})"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table; the first column is text, the others are numbers."""
+    rule = ["---"] + ["--:"] * (len(header) - 1)
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
 
 
 def machine() -> dict[str, Any]:
     """Return the hardware and the versions that the figures belong to."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    capabilities = torch.cpu.get_capabilities()
     return {
         "processor": _processor(),
-        "cores": image_to_embedding.core_count(),
-        "fast_types": sorted(name for name in _capabilities() if "bf16" in name or "vnni" in name),
+        "cores": core_count(),
+        "fast_types": sorted(k for k, v in capabilities.items() if v is True and "bf16" in k),
         "memory_gib": round(memory),
-        "gpu": gpu,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES if _version(name)},
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
+
+
+def machine_in_words(host: dict[str, Any]) -> str:
+    """Return what machine() gave in one sentence."""
+    packages = ", ".join(f"{name} {version}" for name, version in host["packages"].items())
+    types = ", ".join(host["fast_types"]) or "no bfloat16"
+    gpu = f", {host['gpu']}" if host["gpu"] else ""
+    return (
+        f"{host['cores']} cores of {host['processor']} ({types}){gpu}, {host['memory_gib']} GiB, "
+        f"{host['system']}, Python {host['python']}, {packages}"
+    )
 
 
 def _processor() -> str:
@@ -109,22 +106,39 @@ def _processor() -> str:
     return platform.processor()
 
 
-def _capabilities() -> list[str]:
-    return [name for name, able in torch.cpu.get_capabilities().items() if able is True]
+def run_script(script: str, *arguments: object, cwd: Path) -> tuple[float, float]:
+    """Run a script of the project; return its seconds and its peak memory in MiB.
+
+    The memory is that of the process without its decode workers. Raises RuntimeError with what
+    it printed if it fails.
+    """
+    command = [sys.executable, str(PROJECT / script), *map(str, arguments)]
+    start = time.perf_counter()
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, cwd=cwd, stdout=output, stderr=subprocess.STDOUT)
+        peak = 0
+        while process.poll() is None:
+            peak = max(peak, _peak_memory(process.pid))
+            time.sleep(0.02)
+        taken = time.perf_counter() - start
+        if process.returncode:
+            output.seek(0)
+            raise RuntimeError(f"{' '.join(command)} failed:\n{output.read()}")
+    return taken, peak / 1024
 
 
-def _version(package: str) -> str | None:
+def _peak_memory(pid: int) -> int:
+    """Return a process's peak resident memory in KiB so far; 0 where the system hides it."""
     try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-# --- Agreement --------------------------------------------------------------------------------
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    lines = [line for line in status.splitlines() if line.startswith("VmHWM")]
+    return int(lines[0].split()[1]) if lines else 0
 
 
 def nearest(queries: np.ndarray, database: np.ndarray) -> np.ndarray:
-    """Return each query's nearest row, exactly: (N, 512), (M, 512) float32 → (N,) int64."""
+    """Return each query's nearest row, exactly: (N, D), (M, D) float32 → (N,) int64."""
     chunks = [(queries[i : i + 500] @ database.T).argmax(1) for i in range(0, len(queries), 500)]
     return np.concatenate(chunks)
 
@@ -136,7 +150,7 @@ def agreement(
 ) -> dict[str, float]:
     """Return how far the matches of `other` agree with the reference's.
 
-    Each is (queries, database), (N, 512) and (M, 512) float32 of unit length; labels likewise.
+    Each is (queries, database), (N, D) and (M, D) float32 of unit length; labels likewise.
     What is given up is similarity by the reference's vectors: its own match's less the other's.
     """
     queries, database = reference
@@ -147,12 +161,11 @@ def agreement(
     query_labels, database_labels = (np.array(names) for names in labels)
     return {
         "queries": len(queries),
-        "database": len(database),
-        "least_cosine": float(min(c.min() for c in cosines)),
-        "top1_agreement": float((best == found).mean()),
-        "given_up_mean": float(given_up.mean()),
-        "given_up_p999": float(np.quantile(given_up, 0.999)),
-        "given_up_most": float(given_up.max()),
-        "label_share_reference": float((query_labels == database_labels[best]).mean()),
-        "label_share": float((query_labels == database_labels[found]).mean()),
+        "database images": len(database),
+        "least cosine": float(min(c.min() for c in cosines)),
+        "equal nearest matches": float((best == found).mean()),
+        "similarity given up, mean": float(given_up.mean()),
+        "similarity given up, most": float(given_up.max()),
+        "share of equal labels, float32": float((query_labels == database_labels[best]).mean()),
+        "share of equal labels, ours": float((query_labels == database_labels[found]).mean()),
     }

@@ -33,7 +33,8 @@ STYLE = """
 body { margin: 0 auto; max-width: 80rem; padding: 1rem; background: var(--paper); color: var(--ink);
   font: 1rem/1.45 system-ui, sans-serif; }
 h1, h2, h3 { line-height: 1.2; } h2 { margin: 2.5rem 0 .5rem; } h3 { margin: 1.5rem 0 .5rem; }
-p { max-width: 46rem; } a { color: inherit; } nav a { margin-right: 1rem; }
+p { max-width: 46rem; } a { color: inherit; } nav a { margin-right: 1rem; white-space: nowrap; }
+h1 { font-size: clamp(1.3rem, 4vw, 2rem); }
 .pairs { display: flex; flex-wrap: wrap; gap: 1rem; padding: 0; list-style: none; }
 .pairs li { width: 212px; min-width: 0; }
 figure { margin: 0; } .two { display: flex; gap: 12px; }
@@ -187,7 +188,7 @@ def gallery(
 
 def _document(title: str, summary: Summary, links: Mapping[str, str], parts: Sequence[str]) -> str:
     name = html.escape(printable(title))
-    nav = "".join(f'<a href="#{anchor}">{words}</a>' for anchor, words in links.items())
+    nav = " ".join(f'<a href="#{anchor}">{words}</a>' for anchor, words in links.items())
     run = html.escape(printable(f"{summary.images:,} images. {summary.model}. {summary.index}."))
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'

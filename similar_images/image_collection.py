@@ -194,8 +194,11 @@ class ImageCollection:
     ) -> Iterator[list[dict[str, typing.Any]]]:
         """Yield rows in the order of their keys; each page asks for what comes after the last.
 
-        pymilvus's own iterator puts that key into its filter unescaped.
+        pymilvus's own iterator puts that key into its filter unescaped. A server doesn't wait for
+        rows just written when it is asked in order, so that it is asked for their count before.
         """
+        if not self.count():
+            return
 
         def page_after(last: str | None) -> list[dict[str, typing.Any]]:
             after = f"{KEY} > {quoted(last)}" if last is not None else f'{KEY} != ""'

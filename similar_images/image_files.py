@@ -9,7 +9,7 @@ import errno
 import functools
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -126,17 +126,18 @@ def count_images(root: Path, wanted: Callable[[str], bool]) -> int:
     return sum(wanted(path) for path, _ in _walk(root, Listing()))
 
 
-def left_out_in_words(left_out: "collections.Counter[str]") -> str:
+def left_out_in_words(left_out: Mapping[str, int]) -> str:
     """Return how many files no decoder takes, by suffix, with the package that would.
 
-    >>> left_out_in_words(collections.Counter({".svg": 1, ".heic": 3000}))
+    >>> left_out_in_words({".svg": 1, ".heic": 3000})
     'left out: 3,000 .heic (pip install pillow-heif), 1 .svg'
     """
     words = []
-    for suffix, count in left_out.most_common(LEFT_OUT_LISTED):
+    ordered = sorted(left_out.items(), key=lambda item: -item[1])
+    for suffix, count in ordered[:LEFT_OUT_LISTED]:
         package = f" (pip install {PACKAGES[suffix]})" if suffix in PACKAGES else ""
         words.append(f"{count:,} {printable(suffix) or 'without a suffix'}{package}")
-    others = left_out.total() - sum(n for _, n in left_out.most_common(LEFT_OUT_LISTED))
+    others = sum(count for _, count in ordered[LEFT_OUT_LISTED:])
     if others:
         words.append(f"{others:,} others")
     return f"left out: {', '.join(words)}"

@@ -45,15 +45,14 @@ class Tally:
     pruned: int = 0  # of those, removed
     unseen: int = 0  # rows under what could not be looked at: kept, whatever is asked
     skipped: list[Skipped] = field(default_factory=list)
-    left_out: collections.Counter[str] = field(default_factory=collections.Counter)
+    left_out: dict[str, int] = field(default_factory=dict)  # files that no decoder takes, by suffix
 
     def add(self, other: dict[str, Any]) -> None:
         """Add another rank's, as asdict() and JSON made it."""
         for name in ("loaded", "kept", "gone", "pruned", "unseen"):
             setattr(self, name, getattr(self, name) + other[name])
         self.skipped += itertools.starmap(Skipped, other["skipped"])
-        if not self.left_out:  # every rank lists the whole folder
-            self.left_out.update(other["left_out"])
+        self.left_out |= other["left_out"]  # every rank lists the whole folder
 
     @property
     def rows(self) -> int:
@@ -214,7 +213,7 @@ def load(
         for skipped in tally.skipped:
             inventory.lose(skipped.path)
         tally.skipped += todo.listing.skipped
-        tally.kept, tally.left_out = todo.kept, todo.listing.left_out
+        tally.kept, tally.left_out = todo.kept, dict(todo.listing.left_out)
         prune(collection, inventory, options, tally)
         others = ranks.gather("tally", asdict(tally), lambda: progress.update(0))
     if not ranks.first:

@@ -8,6 +8,7 @@ kind of thing agree in the coarse and not in the fine; one photograph, recoloure
 again, agrees in both. Where the threshold comes from: docs/near_duplicates.md.
 """
 
+import math
 import typing
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,8 @@ SIDE = 32  # pixels: what both pictures are reduced to
 SAME = 0.75  # correlation of the fine structure from which two pictures are the same one
 LIKELY = 0.4  # correlation of shifted pictures below which it is not worth to align them
 OVERLAP = 0.6  # of the query that the aligned match has to cover
-STRETCH = 0.4  # the most by which the match may be stretched, turned or sheared
+DETAIL = 12  # pixels a side: with fewer, only equal pixels tell that pictures are the same
+STRETCH = 0.3  # the most by which the match may be stretched, turned or sheared
 REACH = 2  # how far the match is shifted at first, in pixels of 16×16: an eighth of the picture
 STEPS = 8  # of the alignment, at each of two scales
 PAIRS_AT_ONCE = 1000
@@ -74,8 +76,8 @@ def find_near_duplicates(pairs: Sequence[Pair]) -> list[NearDuplicate]:
     found = []
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(pairs), PAIRS_AT_ONCE):
-            some = pairs[start : start + PAIRS_AT_ONCE]
-            paths = {p.query for p in some} | {p.match for p in some if p.may_open_match}
+            some = [p for p in pairs[start : start + PAIRS_AT_ONCE] if p.may_open_match]
+            paths = {p.query for p in some} | {p.match for p in some}
             small = dict(zip(paths, pool.map(reduced, paths), strict=True))
             some = [
                 p for p in some if small[p.query] is not None and small.get(p.match) is not None
@@ -92,10 +94,11 @@ def near_duplicates_text(found: Sequence[NearDuplicate]) -> str:
 
 
 class _Reduced(typing.NamedTuple):
-    """A picture at SIDE×SIDE: (32, 32, 3) uint8, and its size before, in pixels."""
+    """A picture at SIDE×SIDE: (32, 32, 3) uint8; its size, and its detail, in pixels a side."""
 
     pixels: np.ndarray
     size: tuple[int, int]
+    detail: int
 
 
 def reduced(path: str) -> _Reduced | None:
@@ -104,12 +107,26 @@ def reduced(path: str) -> _Reduced | None:
         image = decode(Path(), path)[1]
     except ImageError:
         return None
-    return _Reduced(resized(image, SIDE), image.size)
+    detail = min(_detail(np.asarray(image)), SIDE)
+    return _Reduced(resized(image, detail), image.size, detail)
+
+
+def _detail(pixels: np.ndarray) -> int:
+    """Return how many pixels a side a picture really has: enlarged ones are squares of equal ones.
+
+    >>> _detail(np.arange(16).reshape(4, 4).repeat(8, axis=0).repeat(8, axis=1))
+    4
+    """
+    sides: list[int] = []
+    for axis, length in enumerate(pixels.shape[:2]):
+        lines = np.moveaxis(pixels, axis, 0)[:, :: max(1, pixels.shape[1 - axis] // 64)]
+        changes = np.flatnonzero((lines[1:] != lines[:-1]).reshape(length - 1, -1).any(1)) + 1
+        sides.append(length // math.gcd(length, *map(int, changes)))
+    return min(sides)
 
 
 def resized(image: Image.Image, detail: int) -> np.ndarray:
     """Return a picture as (32, 32, 3) uint8, with the detail of so many pixels a side."""
-    detail = min(detail, *image.size)
     if image.size != (SIDE, SIDE) or detail < SIDE:
         image = image.resize((detail, detail), Image.Resampling.BOX, reducing_gap=4)
         image = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
@@ -118,10 +135,12 @@ def resized(image: Image.Image, detail: int) -> np.ndarray:
 
 def _at_equal_detail(one: _Reduced, other: _Reduced) -> tuple[np.ndarray, np.ndarray]:
     """Return two pictures, that with more detail as coarse as the other."""
-    detail = min(*one.size, *other.size)
-    if detail >= SIDE or min(one.size) == min(other.size):
-        return one.pixels, other.pixels
-    first, second = (resized(Image.fromarray(side.pixels), detail) for side in (one, other))
+    first, second = (
+        resized(Image.fromarray(side.pixels), other_side.detail)
+        if side.detail > other_side.detail
+        else side.pixels
+        for side, other_side in ((one, other), (other, one))
+    )
     return first, second
 
 
@@ -142,6 +161,8 @@ def _among(pairs: Sequence[Pair], small: dict[str, _Reduced]) -> list[NearDuplic
     both = [_at_equal_detail(small[pair.query], small[pair.match]) for pair in pairs]
     queries, matches = (np.stack(side) for side in zip(*both, strict=True))
     aligned, same = same_pictures(queries, matches)
+    same &= [min(small[p.query].detail, small[p.match].detail) >= DETAIL for p in pairs]
+    same |= (queries == matches).all((1, 2, 3))
     found = []
     for i in map(int, np.flatnonzero(same)):
         pair = pairs[i]
@@ -156,6 +177,8 @@ def _among(pairs: Sequence[Pair], small: dict[str, _Reduced]) -> list[NearDuplic
 
 def _changes(query: np.ndarray, match: np.ndarray, aligned: Alignment) -> list[str]:
     """Return what was done to one picture of a pair to make the other."""
+    if np.array_equal(query, match):
+        return []
     motion = aligned.motion[0]
     changes = ["mirrored"] if aligned.mirrored[0] else []
     if np.abs(motion[:, 0] - CENTRE).max() >= SHIFTED:

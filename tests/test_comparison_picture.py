@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import comparison_picture
-from comparison_picture import CELL, draw_pairs, draw_rows
-from results import Pair
+from similar_images import comparison_picture
+from similar_images.comparison_picture import CELL, draw_pairs, draw_rows
+from similar_images.pairs import Pair
 
 GOLDEN = Path(__file__).parent / "golden_comparison.png"  # a quarter of the size
 TITLE = "5,000 queries, nearest by resnet18: 74.8% share the label"
@@ -66,6 +66,23 @@ def test_top_k_gives_a_row_for_each_query() -> None:
     assert (
         [x for x, _ in places[:4]] == [x for x, _ in places[4:]] == sorted(x for x, _ in places[:4])
     )
+
+
+def test_the_page_has_bounds() -> None:
+    names = pictures(2)
+    row = [Pair(names[0], names[1], 0.9, rank) for rank in range(1, 1001)]
+    page = draw_rows([row], "t")
+    assert page.width < 3000
+    many = draw_rows([row[:20]] * 100, "t")
+    assert many.width * many.height < 1.2 * comparison_picture.MAX_PIXELS
+    assert page.height < many.height
+
+
+def test_a_match_that_may_not_be_opened_is_not() -> None:
+    names = pictures(2)
+    page = draw_pairs([Pair(*names, 0.9, 1, "a", "a", may_open_match=False)], "t")
+    assert len(find(page, names[0])) == 1
+    assert not find(page, names[1])
 
 
 def test_a_wrong_label_is_marked_by_more_than_colour() -> None:

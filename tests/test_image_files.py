@@ -1,74 +1,58 @@
-"""image_files.py: pictures found, decoded, preprocessed; against Pillow and torchvision."""
+"""image_files.py: pictures found under a folder, and nothing left out in silence."""
 
 import os
+import subprocess
+import sys
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from helpers import PROJECT
 from PIL import Image
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as vision
 
-import image_files
-from image_files import Decoder, ImageError, Skipped, decode, iter_images, preprocess, printable
-
-
-def reference(image: Image.Image) -> np.ndarray:
-    """What the published transforms do before they normalise."""
-    resized = vision.resize(image, [256], InterpolationMode.BILINEAR, antialias=True)
-    return np.asarray(vision.center_crop(resized, [224]))
+from similar_images.image_files import (
+    Listing,
+    image_suffixes,
+    iter_images,
+    left_out_in_words,
+    readable_formats,
+)
 
 
-def noise(width: int, height: int) -> Image.Image:
-    rng = np.random.default_rng(width * 10_000 + height)
-    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+def paint(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8)).save(path, "PNG")
 
 
-@settings(deadline=None, max_examples=60)
-@given(st.integers(1, 700), st.integers(1, 700))
-def test_preprocessing_equals_torchvision(width: int, height: int) -> None:
-    image = noise(width, height)
-    long = max(width, height) > image_files.MAX_ASPECT * min(width, height)
-    if long and max(width, height) > 100 * min(width, height):
-        return  # torchvision would need gigabytes
-    difference = np.abs(reference(image).astype(int) - preprocess(image))
-    assert difference.max() <= (1 if long else 0)
-
-
-@pytest.mark.parametrize("side", [1, 7, 32, 96, 224, 255, 256, 257, 500, 1000])
-def test_preprocessing_of_squares_equals_torchvision(side: int) -> None:
-    np.testing.assert_array_equal(preprocess(noise(side, side)), reference(noise(side, side)))
-
-
-def test_a_very_long_picture_costs_little() -> None:
-    assert preprocess(noise(20_000, 1)).shape == (224, 224, 3)
+def found_in(root: Path) -> tuple[list[str], Listing]:
+    listing = Listing()
+    return sorted(image.path for image in iter_images(root, listing)), listing
 
 
 def test_pictures_are_found_by_suffix_in_all_folders(photos: Path) -> None:
     for name in ("a b.png", "a/1.png", "a.png", "a-b/x.png", "Z.PNG"):
-        (photos / name).parent.mkdir(exist_ok=True)
-        noise(8, 8).save(photos / name)
+        paint(photos / name)
     (photos / "notes.txt").write_text("not a picture")
     (photos / ".hidden.png").write_bytes(b"")
-    skipped: list[Skipped] = []
-    found = [image.path for image in iter_images(photos, skipped)]
+    found, listing = found_in(photos)
     assert len(found) == len(set(found))
     names = {p.relative_to(photos).as_posix() for p in photos.rglob("*") if p.is_file()}
     assert set(found) == names - {"notes.txt", ".hidden.png"}
-    assert not skipped
+    assert not listing.skipped
+    assert listing.left_out == {".txt": 1}
 
 
 def test_a_large_folder_is_listed_in_flat_memory(own_folder: Path) -> None:
     def peak(folder: str, count: int) -> int:
-        Path(folder).mkdir()
-        noise(8, 8).save(f"{folder}/0.png")
+        paint(Path(folder, "0.png"))
         for number in range(1, count):
             os.link(f"{folder}/0.png", f"{folder}/{number}.png")
         tracemalloc.start()
-        assert sum(1 for _ in iter_images(Path(folder), [])) == count
+        assert sum(1 for _ in iter_images(Path(folder), Listing())) == count
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return most
@@ -77,119 +61,154 @@ def test_a_large_folder_is_listed_in_flat_memory(own_folder: Path) -> None:
     assert peak("large", 20_000) < peak("small", 500) + 20_000
 
 
+@pytest.mark.skipif(os.name != "posix", reason="links and pipes are POSIX's")
 def test_links_are_followed_but_never_in_a_circle(photos: Path, own_folder: Path) -> None:
-    (own_folder / "other").mkdir()
-    noise(8, 8).save(own_folder / "other/x.png")
+    paint(own_folder / "other/x.png")
     (photos / "linked").symlink_to(own_folder / "other")
     (photos / "deep/loop").symlink_to(photos)
     (photos / "dangling.png").symlink_to(photos / "nothing")
+    (photos / "unmounted").symlink_to(own_folder / "share")
     os.mkfifo(photos / "pipe.png")
-    skipped: list[Skipped] = []
-    found = [image.path for image in iter_images(photos, skipped)]
+    found, listing = found_in(photos)
     assert "linked/x.png" in found
     assert len(found) == 10
-    assert {item.path for item in skipped} == {"deep/loop", "dangling.png", "pipe.png"}
+    skipped = {"deep/loop", "dangling.png", "pipe.png", "unmounted"}
+    assert {item.path for item in listing.skipped} == skipped
+    assert listing.unseen() == {"unmounted"}
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "1", "YCbCr", "HSV", "LAB"])
-def test_modes_decode_as_pillow_converts_them(mode: str, own_folder: Path) -> None:
-    image = noise(40, 30).convert(mode)
-    image.save("x.tif") if mode != "HSV" else noise(40, 30).save("x.tif")
-    expected = Image.open("x.tif").convert("RGB")
-    info, rgb = decode(own_folder, "x.tif")
-    np.testing.assert_array_equal(np.asarray(rgb), np.asarray(expected))
-    assert (info.width, info.height) == (40, 30)
-    assert info.file_size == Path("x.tif").stat().st_size
+def test_folders_are_found_where_an_entry_knows_no_inode(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows, where DirEntry.stat() has none: no folder is taken for one it lies in."""
+    expected = found_in(photos)[0]
+    scandir = os.scandir
+
+    class Entries:
+        def __init__(self, folder: Any) -> None:
+            self.entries = scandir(folder)
+
+        def __enter__(self) -> Iterator[Any]:
+            return map(self.without_inode, self.entries)
+
+        def __exit__(self, *_: object) -> None:
+            self.entries.close()
+
+        def without_inode(self, entry: "os.DirEntry[str]") -> Any:
+            status = list(entry.stat())
+            status[1] = status[2] = 0  # inode and device
+            return SimpleNamespace(
+                name=entry.name,
+                path=entry.path,
+                is_dir=entry.is_dir,
+                is_symlink=entry.is_symlink,
+                stat=lambda: os.stat_result(status),
+            )
+
+    monkeypatch.setattr(os, "scandir", Entries)
+    found, listing = found_in(photos)
+    assert found == expected
+    assert any(path.count("/") >= 2 for path in found)
+    assert not listing.skipped
 
 
-def test_transparency_is_shown_over_white(own_folder: Path) -> None:
-    image = noise(20, 20).convert("RGBA")
-    image.putalpha(Image.linear_gradient("L").resize((20, 20)))
-    image.save("x.png")
-    white = Image.new("RGBA", image.size, "white")
-    expected = Image.alpha_composite(white, image).convert("RGB")
-    np.testing.assert_array_equal(np.asarray(decode(own_folder, "x.png")[1]), np.asarray(expected))
+@pytest.fixture
+def nested(own_folder: Path) -> Iterator[Path]:
+    """1,100 folders in each other with a picture in the last; gone again before pytest tidies."""
+    top, depth = own_folder / "top", 1100
+    paint(top / "x.png")
+    os.chdir(top)
+    for _ in range(depth):
+        os.mkdir("d")
+        os.chdir("d")
+    Image.new("RGB", (8, 8)).save("deepest.png")
+    os.chdir(own_folder)
+    yield top
+    os.chdir(top)
+    for _ in range(depth):
+        os.chdir("d")
+    os.unlink("deepest.png")
+    for _ in range(depth):
+        os.chdir("..")
+        os.rmdir("d")
+    os.chdir(own_folder)
 
 
-def test_sixteen_bits_keep_the_higher_eight(own_folder: Path) -> None:
-    values = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
-    Image.fromarray(values).save("x.png")
-    shown = np.asarray(decode(own_folder, "x.png")[1])
-    np.testing.assert_array_equal(shown[..., 0], values >> 8)
+def test_folders_nested_more_than_a_thousand_deep(nested: Path) -> None:
+    found, listing = found_in(nested)
+    assert found == ["d/" * 1100 + "deepest.png", "x.png"]
+    assert not listing.skipped
 
 
-def test_exif_orientation_is_honoured(own_folder: Path) -> None:
-    image = noise(30, 20)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees
-    image.save("x.png", exif=exif)
-    info, rgb = decode(own_folder, "x.png")
-    assert (info.width, info.height) == (20, 30)
-    turned = image.transpose(Image.Transpose.ROTATE_270)
-    np.testing.assert_array_equal(np.asarray(rgb), np.asarray(turned))
+def test_what_cannot_be_listed_is_named_and_not_seen(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("good/1.png", "locked/2.png", "locked/in/3.png"):
+        paint(own_folder / "top" / name)
+    scandir = os.scandir
+
+    def refused(folder: Any) -> Any:
+        if Path(folder).name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    found, listing = found_in(own_folder / "top")
+    assert found == ["good/1.png"]
+    assert listing.unseen() == {"locked"}
+    assert listing.skipped[0].reason == "Permission denied"
 
 
-def test_a_gif_named_png_decodes_and_shows_its_first_frame(own_folder: Path) -> None:
-    frames = [noise(16, 16).convert("P"), noise(16, 17).resize((16, 16)).convert("P")]
-    frames[0].save("x.gif", save_all=True, append_images=frames[1:])
-    os.rename("x.gif", "x.png")
-    _, rgb = decode(own_folder, "x.png")
-    np.testing.assert_array_equal(np.asarray(rgb), np.asarray(frames[0].convert("RGB")))
+def test_every_suffix_that_pillow_opens_is_taken() -> None:
+    formats = set(readable_formats())
+    for suffix, name in Image.registered_extensions().items():
+        assert (suffix in image_suffixes()) == (name in formats or name == "MPO"), suffix
+    assert {".mpo", ".ftc", ".ftu", ".jpg", ".png", ".webp", ".tif"} <= image_suffixes()
 
 
-@pytest.mark.parametrize(
-    "what", ["empty", "text", "truncated", "missing", "folder", "pipe", "bomb"]
-)
-def test_what_cannot_be_decoded_raises(what: str, own_folder: Path) -> None:
-    path = Path("x.png")
-    noise(64, 64).save(path)
-    if what == "empty":
-        path.write_bytes(b"")
-    elif what == "text":
-        path.write_text("hello")
-    elif what == "truncated":
-        path.write_bytes(path.read_bytes()[:2000])
-    elif what == "bomb":
-        Image.new("1", (20_000, 20_000)).save(path)
-    else:
-        path.unlink()
-    if what == "folder":
-        path.mkdir()
-    elif what == "pipe":
-        os.mkfifo(path)
-    with pytest.raises(ImageError, match=r"\w"):
-        decode(own_folder, "x.png")
+def test_what_is_left_out_is_counted_by_suffix(own_folder: Path) -> None:
+    for number in range(3):
+        Path(f"{number}.HEVC").write_bytes(b"")
+    for name in ("a.svg", "README"):
+        Path(name).write_bytes(b"")
+    words = left_out_in_words(found_in(own_folder)[1].left_out)
+    assert words.startswith("left out: 3 .hevc, ")
+    assert "1 .svg" in words
+    assert "1 without a suffix" in words
+    many = {f".s{n}": 1 for n in range(20)}
+    assert left_out_in_words(many).endswith("12 others")
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_an_unreadable_picture_costs_no_other_of_its_batch(workers: int, photos: Path) -> None:
-    (photos / "broken.jpg").write_bytes(b"nothing")
-    paths = [image.path for image in iter_images(photos, [])]
-    with Decoder(photos, batch_size=4, workers=workers, ahead=1) as decoder:
-        seen, skipped = {}, []
-        for batch in decoder.batches(paths):
-            for info, pixels in zip(batch.images, batch.pixels, strict=True):
-                seen[info.path] = pixels.copy()
-            skipped += [item.path for item in batch.skipped]
-            decoder.release(batch)
-    assert skipped == ["broken.jpg"]
-    assert list(seen) == [path for path in paths if path != "broken.jpg"]
-    for path, pixels in seen.items():
-        np.testing.assert_array_equal(pixels, preprocess(decode(photos, path)[1]))
+def test_heic_is_named_with_its_package_and_taken_with_it(own_folder: Path) -> None:
+    """In processes of their own, since what Pillow opens is asked once."""
+    code = (
+        "import sys, json\n{}\n"
+        "from pathlib import Path\n"
+        "from similar_images.image_files import Listing, iter_images, left_out_in_words\n"
+        "listing = Listing()\n"
+        "print([image.path for image in iter_images(Path('.'), listing)])\n"
+        "print(left_out_in_words(listing.left_out) if listing.left_out else '')"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+
+    def printed(code: str) -> list[str]:
+        command = [sys.executable, "-c", code]
+        return subprocess.check_output(command, env=environment, text=True).splitlines()
+
+    Path("x.heic").write_bytes(b"")
+    without = printed(code.format("sys.modules['pillow_heif'] = None"))
+    assert without == ["[]", "left out: 1 .heic (pip install pillow-heif)"]
+    pytest.importorskip("pillow_heif", reason="optional")
+    assert printed(code.format("")) == ["['x.heic']", ""]
 
 
-def test_a_batch_of_bad_pictures_is_empty(own_folder: Path) -> None:
-    for name in "abc":
-        Path(f"{name}.png").write_bytes(b"bad")
-    with Decoder(own_folder, 3, workers=0) as decoder:
-        (batch,) = decoder.batches(["a.png", "b.png", "c.png"])
-    assert not batch.images
-    assert len(batch.skipped) == 3
+def test_a_heic_picture_is_decoded(own_folder: Path) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif", reason="optional")
+    from similar_images.decoding import decode
 
-
-@given(st.text())
-def test_printable_text_stays_on_its_line(text: str) -> None:
-    shown = printable(text)
-    assert shown.isprintable()
-    assert len(shown.splitlines()) <= 1
-    assert printable(shown) == shown
+    pixels = np.zeros((64, 48, 3), np.uint8)
+    pixels[:, :, 0] = 200
+    pillow_heif.from_pillow(Image.fromarray(pixels)).save("x.heic")
+    info, rgb = decode(own_folder, "x.heic")
+    assert (info.width, info.height) == (48, 64)
+    assert np.abs(np.asarray(rgb).astype(int) - pixels).max() < 12

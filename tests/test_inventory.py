@@ -6,10 +6,10 @@ import zlib
 
 import pytest
 
-import inventory
-from image_collection import StoredImage
-from image_files import FoundImage
-from inventory import Inventory, State
+from similar_images import inventory
+from similar_images.image_collection import StoredImage
+from similar_images.image_files import FoundImage
+from similar_images.inventory import Inventory, State
 
 
 def compare(stored: dict[str, StoredImage], found: list[FoundImage]) -> Inventory:

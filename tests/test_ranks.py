@@ -1,117 +1,11 @@
-"""Several loaders, started by torchrun, on a real server."""
-
-import os
-import subprocess
-import sys
-import time
-from pathlib import Path
+"""ranks.py: every picture is one rank's."""
 
 import pytest
-from conftest import LOAD, PROJECT, Server, free_port
-from test_pipeline import rows
 
-import split_images
-from ranks import Ranks
-
-pytest.importorskip("milvus", reason="there is a Milvus server for Linux alone")
-Loader = "subprocess.Popen[str]"
+from similar_images.ranks import Ranks
 
 
-def torchrun(ranks: int, uri: str, *options: str) -> Loader:
-    """Start embed_and_load.py on several ranks of this machine."""
-    launch = [sys.executable, "-m", "torch.distributed.run", *options]
-    launch += ["--nproc-per-node", str(ranks), str(PROJECT / "embed_and_load.py")]
-    return subprocess.Popen(
-        [*launch, *LOAD, "--milvus-uri", uri, "--prune"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-@pytest.fixture
-def images() -> set[str]:
-    """A folder of 400 digits, and a file in it that is none."""
-    assert split_images.main(["--sample", "--limit", "445"]) == 0
-    paths = {path.relative_to("database_set").as_posix() for path in Path().glob("d*/*/*.png")}
-    assert len(paths) == 400
-    Path("database_set/text.png").write_text("no picture")
-    return paths
-
-
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_ranks_load_every_image_once(ranks: int, images: set[str], server: Server) -> None:
-    load = torchrun(ranks, server.uri)
-    out, errors = load.communicate()
-    assert load.returncode == 0, errors
-    assert out.count("Loaded") == 1
-    assert "Loaded 400 images" in out
-    assert "text.png: not a picture" in out
-    stored = rows(server.uri)
-    assert stored.keys() == images
-    gone = sorted(images)[::50]
-    for path in gone:
-        Path("database_set", path).unlink()
-    out = torchrun(ranks, server.uri).communicate()[0]
-    assert "Loaded 0 images" in out
-    assert "392 were in already" in out
-    assert f"{len(gone)} rows have no readable file any more: removed" in out
-    assert rows(server.uri) == {path: stored[path] for path in images - set(gone)}
-
-
-def test_ranks_of_two_nodes_load_every_image_once(images: set[str], server: Server) -> None:
-    port = str(free_port())
-    options = ["--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", port]
-    nodes = [torchrun(1, server.uri, *options, "--node-rank", str(n)) for n in range(2)]
-    outputs = [node.communicate() for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], outputs
-    assert "Loaded 400 images" in outputs[0][0]
-    assert outputs[1][0] == ""
-    assert rows(server.uri).keys() == images
-
-
-def children(pid: int) -> list[int]:
-    """Return the processes that a process has started, oldest first."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sorted(int(child) for task in tasks for child in (task / "children").read_text().split())
-
-
-def test_a_rank_that_dies_is_finished_by_a_rerun(images: set[str], server: Server) -> None:
-    load = torchrun(2, server.uri)
-    while "images" not in server.collections():
-        assert load.poll() is None, load.communicate()[1]
-        time.sleep(0.2)
-    os.kill(children(load.pid)[1], 9)
-    load.communicate()
-    assert load.returncode != 0
-    assert rows(server.uri).keys() < images
-    again = torchrun(2, server.uri)
-    errors = again.communicate()[1]
-    assert again.returncode == 0, errors
-    assert rows(server.uri).keys() == images
-
-
-def test_milvus_lite_takes_one_rank(images: set[str]) -> None:
-    load = torchrun(2, "./milvus.db")
-    errors = load.communicate()[1]
-    assert load.returncode != 0
-    lines = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    assert "takes one process" in lines[0]
-    assert not Path("milvus.db").exists()
-
-
-def test_a_mistake_is_named_once(server: Server) -> None:
-    load = torchrun(3, server.uri)
-    errors = load.communicate()[1]
-    assert load.returncode != 0
-    lines = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    assert "database_set does not exist" in lines[0]
-
-
-def test_every_path_belongs_to_one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_path_belongs_to_one_rank() -> None:
     ranks = Ranks()
     assert ranks.mine("any.png")
     ranks.count = 4
@@ -123,3 +17,11 @@ def test_every_path_belongs_to_one_rank(monkeypatch: pytest.MonkeyPatch) -> None
         assert sum(shares) == 1
         owners.append(shares.index(True))
     assert all(200 < owners.count(rank) < 300 for rank in range(4))
+
+
+@pytest.mark.parametrize(("rank", "prefix"), [("0", "rank 0: "), ("3", "rank 3: ")])
+def test_an_error_says_which_rank_met_it(rank: str, prefix: str) -> None:
+    ranks = Ranks()
+    assert ranks.prefix == ""
+    ranks.count, ranks.rank = 4, int(rank)
+    assert ranks.prefix == prefix

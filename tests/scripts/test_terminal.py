@@ -2,26 +2,25 @@
 
 import json
 import os
-import pty
 import subprocess
 import sys
-import termios
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import LOAD, PROJECT, run_script
+from helpers import LOAD, PROJECT, run_script
 
 import embed_and_load
 import query_code
 import split_images
-from command_line import status_of
 
 RED = "\x1b[31m"
 
 
 def on_a_terminal(script: str, *args: str, env: dict[str, str] | None = None) -> str:
     """Run a script with stderr on a terminal; return what stands there in the end."""
+    pty = pytest.importorskip("pty", reason="terminals are POSIX's")
+    termios = pytest.importorskip("termios")
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (40, 100))
     command = [sys.executable, str(PROJECT / script), *args]
@@ -106,22 +105,3 @@ def test_json_is_an_object_for_each_match_and_nothing_else(
         assert match["similarity"] == pytest.approx(float(similarity), abs=1e-6)
         assert match["query_label"] == query.split("/")[1]
         assert match["match_label"] == path.split("/")[1]
-
-
-def test_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
-    def raising(error: BaseException) -> Callable[[], None]:
-        def work() -> None:
-            raise error
-
-        return work
-
-    assert status_of(lambda: None, (ValueError,), "all is kept") == 0
-    assert capsys.readouterr().err == ""
-    assert status_of(raising(ValueError("no; do this")), (ValueError,), "all is kept") == 1
-    assert capsys.readouterr().err == "error: no; do this\n"
-    assert status_of(raising(OSError(28, "No space left")), (ValueError,), "all is kept") == 1
-    assert "No space left; make room" in capsys.readouterr().err
-    assert status_of(raising(KeyboardInterrupt()), (ValueError,), "all is kept") == 130
-    assert capsys.readouterr().err == "interrupted: all is kept\n"
-    with pytest.raises(ZeroDivisionError):
-        status_of(raising(ZeroDivisionError()), (ValueError,), "all is kept")

@@ -1,19 +1,18 @@
 """A real Milvus server: killed, restarted, gone; with a password and without the right one."""
 
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TOKEN, Server
-from test_pipeline import load, rows
+from helpers import TOKEN, load, rows
+from milvus_server import Server
 
-import image_collection
 import query_code
-import row_writer
-from image_collection import ImageCollection, connect
+from similar_images import comparison_picture, gallery, loading, milvus, near_duplicates
+from similar_images.image_collection import ImageCollection, existing_collection
+from similar_images.milvus import CollectionError, connect
+from similar_images.vector_index import INDEXES
 
 Fails = Callable[..., str]
 pytest.importorskip("milvus", reason="there is a Milvus server for Linux alone")
@@ -26,29 +25,27 @@ def test_a_load_waits_for_a_server_that_was_killed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     expected = rows()
-    monkeypatch.setattr(row_writer, "UPSERT_ROWS", 16)
-    upsert, calls = ImageCollection.upsert, []
-    back: list[threading.Thread] = []
+    monkeypatch.setattr(loading, "UPSERT_ROWS", 16)
+    upsert, warn, calls, warnings = ImageCollection.upsert, milvus.warn, [], []
 
     def kill_at_the_fifth(self: ImageCollection, *args: object) -> None:
-        calls.append(time.monotonic())
+        calls.append(args)
         if len(calls) == 5:
             server.kill()
-            back.append(threading.Thread(target=restart_later))
-            back[0].start()
         upsert(self, *args)  # type: ignore[arg-type]
 
-    def restart_later() -> None:
-        time.sleep(5)
-        server.restart()
+    def restart_at_the_second_warning(text: str) -> None:
+        warn(text)
+        warnings.append(text)
+        if len(warnings) == 2:
+            server.restart()
 
     monkeypatch.setattr(ImageCollection, "upsert", kill_at_the_fifth)
+    monkeypatch.setattr(milvus, "warn", restart_at_the_second_warning)
     assert load("--milvus-uri", server.uri, "--batch-size", "8") == 0
-    back[0].join()
     errors = capsys.readouterr().err
     assert "trying again in 1 s" in errors
     assert "trying again in 2 s" in errors
-    assert max(np.diff(calls)) > 5
     stored = rows(server.uri)
     assert set(stored) == set(expected)
     for path, row in stored.items():
@@ -62,8 +59,8 @@ def test_a_server_that_stays_away_ends_in_one_line_and_a_later_run_resumes(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(row_writer, "UPSERT_ROWS", 16)
-    monkeypatch.setattr(image_collection, "RETRY_SECONDS", 4)
+    monkeypatch.setattr(loading, "UPSERT_ROWS", 16)
+    monkeypatch.setattr(milvus, "RETRY_SECONDS", 4)
     upsert, calls = ImageCollection.upsert, []
 
     def kill_at_the_fifth(self: ImageCollection, *args: object) -> None:
@@ -75,7 +72,6 @@ def test_a_server_that_stays_away_ends_in_one_line_and_a_later_run_resumes(
     options = ["--milvus-uri", server.uri, "--batch-size", "8"]
     with monkeypatch.context() as patch:
         patch.setattr(ImageCollection, "upsert", kill_at_the_fifth)
-        start = time.monotonic()
         assert load(*options) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if "trying again" not in line]
     errors = [line for line in lines if not line.startswith("warning")]
@@ -83,7 +79,6 @@ def test_a_server_that_stays_away_ends_in_one_line_and_a_later_run_resumes(
     assert errors[0].startswith("error: Milvus at http://127.0.0.1")
     assert "run it again: what is loaded is kept" in errors[0]
     assert "server unavailable" in fails(query_code.main, "--milvus-uri", server.uri)
-    assert time.monotonic() - start < 600
     assert server.collections() == ["images"], "it is back"
     assert len(rows(server.uri)) >= 64
     capsys.readouterr()
@@ -118,3 +113,66 @@ def test_a_password_lets_in_and_is_never_printed(
     assert address in everything
     for secret in ("hush", "mum", "Milvus@", "root:"):
         assert secret not in everything
+
+
+REQUESTS: dict[str, Callable[[ImageCollection], object]] = {
+    "describe": lambda collection: ImageCollection(collection.client, "images"),
+    "has": lambda collection: ImageCollection.find(collection.client, "images"),
+    "read": lambda collection: list(collection.stored_images()),
+    "count": lambda collection: collection.count(),
+    "search": lambda collection: list(collection.search(np.eye(512, dtype=np.float32)[:3])),
+    "index": lambda collection: collection.use_index(INDEXES["hnsw"]),
+    "property": lambda collection: collection.set_properties(rows="1"),
+    "delete": lambda collection: collection.delete(["no.png"]),
+    "flush": lambda collection: collection.flush(),
+}
+
+
+def test_every_request_is_asked_again_and_that_is_said(
+    loaded: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load("--milvus-uri", server.uri) == 0
+    said: list[str] = []
+    monkeypatch.setattr(milvus, "warn", said.append)
+    monkeypatch.setattr(milvus, "RETRY_SECONDS", 2)
+    with connect(server.uri) as client:
+        collection = existing_collection(client, "images")
+        server.kill()
+        for name, request in REQUESTS.items():
+            said.clear()
+            with pytest.raises(CollectionError, match="Milvus at http"):
+                request(collection)
+            assert "trying again in 1 s" in said[0], name
+    assert "images" in server.collections(), "it is back for the next test"
+
+
+def test_strangers_words_are_not_opened(
+    loaded: Path,
+    server: Server,
+    fails: Fails,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a server the collection's folder and weights are what somebody wrote there."""
+    assert load("--milvus-uri", server.uri) == 0
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    queries = ["--queries", str(loaded / "query_set"), "--milvus-uri", server.uri]
+    opened: list[str] = []
+    decode = near_duplicates.decode
+
+    def note(folder: Path, path: str) -> object:
+        opened.append(path)
+        return decode(folder, path)
+
+    for module in (near_duplicates, comparison_picture, gallery):
+        monkeypatch.setattr(module, "decode", note)
+    monkeypatch.chdir(elsewhere)
+    assert query_code.main(queries) == 0
+    assert not any("database_set" in path for path in opened)
+    assert "not opened" in Path("results/gallery.html").read_text()
+    assert query_code.main([*queries, "--images", str(loaded / "database_set")]) == 0
+    assert any("database_set" in path for path in opened)
+    with connect(server.uri) as client:
+        collection = existing_collection(client, "images")
+        collection.set_properties(weights="/somebody/elses.pth", weights_sha256="0" * 64)
+    assert "somebody else's word" in fails(query_code.main, *queries)

@@ -15,10 +15,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PROJECT, TOKEN, Server, run_script, write_batches
+from helpers import PROJECT, TOKEN, run_script, write_batches
+from milvus_server import Server
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from torchvision.models import resnet18
+
+import embed_and_load
+import query_code
+import split_images
+from similar_images.image_collection import existing_collection
+from similar_images.milvus import connect
 
 # Run by Python at its start: points the two published addresses at the local server, and the
 # published checksums at its files. The download code itself is untouched.
@@ -64,6 +71,7 @@ def published(own_folder: Path) -> Iterator[dict[str, str]]:
             "LOCAL_CIFAR_MD5": hashlib.md5(archive.read_bytes()).hexdigest(),
             "LOCAL_WEIGHTS": f"{address}/{name}",
             "TORCH_HOME": str(own_folder / "torch"),
+            "XDG_CACHE_HOME": str(own_folder / "cache"),  # of networks that are not the real ones
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
         server.shutdown()
@@ -76,9 +84,12 @@ def commands(*files: str) -> list[str]:
     return [line for block in blocks for line in block.splitlines()]
 
 
+DOCUMENTS = ("README.md", "docs/server.md")
+
+
 def the_command(*words: str) -> str:
-    """The one line of the README's that holds all of these words."""
-    found = [line for line in commands("README.md") if all(word in line for word in words)]
+    """The one line of the documents' that holds all of these words."""
+    found = [line for line in commands(*DOCUMENTS) if all(word in line for word in words)]
     assert len(found) == 1, (words, found)
     return found[0]
 
@@ -90,6 +101,7 @@ def clone(own_folder: Path) -> Path:
     folder.mkdir()
     for script in PROJECT.glob("*.py"):
         shutil.copy(script, folder)
+    shutil.copytree(PROJECT / "similar_images", folder / "similar_images")
     return folder
 
 
@@ -106,18 +118,19 @@ def run_line(line: str, cwd: Path, env: dict[str, str]) -> "subprocess.Completed
 NOT_RUN_HERE = {
     "pip install -r requirements-dev.txt && pytest": "runs this very test; .ci/run runs it",
     "pytest": "likewise",
-    "ruff format . && ruff check . && mypy *.py benchmarks/*.py && pytest": "likewise",
+    "ruff format . && ruff check . && mypy *.py similar_images benchmarks && pytest": "likewise",
     "python3 -m venv .venv && . .venv/bin/activate && pip install -r requirements-dev.txt": (
         "installs; .ci/run does"
     ),
-    "pip install -r benchmarks/requirements.txt": "optional competitors",
+    "python -m benchmarks.scale --sizes 10000 100000 1000000": "test_benchmarks.py, smaller",
+    "python -m benchmarks.near_duplicates cifar-10/database_set ~/Pictures": "test_benchmarks.py",
     "docker compose up --detach --wait": "wants a container engine",
 }
 
 
 def test_every_command_is_run_by_a_test() -> None:
     source = Path(__file__).read_text(encoding="utf-8")
-    for line in commands("README.md", "CONTRIBUTING.md"):
+    for line in commands(*DOCUMENTS, "CONTRIBUTING.md"):
         if line not in NOT_RUN_HERE:
             chosen = [
                 words
@@ -127,15 +140,112 @@ def test_every_command_is_run_by_a_test() -> None:
             assert chosen, f"no test runs: {line}"
 
 
-def test_the_messages_under_troubleshooting_are_the_programs_own() -> None:
-    section = (PROJECT / "README.md").read_text(encoding="utf-8").split("## Troubleshooting")[1]
-    messages = re.findall(r"^\| `(.+?)` \|", section.split("## Limits")[0], re.MULTILINE)
-    assert len(messages) > 5
-    source = "".join(path.read_text(encoding="utf-8") for path in PROJECT.glob("*.py"))
-    source = re.sub(r'"\s*\n\s*f?"', "", source)  # a string over several lines
-    for message in messages:
-        for part in re.split("[…;]", message):
-            assert part.strip() in source, message
+def documented_messages() -> list[str]:
+    text = (PROJECT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    return re.findall(r"^\| `(.+?)` \|", text, re.MULTILINE)
+
+
+def provoked(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
+    """Arrange what leads to a message; give the main and the options that meet it."""
+    random = ["--weights", "random"]
+    load, query = embed_and_load.main, query_code.main
+    database = folder / "milvus.db"
+    if name.startswith("… does not exist"):
+        yield [load, "--images", "nowhere", *random]
+    elif name.startswith("… holds no images"):
+        (folder / "phone").mkdir()
+        (folder / "phone/a.svg").write_bytes(b"")
+        yield [load, "--images", "phone", *random]
+    elif "did not write" in name:
+        (folder / "query_set/mine.jpg").write_bytes(b"")
+        yield [split_images.main, "--sample", "--overwrite"]
+    elif "made with another model" in name:
+        yield [load, *random, "--model", "mobilenet_v3_small"]
+    elif "holds the folder" in name:
+        yield [load, *random, "--images", "query_set"]
+    elif "interrupted, or is still running" in name:
+        with connect(str(database)) as client:
+            existing_collection(client, "images").set_properties(load="begun")
+        yield [query]
+    elif "too many to remove unasked" in name:
+        for label in "0123456":
+            shutil.rmtree(folder / "database_set" / label)
+        yield [load, *random, "--prune"]
+    elif "is in use by" in name:
+        holder = (
+            "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.flock(f, 2); print(1)\ninput()"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", holder, str(database / "LOCK")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        yield [query]
+        process.communicate(b"\n")
+    elif "can't be opened as a Milvus Lite file" in name:
+        shutil.rmtree(database)
+        database.write_bytes(b"SQLite format 3")
+        yield [query]
+    elif "no Milvus answers" in name:
+        yield [query, "--milvus-uri", "http://127.0.0.1:9"]
+    elif "could not be downloaded" in name:
+        from torchvision.models import ResNet18_Weights
+
+        monkeypatch.setenv("TORCH_HOME", str(folder / "torch"))
+        monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        monkeypatch.setattr(
+            "torchvision.models._api.load_state_dict_from_url", lambda *_, **__: refuse()
+        )
+        assert ResNet18_Weights
+        yield [load]
+    elif "has no classifier" in name:
+        yield [load, "--model", "resnet19", *random]
+    elif name.startswith("no image matches"):
+        yield [query, "--min-similarity", "1.05"]
+    else:
+        pytest.fail(f"no test provokes: {name}")
+
+
+def refuse() -> None:
+    raise OSError("<urlopen error [Errno 111] Connection refused>")
+
+
+@pytest.mark.parametrize("name", documented_messages())
+def test_the_messages_under_troubleshooting_are_the_programs_own(
+    name: str,
+    loaded: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for main, *options in provoked(name, loaded, monkeypatch):
+        capsys.readouterr()
+        main(list(map(str, options)))  # type: ignore[operator]
+        errors = capsys.readouterr().err
+        assert re.search(".*?".join(map(re.escape, re.split(" ?… ?", name))), errors), errors
+
+
+def test_the_python_of_the_readme_runs(loaded: Path) -> None:
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.+?)\n```$", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    shutil.copy(next(Path("query_set").rglob("*.png")), "some.jpg")
+    vector = blocks[0].replace('"some.jpg"', '"some.jpg", weights="random"')
+    code = f"{vector}\nprint(vector.shape, float(vector @ vector))\n{blocks[1]}\n"
+    code += "print(len(paths), len(set(paths)), vectors.shape)\n"
+    code += "table = pd.read_parquet('images.parquet')\n"
+    code += (
+        "print(list(table['path']) == paths, bool((np.stack(table['embedding']) == vectors).all()))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, *others = done.stdout.splitlines()
+    assert first.startswith("(512,) ")
+    assert float(first.split()[1]) == pytest.approx(1, abs=1e-5)
+    assert others == ["180 180 (180, 512)", "True True"]
 
 
 def test_the_trial_gives_what_the_readme_says(clone: Path) -> None:
@@ -216,12 +326,9 @@ def test_the_benchmarks_lines(digits: Path, own_folder: Path) -> None:
     line = the_command("benchmarks.run")
     for readme, ours in folders.items():
         line = line.replace(readme, str(digits / ours))
-    small = "--weights random --parts preprocessing --repetitions 1 --count 16"
+    small = "--weights random --parts agreement --repetitions 1 --agreement 16"
     run_line(" ".join([line, small, *output]), PROJECT, {})
-    assert "Preprocessing" in (own_folder / "results.md").read_text()
-    line = the_command("benchmarks.scale").replace("10000 100000 1000000", "1000")
-    run_line(" ".join([line, *output]), PROJECT, {})
-    assert "Milvus Lite, 1,000, flat" in (own_folder / "scale.md").read_text()
+    assert "equal nearest matches" in (own_folder / "results.md").read_text()
 
 
 def test_a_download_with_another_checksum_is_refused(

@@ -1,83 +1,38 @@
 """embed_and_load.py and query_code.py, on Milvus Lite and on a server, against brute force."""
 
-import csv
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import LOAD
+from conftest import on_both_engines
+from helpers import LOAD, MODEL, brute_force, exact_embedder, load, pairings, rows
 from PIL import Image
 
 import embed_and_load
-import image_collection
-import image_files
-import image_to_embedding
-import inventory
 import query_code
 import split_images
-from exact_search import exact_search, recall
-from image_collection import STRONG, ImageCollection, Index, connect, redact, resolve_uri
-from image_files import iter_images
-from image_to_embedding import Embedder, embed_images
+from similar_images import image_collection, image_files, inventory, model
+from similar_images import milvus as milvus_module
+from similar_images.embedding import OpenVinoEmbedder, embed_images
+from similar_images.image_collection import STRONG, ImageCollection, existing_collection
+from similar_images.image_files import Listing, iter_images
+from similar_images.matching import exact_search, recall
+from similar_images.milvus import Client, connect, redact, resolve_uri
+from similar_images.vector_index import Index
 
 Fails = Callable[..., str]
-
-
-@pytest.fixture(params=["lite", "server"])
-def milvus(
-    request: pytest.FixtureRequest, own_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[str]:
-    """The same tests on a file of Milvus Lite and on a real server."""
-    if request.param == "lite":
-        yield "./milvus.db"
-        return
-    server = request.getfixturevalue("server")
-    monkeypatch.setenv("MILVUS_URI", server.uri)
-    yield server.uri
-
-
-def load(*args: object) -> int:
-    return embed_and_load.main([*LOAD, *map(str, args)])
-
-
-def rows(uri: str | None = None, name: str = "images") -> dict[str, dict[str, object]]:
-    """All rows of a collection, by path."""
-    with connect(resolve_uri(uri), must_exist=True) as client:
-        collection = ImageCollection(client, name)
-        fields = ["path", "embedding", "inserted_at", "file_size", "width", "height", "modified_at"]
-        found = client.milvus.query(
-            collection.name, filter='path != ""', output_fields=fields, consistency_level=STRONG
-        )
-    assert len({row["path"] for row in found}) == len(found), "a path stands there twice"
-    return {row["path"]: row for row in found}
-
-
-def brute_force(root: Path, queries: Path) -> tuple[list[str], list[str], np.ndarray]:
-    """Database paths, query paths and all their similarities, without Milvus, in float32."""
-    embedder = Embedder("random", precision="float32")
-    names, vectors = [], []
-    for folder in (root, queries):
-        paths = sorted(image.path for image in iter_images(folder, []))
-        batches = embed_images(embedder, folder, paths, workers=0)
-        names.append([str(folder / path) for path in paths])
-        vectors.append(np.concatenate([batch.embeddings for batch in batches]))
-    return names[0], names[1], vectors[1].astype(np.float64) @ vectors[0].T.astype(np.float64)
-
-
-def pairings(folder: str = "results") -> list[dict[str, str]]:
-    with open(Path(folder, "pairings.txt"), newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file, delimiter="\t"))
+milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
 
 
 def test_rows_hold_what_the_contract_says(loaded: Path) -> None:
     stored = rows()
-    paths = sorted(image.path for image in iter_images(Path("database_set"), []))
+    paths = sorted(image.path for image in iter_images(Path("database_set"), Listing()))
     assert sorted(stored) == paths
-    embedder = Embedder("random", precision="float32")
+    embedder = exact_embedder()
     batches = embed_images(embedder, Path("database_set"), paths, workers=0)
     expected = np.concatenate([batch.embeddings for batch in batches])
     for path, embedding in zip(paths, expected, strict=True):
@@ -140,21 +95,21 @@ def test_images_are_embedded_while_the_folder_is_still_listed(
     milvus: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert split_images.main(["--sample", "--limit", "200"]) == 0
-    found, embed = image_files._found, Embedder.embed
+    found, embed = image_files._found, OpenVinoEmbedder.embed
     listed, listed_at_a_batch = [], []
 
     def note_listed(path: str, status: os.stat_result) -> object:
         listed.append(path)
         return found(path, status)
 
-    def note_batch(self: Embedder, pixels: np.ndarray) -> np.ndarray:
+    def note_batch(self: OpenVinoEmbedder, pixels: np.ndarray) -> np.ndarray:
         listed_at_a_batch.append(len(listed))
         return embed(self, pixels)
 
     monkeypatch.setattr(inventory, "LISTED_FIRST", 20)
-    monkeypatch.setattr(image_collection, "LITE_ROWS", 180)
+    monkeypatch.setattr(milvus_module, "LITE_ROWS", 180)
     monkeypatch.setattr(image_files, "_found", note_listed)
-    monkeypatch.setattr(Embedder, "embed", note_batch)
+    monkeypatch.setattr(OpenVinoEmbedder, "embed", note_batch)
     assert load("--batch-size", "4") == 0
     assert listed_at_a_batch[0] < 100, "the 180 are not all listed when embedding begins"
     captured = capsys.readouterr()
@@ -193,16 +148,16 @@ def test_a_large_collection_gets_an_approximate_index_and_one_made_by_hand_stays
 ) -> None:
     def index() -> str:
         with connect(resolve_uri(None)) as client:
-            return ImageCollection(client, "images").index()["index_type"]
+            return existing_collection(client, "images").index()["index_type"]
 
     with connect(resolve_uri(None)) as client:
         by_hand = Index("IVF_SQ8", {"nlist": 8}, {"nprobe": 8})
-        ImageCollection(client, "images").use_index(by_hand)
+        existing_collection(client, "images").use_index(by_hand)
     assert load() == 0
     assert index() == "IVF_SQ8"
     assert load("--index", "auto") == 0
     assert index() == "FLAT"
-    monkeypatch.setattr(image_collection, "EXACT_ROWS", 179)
+    monkeypatch.setattr(Client, "exact_rows", 179)
     assert load() == 0
     assert index() == ("FLAT" if milvus == "./milvus.db" else "HNSW")
 
@@ -210,12 +165,12 @@ def test_a_large_collection_gets_an_approximate_index_and_one_made_by_hand_stays
 def test_exact_search_equals_brute_force(loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_collection, "READ_EMBEDDINGS", 50)  # several pages
     database, queries, similarities = brute_force(Path("database_set"), Path("query_set"))
-    embedder = Embedder("random", precision="float32")
+    embedder = exact_embedder()
     names = [Path(query).relative_to("query_set").as_posix() for query in queries]
     batches = embed_images(embedder, Path("query_set"), names, workers=0)
     embeddings = np.concatenate([batch.embeddings for batch in batches])
     with connect(resolve_uri(None)) as client:
-        collection = ImageCollection(client, "images")
+        collection = existing_collection(client, "images")
         found = exact_search(collection, embeddings, 5)
         some = exact_search(collection, embeddings, 5, 'path like "3/%"')
     for row, matches in enumerate(found):
@@ -232,7 +187,7 @@ def test_exact_search_equals_brute_force(loaded: Path, monkeypatch: pytest.Monke
 
 def test_workers_and_batches_do_not_change_what_is_loaded(loaded: Path) -> None:
     other = ["--milvus-uri", "other.db", "--workers", "2", "--batch-size", "7"]
-    assert embed_and_load.main(["--weights", "random", "--precision", "float32", *other]) == 0
+    assert embed_and_load.main([*MODEL, *other]) == 0
     ours, theirs = rows(), rows("other.db")
     assert set(ours) == set(theirs)
     for path in ours:
@@ -244,8 +199,10 @@ def test_another_model_is_refused_on_loading_and_on_querying(
 ) -> None:
     before = rows()
     with monkeypatch.context() as patch:
-        patch.setattr(image_to_embedding, "RANDOM_SEED", 1)
+        patch.setattr(model, "RANDOM_SEED", 1)
+        patch.setenv("XDG_CACHE_HOME", str(loaded / "cache"))  # where no network is kept yet
         assert "other weights" in fails(embed_and_load.main, *LOAD)
+        shutil.rmtree("cache")
         assert "not those" in fails(query_code.main)
     assert rows() == before
 
@@ -265,7 +222,7 @@ def test_recreate_replaces_only_when_it_is_done(
 ) -> None:
     before = rows()
     with monkeypatch.context() as patch:
-        patch.setattr(image_to_embedding.Embedder, "embed", lambda *_: 1 / 0)
+        patch.setattr(OpenVinoEmbedder, "embed", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             load("--recreate")
     assert rows() == before
@@ -301,7 +258,7 @@ def test_a_recreate_that_ends_at_its_last_steps_is_finished_by_the_next_run(
 def test_a_foreign_collection_is_left_alone(recreate: bool, loaded: Path, fails: Fails) -> None:
     uri = resolve_uri(None)
     with connect(uri) as client:
-        client.milvus.create_collection("foreign", dimension=512, consistency_level=STRONG)
+        client.milvus.create_collection("foreign", dimension=512, **STRONG)
         client.milvus.insert("foreign", [{"id": 1, "vector": [0.5] * 512}])
     options = ["--collection", "foreign", *(["--recreate"] if recreate else [])]
     assert "stays as it is" in fails(embed_and_load.main, *LOAD, *options)
@@ -388,7 +345,13 @@ def test_results_are_the_same_for_the_same_seed(loaded: Path) -> None:
     assert query_code.main(["--output", "three", "--seed", "8"]) == 0
     pictures = [Path(name, "comparison.png").read_bytes() for name in ("one", "two", "three")]
     assert pictures[0] == pictures[1] != pictures[2]
-    assert sorted(os.listdir("one")) == ["comparison.png", "observations.md", "pairings.txt"]
+    assert sorted(os.listdir("one")) == [
+        "comparison.png",
+        "gallery.html",
+        "near_duplicates.txt",
+        "observations.md",
+        "pairings.txt",
+    ]
 
 
 def test_lite_differs_from_nothing_but_names_in_its_address() -> None:

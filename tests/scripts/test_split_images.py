@@ -4,24 +4,25 @@ import hashlib
 import io
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import LABELS, PROJECT, python2_batch, write_batches
+from helpers import LABELS, PROJECT, python2_batch, write_batches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 import split_images
-from split_images import SplitError, read_batch, split_positions
+from similar_images.cifar10 import read_batch
+from similar_images.split import SplitError, check_targets, split_positions
 
 Fails = Callable[..., str]
 # Of the original homework's 5,000 query positions, sorted, as little-endian int64.
@@ -226,23 +227,184 @@ def test_other_mistakes_end_in_one_line(fails: Fails) -> None:
     assert "can't be split" in fails(split_images.main, "--sample", *fraction)
 
 
+# Run whole; once it has given a worker something to write, it waits.
+HELD_SPLIT = """
+import concurrent.futures, sys, threading
+import split_images
+from similar_images import split
+
+def held(futures):
+    concurrent.futures.wait(futures[:1])
+    print("HELD", flush=True)
+    threading.Event().wait()
+
+if __name__ == "__main__":
+    split.concurrent.futures.as_completed = held
+    sys.exit(split_images.main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_run_leaves_no_split(own_folder: Path, stop: signal.Signals) -> None:
-    write_batches(own_folder / "cifar-10-batches-py", per_batch=4000)
-    script = [sys.executable, str(PROJECT / "split_images.py")]
-    process = subprocess.Popen(script, stderr=subprocess.PIPE, text=True)
-    while not any(own_folder.glob(".database_set.partial/*/*.png")):
-        assert process.poll() is None, "it should be caught while it writes"
-        time.sleep(0.01)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_interrupted_run_leaves_what_was_there(
+    own_folder: Path, stop: signal.Signals, overwrite: bool
+) -> None:
+    write_batches(own_folder / "cifar-10-batches-py", per_batch=200)
+    if overwrite:
+        assert split_images.main(["--sample", "--limit", "50"]) == 0
+    before = {path: path.read_bytes() for path in own_folder.rglob("*_set/*/*.png")}
+    (own_folder / "held.py").write_text(HELD_SPLIT)
+    process = subprocess.Popen(
+        [sys.executable, "held.py", *(["--overwrite"] if overwrite else [])],
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert "HELD\n" in iter(process.stdout.readline, "")
+    assert any(own_folder.glob(".database_set.partial/*/*.png"))
     process.send_signal(stop)
     _, errors = process.communicate()
     assert process.returncode == (130 if stop == signal.SIGINT else -signal.SIGKILL)
-    assert not Path("database_set").exists()
-    assert not Path("query_set").exists()
+    assert {path: path.read_bytes() for path in own_folder.rglob("*_set/*/*.png")} == before
     if stop == signal.SIGINT:
-        assert "Traceback" not in errors
-        assert os.listdir(own_folder) == ["cifar-10-batches-py"]
-    assert split_images.main([]) == 0  # whatever was left is out of the way
-    assert len(written(Path("database_set"))) == 18_000
+        assert errors == "interrupted: both folders are as they were, or whole; run it again\n"
+        assert not list(own_folder.glob(".*"))
+    assert split_images.main(["--overwrite"] if overwrite else []) == 0  # what was left is gone
+    assert len(written(Path("database_set"))) == 900
     assert not list(own_folder.glob(".*"))
+
+
+STEPS = 4  # both old folders out of the way, both new ones into their places
+
+
+@pytest.mark.parametrize("number", range(1, STEPS + 1))
+@pytest.mark.parametrize("error", [OSError(16, "busy"), KeyboardInterrupt()])
+def test_no_step_of_overwriting_is_without_a_way_back(
+    number: int, error: BaseException, own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert split_images.main(["--sample", "--limit", "50"]) == 0
+    before = contents(own_folder)
+    replace, calls = os.replace, []
+
+    def stopped(*places: Any) -> None:
+        calls.append(places)
+        if len(calls) == number:
+            raise error
+        replace(*places)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", stopped)
+        status = split_images.main(["--sample", "--limit", "60", "--overwrite"])
+    assert status == (1 if isinstance(error, OSError) else 130)
+    assert contents(own_folder) == before
+
+
+KILLED = """
+import os, signal, sys
+import split_images
+replace, calls = os.replace, []
+
+def killed(*places):
+    calls.append(1)
+    if len(calls) == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(*places)
+
+if __name__ == "__main__":
+    os.replace = killed
+    split_images.main(sys.argv[2:])
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+@pytest.mark.parametrize("number", range(1, STEPS + 1))
+def test_a_run_killed_between_its_steps_is_undone_by_the_next(
+    number: int, own_folder: Path
+) -> None:
+    assert split_images.main(["--sample", "--limit", "50"]) == 0
+    before = contents(own_folder)
+    (own_folder / "killed.py").write_text(KILLED)
+    command = [sys.executable, "killed.py", str(number), "--sample", "--limit", "60", "--overwrite"]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    assert subprocess.run(command, env=environment).returncode == -signal.SIGKILL
+    (own_folder / "killed.py").unlink()
+    with pytest.raises(SplitError, match="add --overwrite"):
+        check_targets([Path("database_set"), Path("query_set")], overwrite=False)
+    for partial in own_folder.glob(".*.partial"):
+        shutil.rmtree(partial)
+    assert contents(own_folder) == before
+    assert split_images.main(["--sample", "--limit", "60", "--overwrite"]) == 0
+    assert len(written(Path("database_set"))) == 54
+    assert sorted(os.listdir(own_folder)) == ["database_set", "query_set"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_a_link_to_a_folder_is_overwritten_again_and_again(own_folder: Path) -> None:
+    (own_folder / "elsewhere").mkdir()
+    os.symlink("elsewhere", "query_set")
+    for count in (20, 30, 40, 50):
+        assert split_images.main(["--sample", "--limit", str(count), "--overwrite"]) == 0
+        assert len(written(Path("database_set"))) + len(written(Path("elsewhere"))) == count
+        assert Path("query_set").is_symlink()
+
+
+def test_a_mount_point_is_refused_before_anything_is_touched(
+    fails: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert split_images.main(["--sample", "--limit", "20"]) == 0
+    before = contents(Path())
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "query_set")
+    assert "mount point" in fails(split_images.main, "--sample", "--overwrite")
+    assert contents(Path()) == before
+
+
+@pytest.mark.parametrize("folder", ["database_set", ".database_set.old", ".query_set.partial"])
+def test_pictures_named_like_ours_are_never_deleted(folder: str, fails: Fails) -> None:
+    mine = Path(folder, "clip1/00001.png")  # as ffmpeg names frames
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    error = fails(split_images.main, "--sample", "--limit", "20", "--overwrite")
+    assert "did not write (clip1/00001.png)" in error
+    assert mine.read_bytes() == b"mine"
+
+
+def test_what_systems_leave_in_folders_is_in_nobodys_way() -> None:
+    assert split_images.main(["--sample", "--limit", "20"]) == 0
+    for place in ("database_set/.DS_Store", "query_set/1/Thumbs.db"):
+        Path(place).parent.mkdir(exist_ok=True)
+        Path(place).write_bytes(b"")
+    assert split_images.main(["--sample", "--limit", "30", "--overwrite"]) == 0
+    assert len(written(Path("database_set"))) == 27
+
+
+WORKER_KILLED = """
+import os, signal, sys
+import split_images
+from similar_images import split
+
+def killed(paths, pixels):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+split._write_chunk = killed
+if __name__ == "__main__":
+    sys.exit(split_images.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+def test_a_killed_worker_ends_in_one_line(own_folder: Path) -> None:
+    (own_folder / "killed.py").write_text(WORKER_KILLED)
+    command = [sys.executable, "killed.py", "--sample"]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: a process that wrote images was killed")
+    assert len(done.stderr.splitlines()) == 1
+    assert os.listdir(own_folder) == ["killed.py"]

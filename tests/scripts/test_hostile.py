@@ -13,17 +13,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import LOAD, PROJECT, python2_batch, python2_meta
+from conftest import on_both_engines
+from helpers import LOAD, PROJECT, load, pairings, python2_batch, python2_meta, rows
 from PIL import Image
-from test_pipeline import load, pairings, rows
 
 import embed_and_load
-import image_files
 import query_code
 import split_images
-from split_images import read_batch
+from similar_images import cifar10, image_collection
+from similar_images.cifar10 import read_batch
+from similar_images.decoding import DecodedImage, decode, to_rgb
+from similar_images.image_collection import ImageCollection
+from similar_images.image_files import ImageError
+from similar_images.milvus import connect, resolve_uri
 
 Fails = Callable[..., str]
+milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
 MUTANTS = 12_000
 
 # In a process of its own: an audit hook sees every import, call of exec, file and program that
@@ -33,10 +38,11 @@ import json, random, sys
 from pathlib import Path
 sys.path[:0] = [%(project)r, %(tests)r]
 import numpy as np
-from conftest import python2_batch, python2_meta
+from helpers import python2_batch, python2_meta
 import encodings.raw_unicode_escape, encodings.latin_1, encodings.unicode_escape
-import pickle, split_images
-from split_images import SplitError
+import pickle
+from similar_images import cifar10
+from similar_images.image_set import ImageSetError
 
 planes = np.arange(2 * 3072, dtype=np.uint32).astype(np.uint8).reshape(2, 3072)
 contents = {"batches.meta": python2_meta()}
@@ -75,23 +81,23 @@ def hook(event, args):
         seen.append(f"{event} {args!r}"[:200])
 
 sys.addaudithook(hook)
-split_images.read_folder = lambda folder: dict(contents)
+cifar10.read_folder = lambda folder: dict(contents)
 here, errors, taken, other = Path(), 0, 0, []
-before = {name: repr(vars(value)) for name, value in vars(split_images).items()
+before = {name: repr(vars(value)) for name, value in vars(cifar10).items()
           if callable(value) and hasattr(value, "__dict__")}
 for data in mutants:
     contents["data_batch_3"] = data
     watched = True
     try:
-        split_images.load_cifar(here)
+        cifar10.load_cifar(here)
         taken += 1
-    except SplitError as error:
+    except ImageSetError as error:
         errors += 1
         if len(str(error).splitlines()) != 1 or len(str(error)) > 600: other.append(repr(error))
     except BaseException as error:
         other.append(repr(error)[:300])
     watched = False
-after = {name: repr(vars(value)) for name, value in vars(split_images).items()
+after = {name: repr(vars(value)) for name, value in vars(cifar10).items()
          if callable(value) and hasattr(value, "__dict__")}
 print(json.dumps({"errors": errors, "taken": taken, "seen": seen[:5], "other": other[:5],
                   "changed": [name for name in after if after[name] != before.get(name)]}))
@@ -172,8 +178,8 @@ def test_a_pickle_cannot_change_the_reader_for_the_next(own_folder: Path) -> Non
             1,
             10,
         )
-    assert not vars(split_images._new_array)
-    assert "poison" not in vars(split_images._Array)
+    assert not vars(cifar10._new_array)
+    assert "poison" not in vars(cifar10._Array)
     assert read_batch(good, 1, 10)[0].sum() == 2 * 3072
 
 
@@ -187,6 +193,9 @@ NAMES = [
     "tab\tulator.png",
     "percent%_like.png",
     "{path}.png",
+    'z 15".png',
+    'z" or path != ".png',
+    "z\\",
     "\u202egnp.exe.png",
     "\x1b[31mred.png",
     " leading and trailing .png",
@@ -196,10 +205,11 @@ NAMES = [
 
 
 def test_names_cannot_break_a_filter_or_a_line(
-    own_folder: Path, capsys: pytest.CaptureFixture[str]
+    own_folder: Path, milvus: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     deep = "/".join(["d" * 150, "e" * 150, "f.png"])  # 306 characters
     names = [*NAMES, deep]
+    names = [name if name.endswith(".png") else f"{name}.png" for name in names]
     for number, name in enumerate(names):
         path = own_folder / "odd names" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -217,7 +227,7 @@ def test_names_cannot_break_a_filter_or_a_line(
     assert f"{len(names)} were in already" in capsys.readouterr().out
     for name in names[::2]:
         (own_folder / "odd names" / name).unlink()
-    assert load("--images", "odd names", "--prune") == 0
+    assert load("--images", "odd names", "--prune", "--prune-most") == 0
     assert set(rows()) == set(names[1::2])
     printed = capsys.readouterr()
     report = Path("results/observations.md").read_text() + Path("results/pairings.txt").read_text()
@@ -225,6 +235,33 @@ def test_names_cannot_break_a_filter_or_a_line(
         assert "\x1b" not in text
         assert "\u202e" not in text
         assert not re.search(r"^name\.png|^line\.png", text, re.MULTILINE)
+
+
+def test_rows_are_read_in_pages_whatever_the_last_key_of_a_page(
+    own_folder: Path, milvus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each hostile name alone, last of all, and at the end of a page of one row."""
+    vector = np.eye(512, dtype=np.float32)
+    with connect(resolve_uri(None)) as client:
+        properties = {"root": "/nowhere", "dimension": "512"}
+        collection = ImageCollection.create(client, "images", properties)
+        for name in NAMES:
+            names = sorted({"!first.png", name})
+            for some in ([name], names):
+                collection.upsert([DecodedImage(n, 1, 2, 3, 4) for n in some], vector[: len(some)])
+                for page in (1, 2, 1000):
+                    monkeypatch.setattr(image_collection, "READ_ROWS", page)
+                    monkeypatch.setattr(image_collection, "READ_EMBEDDINGS", page)
+                    assert [image.path for image in collection.stored_images()] == some
+                    pages = collection.stored_embeddings("file_size == 1 or width > 5")
+                    assert [path for paths, _ in pages for path in paths] == some
+                    assert not list(collection.stored_embeddings("file_size == 9 or width > 5"))
+            collection.delete(names)
+            assert collection.count() == 0
+        every = sorted(NAMES)
+        collection.upsert([DecodedImage(n, 1, 2, 3, 4) for n in every], vector[: len(every)])
+        monkeypatch.setattr(image_collection, "READ_ROWS", 1)
+        assert [image.path for image in collection.stored_images()] == every
 
 
 SKIPPED = [
@@ -302,9 +339,9 @@ def test_an_unreadable_file_is_skipped_and_named() -> None:
             try:
                 if os.geteuid() == 0:
                     os.setuid(65534)
-                image_files.decode(folder, "secret.png")
+                decode(folder, "secret.png")
                 os.write(writing, b"decoded")
-            except image_files.ImageError as error:
+            except ImageError as error:
                 os.write(writing, str(error).encode())
             finally:
                 os._exit(0)
@@ -321,7 +358,7 @@ def test_every_mode_is_loaded_as_a_viewer_shows_it(mode: str, own_folder: Path) 
     if mode == "PA":
         picture = picture.convert("RGBA").convert("P")
     picture = picture.convert(mode)
-    rgb = image_files.to_rgb(picture)
+    rgb = to_rgb(picture)
     expected = picture.convert("RGBA")
     white = Image.new("RGBA", picture.size, "white")
     expected = Image.alpha_composite(white, expected).convert("RGB")
@@ -345,6 +382,10 @@ def test_the_compose_file_lets_nobody_in() -> None:
     assert COMPOSE.count("healthcheck:") >= 3
     named = COMPOSE.partition("\nvolumes:\n")[2].split()
     assert {"etcd:", "minio:", "milvus:"} <= set(named)
+
+
+def test_secrets_of_the_compose_file_are_not_committed() -> None:
+    assert ".env" in (PROJECT / ".gitignore").read_text().splitlines()
 
 
 NUMBERS = {
