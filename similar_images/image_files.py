@@ -200,13 +200,16 @@ def _walk(root: Path, listing: Listing) -> Iterator[tuple[str, "os.DirEntry[str]
 
 
 def _is_folder(entry: "os.DirEntry[str]", path: str, listing: Listing) -> bool:
-    """Return whether an entry is a folder; a dangling link may have been one, and is noted."""
-    if entry.is_dir():
-        return True
-    if entry.is_symlink() and not os.path.exists(entry.path):
-        suffix = os.path.splitext(entry.name)[1].lower()
-        if suffix not in image_suffixes():
-            listing.skipped.append(Skipped(path, "a link to nothing", unseen=True))
+    """Return whether an entry is a folder; a link that leads nowhere may have been one."""
+    try:
+        if entry.is_dir():
+            return True
+        leads_nowhere = entry.is_symlink() and not os.path.exists(entry.path)
+    except OSError:  # links in a circle, a folder that may not be entered
+        leads_nowhere = True
+    suffix = os.path.splitext(entry.name)[1].lower()
+    if leads_nowhere and suffix not in image_suffixes():  # a picture's is noted when it is taken
+        listing.skipped.append(Skipped(path, "a link to nothing", unseen=True))
     return False
 
 
