@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -51,17 +50,12 @@ def matrix_limit(precision: str, device: str = "cpu") -> float:
     return max(rates)
 
 
-def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Return a measurement's repetitions with their median."""
-    return {"median": statistics.median(values), "repetitions": list(values)}
-
-
-def in_words(figure: dict[str, Any] | float) -> str:
-    """Return a figure with four digits, a spread as 'median (least to most)'."""
-    if not isinstance(figure, dict):
-        return f"{figure:,.6f}" if 0.9 < figure < 1 else f"{figure:,.4g}"
-    values = figure["repetitions"]
-    return f"{figure['median']:,.4g} ({min(values):,.4g} to {max(values):,.4g})"
+def in_words(figure: list[float] | float) -> str:
+    """Return a figure with four digits, repetitions of one as 'median (least to most)'."""
+    if isinstance(figure, list):
+        median, *ends = (statistics.median(figure), min(figure), max(figure))
+        return f"{median:,.4g} ({ends[0]:,.4g} to {ends[1]:,.4g})"
+    return f"{figure:,.6f}" if 0.9 < figure < 1 else f"{figure:,.4g}"
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -70,40 +64,20 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
 
 
-def machine() -> dict[str, Any]:
-    """Return the hardware and the versions that the figures belong to."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    capabilities = torch.cpu.get_capabilities()
-    return {
-        "processor": _processor(),
-        "cores": core_count(),
-        "fast_types": sorted(k for k, v in capabilities.items() if v is True and "bf16" in k),
-        "memory_gib": round(memory),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-    }
-
-
-def machine_in_words(host: dict[str, Any]) -> str:
-    """Return what machine() gave in one sentence."""
-    packages = ", ".join(f"{name} {version}" for name, version in host["packages"].items())
-    types = ", ".join(host["fast_types"]) or "no bfloat16"
-    gpu = f", {host['gpu']}" if host["gpu"] else ""
-    return (
-        f"{host['cores']} cores of {host['processor']} ({types}){gpu}, {host['memory_gib']} GiB, "
-        f"{host['system']}, Python {host['python']}, {packages}"
-    )
-
-
-def _processor() -> str:
+def machine() -> str:
+    """Return the hardware and the versions that figures belong to, as a sentence begins."""
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    types = [k for k, v in torch.cpu.get_capabilities().items() if v is True and "bf16" in k]
+    memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    return (
+        f"{core_count()} cores of {[*names, platform.processor()][0]} "
+        f"({', '.join(sorted(types)) or 'no bfloat16'}){gpu}, {memory} GiB, {platform.system()} "
+        f"{platform.machine()}, Python {platform.python_version()}, {packages}"
+    )
 
 
 def run_script(script: str, *arguments: object, cwd: Path) -> tuple[float, float]:

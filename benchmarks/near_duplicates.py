@@ -40,11 +40,6 @@ def compressed(image: Image.Image) -> Image.Image:
     return Image.open(out).convert("RGB")
 
 
-def half(image: Image.Image) -> Image.Image:
-    """Return an image at half its size."""
-    return image.resize((max(1, image.width // 2), max(1, image.height // 2)))
-
-
 CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "mirrored": ImageOps.mirror,
     "shifted by a tenth": shifted,
@@ -52,7 +47,7 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "darker by 0.4": lambda image: ImageEnhance.Brightness(image).enhance(0.6),
     "grey": lambda image: ImageEnhance.Color(image).enhance(0),
     "JPEG 50": compressed,
-    "half the size": half,
+    "half the size": lambda image: ImageOps.scale(image, 0.5),
     "mirrored, brighter, JPEG 50": lambda i: compressed(
         ImageEnhance.Brightness(ImageOps.mirror(i)).enhance(1.3)
     ),

@@ -6,20 +6,23 @@ Usage:
   python -m benchmarks.run --parts network pipeline --device cuda
 
 Reads:  database_set and query_set as split_images.py left them, and weights
-Writes: results.json and results.md in --output; with --parts, the others stay as they were
-        measured on this machine
+Writes: results.json and results.md in --output, of the parts that are measured
 
 What is compared alternates, and each rate is set against what was measured beside it.
 """
 
 import argparse
+import collections
+import functools
 import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,11 +34,9 @@ from benchmarks.measure import (
     agreement,
     in_words,
     machine,
-    machine_in_words,
     matrix_limit,
     run_script,
     seconds,
-    spread,
     table,
 )
 from similar_images.console import script_parser, whole_number
@@ -50,9 +51,9 @@ from similar_images.embedding import (
 )
 from similar_images.image_collection import ImageCollection
 from similar_images.image_files import Listing, iter_images, label_of
-from similar_images.loading import RowWriter
 from similar_images.milvus import connect
 from similar_images.networks import find_network, torch_network
+from similar_images.row_writer import RowWriter
 
 PARTS = ("network", "pipeline", "agreement", "load", "query")
 MANY = 10**6  # images: an embedder for a long run
@@ -92,31 +93,31 @@ class Benchmark:
     def network_alone(self) -> dict[str, Any]:
         """Time ways to embed images that are decoded, beside the matrix product."""
         pixels = self.pixels(self.args.count)
-        reference = _embed_all(self.embedder("float32"), pixels)
-        device = "cpu" if self.args.device in ("auto", "cpu") else self.args.device
-        ours = [self.embedder("float32"), self.embedder()]
-        plain = torch_network(self.args.model, self.args.weights).layers
+        few = torch.from_numpy(pixels[:64])
         files = [self.args.images / path for path in self.database[:16]]
-        rates: dict[str, list[float]] = {}
-        cosines = {}
+        plain = torch_network(self.args.model, self.args.weights).layers
+        ways: dict[str, tuple[int, Callable[[], object]]] = {}
+        figures: dict[str, Any] = {}
+        reference = _embed_all(self.embedder("float32"), pixels)
+        for embedder in (self.embedder("float32"), self.embedder()):
+            name = f"ours, {embedder.words}"
+            ways[name] = len(pixels), functools.partial(_embed_all, embedder, pixels)
+            cosines = (_embed_all(embedder, pixels) * reference).sum(1)
+            figures[f"{name}: least cosine to float32"] = float(cosines.min())
+        ways["torch, eager, float32"] = len(few), lambda: plain(few)
+        homework = functools.partial(_homework, self.args.model)
+        name = "the homework's way: a network for each image"
+        ways[name] = len(files), lambda: list(map(homework, files))
+        device = "cpu" if self.args.device in ("auto", "cpu") else self.args.device
+        rates: dict[str, list[float]] = collections.defaultdict(list)
         for _ in range(self.args.repetitions):
-            for embedder in ours:
-                vectors: list[np.ndarray] = []
-                taken = seconds(lambda e=embedder, v=vectors: v.append(_embed_all(e, pixels)))  # type: ignore[misc]
-                rates.setdefault(f"ours, {embedder.words}", []).append(len(pixels) / taken)
-                cosines[f"ours, {embedder.words}"] = float((vectors[0] * reference).sum(1).min())
-            few = torch.from_numpy(pixels[:64])
-            with torch.inference_mode():
-                eager = "torch, eager, float32"
-                rates.setdefault(eager, []).append(len(few) / seconds(lambda: plain(few)))  # noqa: B023
-            homework = "the homework's way: a network for each image"
-            taken = seconds(lambda: [_homework(self.args.model, file) for file in files])
-            rates.setdefault(homework, []).append(len(files) / taken)
+            for name, (images, embed) in ways.items():
+                with torch.inference_mode():
+                    rates[name].append(images / seconds(embed))
             for precision in ("bfloat16", "float32"):
                 name = f"{precision} matrix product, as images"
-                rates.setdefault(name, []).append(matrix_limit(precision, device))
-        figures: dict[str, Any] = {f"{name}: images/s": spread(v) for name, v in rates.items()}
-        return figures | {f"{name}: least cosine to float32": c for name, c in cosines.items()}
+                rates[name].append(matrix_limit(precision, device))
+        return {f"{name}: images/s": v for name, v in rates.items()} | figures
 
     def pipeline(self) -> dict[str, Any]:
         """Compare decode, embed and upsert, overlapped, with the network alone."""
@@ -133,11 +134,9 @@ class Benchmark:
             of_network.append(2 * rates[-1] / (before + after))
             of_product.append(rates[-1] / limit)
         return {
-            f"decode, embed, upsert into Milvus Lite, {len(paths):,} images: images/s": spread(
-                rates
-            ),
-            "of the network alone": spread(of_network),
-            "of the bfloat16 matrix product": spread(of_product),
+            f"decode, embed, upsert, {len(paths):,} images: images/s": rates,
+            "of the network alone": of_network,
+            "of the bfloat16 matrix product": of_product,
         }
 
     def pipeline_rate(self, embedder: Embedder, paths: list[str]) -> float:
@@ -148,12 +147,17 @@ class Benchmark:
         ):
             properties = {"root": "/nowhere", **self.network.model.properties()}
             collection = ImageCollection.create(client, "images", properties)
-            times = _Times()
-            with RowWriter(collection, times) as writer:
+            rows = [(time.perf_counter(), 0)]  # when so many were in
+
+            def update(count: int) -> None:
+                rows.append((time.perf_counter(), rows[-1][1] + count))
+
+            with RowWriter(collection, SimpleNamespace(update=update)) as writer:
                 for batch in embed_images(embedder, self.args.images, paths):
                     writer.add(batch.images, batch.embeddings)
                 writer.finish()
-            return times.rate(min(WARM_UP, len(paths) // 4))
+            begin = next((row for row in rows[:-1] if row[1] > WARM_UP), rows[0])
+            return (rows[-1][1] - begin[1]) / (rows[-1][0] - begin[0])
 
     def agreement(self) -> dict[str, Any]:
         """Hold the matches of this device's own precision against float32's."""
@@ -168,12 +172,13 @@ class Benchmark:
 
     def load(self) -> dict[str, Any]:
         """Run embed_and_load.py whole, and again when there is nothing new."""
-        known = self.args.weights in ("imagenet", "random")
-        weights = self.args.weights if known else Path(self.args.weights).resolve()
+        file = Path(self.args.weights)
+        weights = file.resolve() if file.exists() else self.args.weights
         options = ["--model", self.args.model, "--weights", weights, "--device", self.args.device]
         options += ["--images", self.args.images.resolve(), "--milvus-uri", self.loaded]
-        first = run_script("embed_and_load.py", *options, cwd=self.folder)
-        again = run_script("embed_and_load.py", *options, cwd=self.folder)
+        first, again = (
+            run_script("embed_and_load.py", *options, cwd=self.folder) for _ in range(2)
+        )
         count = len(self.database)
         return {
             f"embed_and_load.py, {count:,} images: seconds": first[0],
@@ -195,24 +200,9 @@ class Benchmark:
         folder = ["--queries", self.args.queries.resolve()]
         whole = run_script("query_code.py", *folder, *where, cwd=self.folder)[0]
         return {
-            "query_code.py PICTURE: seconds": spread(one[1:]),
+            "query_code.py PICTURE: seconds": one[1:],
             f"query_code.py, {len(self.queries):,} images: seconds": whole,
         }
-
-
-class _Times:
-    """Notes when rows went in."""
-
-    def __init__(self) -> None:
-        self.rows = [(time.perf_counter(), 0)]
-
-    def update(self, count: int) -> None:
-        self.rows.append((time.perf_counter(), self.rows[-1][1] + count))
-
-    def rate(self, warm_up: int) -> float:
-        begin = next((when, rows) for when, rows in self.rows if rows > warm_up)
-        end = self.rows[-1]
-        return (end[1] - begin[1]) / (end[0] - begin[0])
 
 
 def _paths(root: Path) -> list[str]:
@@ -240,7 +230,7 @@ def _homework(model: str, file: Path) -> np.ndarray:
 def markdown(results: dict[str, Any]) -> str:
     """Return what has been measured so far."""
     lines = [
-        f"# Benchmarks\n\n{results['date']}, {machine_in_words(results['machine'])}; "
+        f"# Benchmarks\n\n{results['date']}, {results['machine']}; "
         f"{results['model']}, weights: {results['weights']}. Medians of {results['repetitions']} "
         "alternating repetitions, with the least and the most."
     ]
@@ -248,18 +238,6 @@ def markdown(results: dict[str, Any]) -> str:
         rows = [[name, in_words(figure)] for name, figure in results[part].items()]
         lines.append(f"## {part.capitalize()}\n\n{table(['', ''], rows)}")
     return "\n\n".join(lines) + "\n"
-
-
-# --- Command line -----------------------------------------------------------------------------
-
-
-def earlier(file: Path, results: dict[str, Any]) -> dict[str, Any]:
-    """Return the parts measured before on the same machine, with the same weights."""
-    if not file.exists():
-        return {}
-    before: dict[str, Any] = json.loads(file.read_text())
-    same = all(before.get(k) == results[k] for k in ("machine", "repetitions", "weights", "model"))
-    return {part: before[part] for part in PARTS if part in before} if same else {}
 
 
 def say(text: str) -> None:
@@ -275,21 +253,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=Path, default=Path(default), metavar="DIR")
     add_weights_options(parser)
     parser.add_argument("--device", choices=DEVICES, default="auto")
-    parser.add_argument("--repetitions", type=whole_number(1, 1000), default=5, metavar="N")
-    parser.add_argument(
-        "--count",
-        type=whole_number(16, 10**6),
-        default=512,
-        metavar="N",
-        help="images of a repetition; the pipeline sixteen times as many (default: 512)",
-    )
-    parser.add_argument(
-        "--agreement",
-        type=whole_number(1, 10**9),
-        default=10_000,
-        metavar="N",
-        help="database images for the agreement with float32 (default: 10,000)",
-    )
+    for name, usual, what in (
+        ("repetitions", 5, "of each measurement"),
+        ("count", 512, "images of a repetition; the pipeline sixteen times as many"),
+        ("agreement", 10_000, "database images whose matches are held against float32's"),
+    ):
+        number, words = whole_number(1, 10**9), f"{what} (default: {usual:,})"
+        parser.add_argument(f"--{name}", type=number, default=usual, metavar="N", help=words)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all")
     return parser.parse_args(argv)
 
@@ -298,15 +268,13 @@ def main(argv: list[str] | None = None) -> int:
     """Measure the parts in order; write the figures after each."""
     args = parse_args(argv)
     file = args.output / "results.json"
-    known = args.weights in ("imagenet", "random")
     results: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(),
         "repetitions": args.repetitions,
         "model": args.model,
-        "weights": args.weights if known else "file",
+        "weights": Path(args.weights).name,
     }
-    results = {**earlier(file, results), **results}
     args.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         benchmark = Benchmark(args, Path(folder))

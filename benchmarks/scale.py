@@ -23,15 +23,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import machine, machine_in_words, seconds, table
+from benchmarks.measure import machine, seconds, table
 from similar_images.console import script_parser, whole_number
 from similar_images.decoding import DecodedImage
 from similar_images.image_collection import ImageCollection, Match
 from similar_images.image_files import FoundImage
 from similar_images.inventory import Inventory, State
-from similar_images.loading import UPSERT_ROWS
-from similar_images.matching import exact_search, recall
 from similar_images.milvus import connect, is_lite
+from similar_images.recall import exact_search, recall
+from similar_images.row_writer import UPSERT_ROWS
 from similar_images.vector_index import INDEXES, Index
 
 NAME = "scale_benchmark"
@@ -120,13 +120,6 @@ def search(uri: str, kind: str) -> dict[str, float]:
     }
 
 
-def drop(uri: str) -> dict[str, float]:
-    """Remove the collection."""
-    with connect(uri) as client:
-        ImageCollection(client, NAME).drop()
-    return {}
-
-
 def peak_bytes() -> int:
     """Return the most memory that this process has had."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -136,7 +129,7 @@ def measure(uri: str, rows: int, kinds: list[str]) -> dict[str, float]:
     """Fill a collection and measure all that is asked of it, each in a process of its own."""
     figures: dict[str, float] = {}
     steps: list[tuple[Any, ...]] = [(fill, rows), (resume, rows)]
-    for function, *args in [*steps, *((search, kind) for kind in kinds), (drop,)]:
+    for function, *args in [*steps, *((search, kind) for kind in kinds)]:
         print(time.strftime("%H:%M:%S"), function.__name__, *args, file=sys.stderr, flush=True)
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             before = pool.submit(peak_bytes).result()
@@ -144,6 +137,8 @@ def measure(uri: str, rows: int, kinds: list[str]) -> dict[str, float]:
             if function in (fill, resume):
                 grown = (pool.submit(peak_bytes).result() - before) / 2**20
                 figures[f"{function.__name__}: this process grew by, MiB"] = grown
+    with connect(uri) as client:
+        ImageCollection(client, NAME).drop()
     return figures
 
 
@@ -157,7 +152,7 @@ def markdown(results: dict[str, Any]) -> str:
     ]
     return (
         f"# Growth with the collection\n\n{results['date']}, "
-        f"{machine_in_words(results['machine'])}. Each figure is one measurement of many "
+        f"{results['machine']}. Each figure is one measurement of many "
         "requests. On Milvus Lite the process's memory is also Milvus's.\n\n"
         f"{table(['', *columns], rows)}\n"
     )

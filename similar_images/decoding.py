@@ -145,5 +145,6 @@ def to_bytes(values: np.ndarray) -> np.ndarray:
     if least >= 0:
         tops = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (255.0, 65535.0)
         low, high = 0.0, next((top for top in tops if most <= top), most)
-    grey = (np.nan_to_num(values.astype(np.float64), nan=low) - low) * (255 / ((high - low) or 1))
+    known = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low)
+    grey = (known - low) * (255 / ((high - low) or 1))
     return grey.clip(0, 255).round().astype(np.uint8)

@@ -1,17 +1,12 @@
 """One load: what a folder has and its collection lacks is embedded and upserted, and counted."""
 
-import collections
 import itertools
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from similar_images.console import Console
-from similar_images.decoding import DecodedImage
 from similar_images.embedding import Embedder, EmbeddingOptions, embed_images, make_embedder
 from similar_images.image_collection import BEGUN, ENDED, LOAD, ROWS, ImageCollection
 from similar_images.image_files import (
@@ -26,12 +21,11 @@ from similar_images.inventory import Inventory, Todo
 from similar_images.milvus import Client, CollectionError, redact
 from similar_images.model_description import Model
 from similar_images.ranks import Ranks, SharedProgress
+from similar_images.row_writer import RowWriter
 from similar_images.text import counted, printable
 from similar_images.vector_index import INDEXES, choose_index
 
 NEW_SUFFIX = "_being_recreated"  # of the collection that --recreate loads
-UPSERT_ROWS = 256  # on Milvus Lite a row costs the same from 64 to 1,000 at a time: 0.15 ms
-MAX_WAITING = 4  # upserts that may wait before the network does
 MOST = 0.5  # a prune of more than this share of the rows asks for --prune-most
 
 
@@ -282,64 +276,6 @@ def _itself_and_above(path: str) -> Iterator[str]:
     ['a', 'a/b', 'a/b/c.png']
     """
     return itertools.accumulate(path.split("/"), lambda above, name: f"{above}/{name}")
-
-
-class Counter(Protocol):
-    """What counts images: a progress bar."""
-
-    def update(self, count: int, /) -> object:
-        """Count so many more."""
-
-
-class RowWriter:
-    """Upserts in a thread of its own, so that the network goes on meanwhile; a context manager.
-
-    `progress` counts the rows that Milvus has taken, and no others.
-    """
-
-    def __init__(self, collection: ImageCollection, progress: Counter) -> None:
-        self.collection = collection
-        self.progress = progress
-        self.written = 0
-        self._images: list[DecodedImage] = []
-        self._embeddings: list[np.ndarray] = []
-        self._upserts: collections.deque[tuple[int, Future[None]]] = collections.deque()
-        self._thread = ThreadPoolExecutor(1)
-
-    def __enter__(self) -> "RowWriter":
-        return self
-
-    def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        if error:
-            self.collection.client.stop()
-        self._thread.shutdown(wait=True, cancel_futures=True)
-
-    def add(self, images: list[DecodedImage], embeddings: np.ndarray) -> None:
-        """Take rows in; raises what an earlier upsert raised."""
-        self._images += images
-        self._embeddings.append(embeddings)
-        if len(self._images) >= UPSERT_ROWS:
-            self._submit()
-        while self._upserts and (self._upserts[0][1].done() or len(self._upserts) > MAX_WAITING):
-            self._finish_one()
-
-    def finish(self) -> None:
-        """Wait until all rows are in."""
-        if self._images:
-            self._submit()
-        while self._upserts:
-            self._finish_one()
-
-    def _submit(self) -> None:
-        rows = self._images, np.concatenate(self._embeddings)
-        self._upserts.append((len(rows[0]), self._thread.submit(self.collection.upsert, *rows)))
-        self._images, self._embeddings = [], []
-
-    def _finish_one(self) -> None:
-        count, upsert = self._upserts.popleft()
-        upsert.result()
-        self.written += count
-        self.progress.update(count)
 
 
 # --- What came of it --------------------------------------------------------------------------

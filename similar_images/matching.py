@@ -1,15 +1,16 @@
-"""From query pictures to pairs: embedded, searched, held against an exact search beside Milvus."""
+"""From query pictures to pairs: embedded, searched, named."""
 
-import random
+import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from similar_images.console import Console, warn
+from similar_images.console import Console, number_between, warn, whole_number
 from similar_images.embedding import Embedder, embed_images
-from similar_images.image_collection import ROWS, ImageCollection, Match
+from similar_images.image_collection import MAX_TOP_K, ROWS, ImageCollection, Match
 from similar_images.image_files import (
     ImageError,
     Listing,
@@ -18,11 +19,10 @@ from similar_images.image_files import (
     iter_images,
     label_of,
 )
-from similar_images.pairs import Pair
+from similar_images.milvus import CollectionError
+from similar_images.pairs import Pair, Summary
 from similar_images.text import counted, printable
-from similar_images.vector_index import parameters_for
-
-TIE = 1e-6  # float32's rounding: matches so near the last one of the exact are as good
+from similar_images.vector_index import parameters_for, search_parameters
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,10 @@ class SearchOptions:
     """What counts as a match, as the command line says it."""
 
     top_k: int = 1
+    min_similarity: float | None = None
     filter: str = ""
     parameters: dict[str, int] = field(default_factory=dict)  # of an approximate index
-    min_similarity: float | None = None
+    recall_sample: int = 0  # queries that are searched exactly, too
 
 
 @dataclass(frozen=True)
@@ -189,63 +190,62 @@ def warn_if_incomplete(collection: ImageCollection, images: int) -> None:
         )
 
 
-# --- Held against an exact search -------------------------------------------------------------
+def weights_to_read(collection: ImageCollection, named: str | None) -> str | None:
+    """Return where the weights are, as the user says, or as the collection does if it may."""
+    stored: str = collection.properties.get("weights", "")
+    if named or stored in ("imagenet", "random") or may_open(collection, Path(stored)):
+        return named or stored
+    return None
 
 
-def measured_recall(
-    collection: ImageCollection,
-    queries: Queries,
-    matches: Sequence[list[Match]],
-    options: SearchOptions,
-    sample: int,
-    seed: int,
-) -> str:
-    """Search exactly for some of the queries; return in words how much of that was found."""
-    chosen = sorted(random.Random(seed).sample(range(len(matches)), min(sample, len(matches))))
-    exact = exact_search(collection, queries.embeddings[chosen], options.top_k, options.filter)
-    found = recall([matches[i] for i in chosen], exact)
-    drawn = counted(len(chosen), "query", "queries")
-    return (
-        f"{100 * found:.2f}% recall@{options.top_k} against exact search, "
-        f"on {drawn} drawn at random"
+def name_troubles(queries: Queries, rows: Sequence[list[Pair]], summary: Summary) -> None:
+    """Name on stderr what could not be read or matched; CollectionError if nothing was."""
+    for problem in queries.skipped:
+        print(f"skipped {printable(problem.path)}: {printable(problem.reason)}", file=sys.stderr)
+    if not rows:
+        raise CollectionError(
+            "no image matches; check --filter and --min-similarity, or run python embed_and_load.py"
+        )
+    if summary.unmatched:
+        without = counted(summary.unmatched, "query", "queries")
+        print(f"without a match: {without}", file=sys.stderr)
+
+
+# --- Command line -----------------------------------------------------------------------------
+
+
+def add_search_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what counts as a match."""
+    parser.add_argument(
+        "--top-k", type=whole_number(1, MAX_TOP_K), default=1, metavar="N", help="default: 1"
+    )
+    parser.add_argument(
+        "--min-similarity",
+        type=number_between(-1.1, 1.1),
+        metavar="S",
+        help="leave out weaker matches (cosine, -1 to 1; default: none are)",
+    )
+    parser.add_argument(
+        "--filter", default="", metavar="EXPR", help="match only rows for which this is true"
+    )
+    parser.add_argument(
+        "--search-params",
+        type=search_parameters,
+        default={},
+        metavar="NAME=N",
+        help="of an approximate index: ef=200 (hnsw), nprobe=64 (ivf_flat)",
+    )
+    parser.add_argument(
+        "--recall-sample",
+        type=whole_number(0, 1_000_000),
+        default=0,
+        metavar="N",
+        help="search exactly, too, for N of the queries, and report what the index found of it",
     )
 
 
-def exact_search(
-    collection: ImageCollection, embeddings: np.ndarray, top_k: int, expression: str = ""
-) -> list[list[Match]]:
-    """Return each query's top_k nearest images, nearest first, as a matrix product finds them.
-
-    embeddings: (N, dimension) float32, unit length. Reads the whole collection once, a page at a
-    time; `expression` is a Milvus filter.
-    """
-    best = np.full((len(embeddings), 0), 0, np.float32)
-    paths = np.empty((len(embeddings), 0), object)
-    for page_paths, page in collection.stored_embeddings(expression):
-        names = np.broadcast_to(np.array(page_paths, object), (len(embeddings), len(page_paths)))
-        best = np.concatenate([best, embeddings @ page.T], axis=1)
-        paths = np.concatenate([paths, names], axis=1)
-        order = np.argsort(-best, axis=1, kind="stable")[:, :top_k]
-        best = np.take_along_axis(best, order, axis=1)
-        paths = np.take_along_axis(paths, order, axis=1)
-    return [
-        [Match(path, float(similarity)) for path, similarity in zip(*row, strict=True)]
-        for row in zip(paths, best, strict=True)
-    ]
-
-
-def recall(found: Sequence[Sequence[Match]], exact: Sequence[Sequence[Match]]) -> float:
-    """Return which share of the exact matches an index found, 0 to 1; ties count as found.
-
-    >>> exact = [[Match("a.png", 0.9), Match("b.png", 0.8)]]
-    >>> recall([[Match("a.png", 0.9), Match("c.png", 0.7)]], exact)
-    0.5
-    """
-    hits = total = 0
-    for ours, theirs in zip(found, exact, strict=True):
-        if theirs:
-            wanted = {match.path for match in theirs}
-            least = theirs[-1].similarity - TIE
-            hits += sum(match.path in wanted or match.similarity >= least for match in ours)
-            total += len(theirs)
-    return hits / total if total else 1.0
+def search_options(args: argparse.Namespace) -> SearchOptions:
+    """Return what add_search_options() has read."""
+    return SearchOptions(
+        args.top_k, args.min_similarity, args.filter, args.search_params, args.recall_sample
+    )

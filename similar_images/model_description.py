@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 # What makes two models' vectors comparable. The layer is always the same one, in whatever words.
 COMPARED = ("architecture", "weights_sha256", "preprocessing", "dimension")
@@ -25,6 +26,13 @@ class Model:
     preprocessing: str
     dimension: str
     layer: str = "what enters the last layer, unit length"
+
+    @property
+    def words(self) -> str:
+        """The model in a reader's words."""
+        weights = Path(self.weights).name
+        digest = f"SHA-256 of their values {self.weights_sha256[:12]}…"
+        return f"{self.architecture}, weights {weights} ({digest}), {self.layer}"
 
     def properties(self) -> dict[str, str]:
         """Return the model as text to keep beside the vectors."""

@@ -1,11 +1,9 @@
 """Is a match the same picture as its query, changed? Found on the pixels, whatever the model says.
 
-Both pictures are reduced to 32×32. The match is laid over the query, mirrored if that fits better:
-first shifted as a whole, then turned, stretched and moved until their grey values agree best
-(Lucas and Kanade 1981, with the affine motion of Baker and Matthews 2004). What is left to compare
-is the fine structure, each value less the mean of the 5×5 around it: two photographs of the same
-kind of thing agree in the coarse and not in the fine; one photograph, recoloured, cut or compressed
-again, agrees in both. Where the threshold comes from: docs/near_duplicates.md.
+Both pictures are reduced to 32×32, and the match is laid over the query. What is left to compare is
+the fine structure: two photographs of the same kind of thing agree in the coarse and not in the
+fine; one photograph, recoloured, cut or compressed again, agrees in both. Where the threshold comes
+from: docs/near_duplicates.md.
 """
 
 import math
@@ -18,26 +16,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from similar_images.alignment import CENTRE, SIDE, Alignment, align, laid_over, stretch
 from similar_images.decoding import decode
 from similar_images.image_files import ImageError
 from similar_images.pairs import Pair, pairing, tab_separated
 
-SIDE = 32  # pixels: what both pictures are reduced to
 SAME = 0.75  # correlation of the fine structure from which two pictures are the same one
-LIKELY = 0.4  # correlation of shifted pictures below which it is not worth to align them
 OVERLAP = 0.6  # of the query that the aligned match has to cover
 DETAIL = 12  # pixels a side: with fewer, only equal pixels tell that pictures are the same
 STRETCH = 0.3  # the most by which the match may be stretched, turned or sheared
-REACH = 2  # how far the match is shifted at first, in pixels of 16×16: an eighth of the picture
-STEPS = 8  # of the alignment, at each of two scales
 PAIRS_AT_ONCE = 1000
-COARSE, FINE = 5, 3  # pixels: the blur under which pictures are aligned, first and then
 SHIFTED, ZOOMED = 1.0, 0.06  # pixels; share: smaller moves are the alignment's own noise
 RECOLOURED = 8.0  # grey levels of a channel, on average
 PLAIN = 8  # grey levels: within these, a line of pixels is of one colour
-GREY = np.array([0.299, 0.587, 0.114], np.float32)
-CENTRE = (SIDE - 1) / 2
-_STILL = np.array([[CENTRE, CENTRE, 0], [CENTRE, 0, CENTRE]], np.float32)  # no motion
 
 
 @dataclass(frozen=True)
@@ -51,21 +42,6 @@ class NearDuplicate:
     def words(self) -> str:
         """The changes, as a reader's words."""
         return ", ".join(self.changes) or "the same pixels"
-
-
-class Alignment(typing.NamedTuple):
-    """How the matches of N pairs lie on their queries.
-
-    motion: (N, 2, 3) float32, for y and x: the place of the query's centre in the match, and
-    what a step of half the picture down and to the right moves there, in pixels of 32×32.
-    agreement: (N,) float32, the correlation of the fine structure, -1 to 1; overlap: (N,), the
-    share of the query that the match covers; mirrored: (N,) bool.
-    """
-
-    motion: np.ndarray
-    agreement: np.ndarray
-    overlap: np.ndarray
-    mirrored: np.ndarray
 
 
 def find_near_duplicates(pairs: Sequence[Pair]) -> list[NearDuplicate]:
@@ -183,12 +159,10 @@ def _changes(query: np.ndarray, match: np.ndarray, aligned: Alignment) -> list[s
     changes = ["mirrored"] if aligned.mirrored[0] else []
     if np.abs(motion[:, 0] - CENTRE).max() >= SHIFTED:
         changes.append("shifted")
-    if _stretch(aligned.motion)[0] >= ZOOMED:
+    if stretch(aligned.motion)[0] >= ZOOMED:
         changes.append("zoomed")
     match = match[:, ::-1] if aligned.mirrored[0] else match
-    where, inside = _places(aligned.motion, _ALL)
-    channels = np.moveaxis(match, 2, 0).astype(np.float32)
-    laid = _sample(channels, np.repeat(where, 3, axis=0))
+    laid, inside = laid_over(np.moveaxis(match, 2, 0), aligned.motion)
     difference = np.abs(laid - query.reshape(-1, 3).T)
     if (difference * inside).sum(1).max() / inside.sum() >= RECOLOURED:
         changes.append("recoloured")
@@ -214,165 +188,6 @@ def same_pictures(queries: np.ndarray, matches: np.ndarray) -> tuple[Alignment, 
 
 
 def _is_same(aligned: Alignment) -> np.ndarray:
-    moved_little = (aligned.overlap >= OVERLAP) & (_stretch(aligned.motion) <= STRETCH)
+    moved_little = (aligned.overlap >= OVERLAP) & (stretch(aligned.motion) <= STRETCH)
     answer: np.ndarray = (aligned.agreement >= SAME) & moved_little
     return answer
-
-
-def _stretch(motion: np.ndarray) -> np.ndarray:
-    """Return by how much the matches are stretched, turned or sheared: (N,), 0 for not at all."""
-    most: np.ndarray = np.abs((motion - _STILL)[:, :, 1:]).max((1, 2)) / CENTRE
-    return most
-
-
-# --- Laying one picture over the other --------------------------------------------------------
-
-
-def align(queries: np.ndarray, matches: np.ndarray) -> Alignment:
-    """Lay each match over its query, mirrored or not, as it agrees best.
-
-    queries, matches: (N, 32, 32, 3) uint8.
-    """
-    ours = queries.astype(np.float32) @ GREY
-    theirs = matches.astype(np.float32) @ GREY
-    sides = [_align_unmirrored(ours, side) for side in (theirs, theirs[:, :, ::-1])]
-    mirrored = sides[1].agreement > sides[0].agreement
-    parts = [
-        np.where(mirrored.reshape(-1, *[1] * (plain.ndim - 1)), other, plain)
-        for plain, other in zip(*(side[:3] for side in sides), strict=True)
-    ]
-    return Alignment(parts[0], parts[1], parts[2], mirrored)
-
-
-def _align_unmirrored(ours: np.ndarray, theirs: np.ndarray) -> Alignment:
-    """Align those pairs that a shift makes likely to be the same picture."""
-    likeness, motion = _shift(ours, theirs)
-    agreement = np.full(len(ours), -1, np.float32)
-    overlap = np.zeros(len(ours), np.float32)
-    likely = np.flatnonzero(likeness >= LIKELY)
-    if len(likely):
-        a, b = ours[likely], theirs[likely]
-        moved = _follow(_follow(motion[likely], a, b, COARSE), a, b, FINE)
-        where, inside = _places(moved, _ALL)
-        fine = _sample(b - _blurred(b, 5), where)
-        motion[likely] = moved
-        agreement[likely] = _correlation((a - _blurred(a, 5)).reshape(fine.shape), fine, inside)
-        overlap[likely] = inside.mean(1)
-    return Alignment(motion, agreement, overlap, np.zeros(len(ours), bool))
-
-
-def _shift(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the best correlation of shifted pictures at 16×16, and the motion that gives it."""
-    a, b = (_halved(_blurred(x, 3) - _blurred(x, 9)) for x in (ours, theirs))
-    side = a.shape[1]
-    best = np.full(len(a), -1, np.float32)
-    shift = np.zeros((len(a), 2), np.float32)
-    for dy in range(-REACH, REACH + 1):
-        for dx in range(-REACH, REACH + 1):
-            rows = slice(max(0, dy), side + min(0, dy)), slice(max(0, -dy), side + min(0, -dy))
-            columns = slice(max(0, dx), side + min(0, dx)), slice(max(0, -dx), side + min(0, -dx))
-            u = a[:, rows[0], columns[0]].reshape(len(a), -1)
-            v = b[:, rows[1], columns[1]].reshape(len(a), -1)
-            likeness = _correlation(u, v, np.ones((1, u.shape[1]), np.float32))
-            better = likeness > best
-            best[better] = likeness[better]
-            shift[better] = -2 * dy, -2 * dx
-    motion = np.tile(_STILL, (len(a), 1, 1))
-    motion[:, :, 0] += shift
-    return best, motion
-
-
-def _follow(motion: np.ndarray, ours: np.ndarray, theirs: np.ndarray, blur: int) -> np.ndarray:
-    """Return the motion after STEPS of Gauss and Newton towards equal grey values.
-
-    Grey values are compared after gain and offset, on every second pixel of both directions.
-    """
-    a = _blurred(ours, blur)[:, ::2, ::2].reshape(len(ours), -1)
-    b = _blurred(theirs, blur)
-    down, right = np.gradient(b, axis=(1, 2))
-    for _ in range(STEPS):
-        where, inside = _places(motion, _FEW)
-        values = _sample(b, where)
-        deviation = np.sqrt(_mean(np.square(values - _mean(values, inside)), inside) + 1)
-        error = (_standard(a, inside) - (values - _mean(values, inside)) / deviation) * inside
-        scale = inside / deviation
-        slopes = np.concatenate(
-            [(_sample(slope, where) * scale)[:, :, None] * _FEW for slope in (down, right)],
-            axis=2,
-        )
-        turned = slopes.transpose(0, 2, 1)
-        normal = turned @ slopes + 0.5 * np.eye(6, dtype=np.float32)
-        step = np.linalg.solve(normal, turned @ error[:, :, None])[:, :, 0]
-        motion = motion + step.clip(-1, 1).reshape(-1, 2, 3)
-    return motion
-
-
-# For each pixel: 1, and its place from the centre in halves of the picture, -1 to 1.
-_AXIS = (np.arange(SIDE, dtype=np.float32) - CENTRE) / CENTRE
-_SQUARE = np.stack([np.ones((SIDE, SIDE), np.float32), *np.meshgrid(_AXIS, _AXIS, indexing="ij")])
-_ALL = _SQUARE.reshape(3, -1).T  # (1024, 3)
-_FEW = _SQUARE[:, ::2, ::2].reshape(3, -1).T  # every second one of both directions
-
-
-def _places(motion: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return where pixels of the query, (P, 3), lie in the match, (N, 2, P), and which inside."""
-    where = motion.astype(np.float32) @ grid.T
-    inside = ((where >= 0.5) & (where <= SIDE - 1.5)).all(axis=1)
-    return where, inside.astype(np.float32)
-
-
-def _sample(images: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Return the values of (N, 32, 32) images at (N, 2, P) places, bilinear: (N, P)."""
-    where = where.clip(0, SIDE - 1.001)
-    corner = where.astype(np.int32)
-    down, right = (where - corner).transpose(1, 0, 2)
-    flat = images.reshape(len(images), -1)
-    first = corner[:, 0] * SIDE + corner[:, 1]
-    upper, lower = (
-        np.take_along_axis(flat, first + row, 1) * (1 - right)
-        + np.take_along_axis(flat, first + row + 1, 1) * right
-        for row in (0, SIDE)
-    )
-    values: np.ndarray = upper * (1 - down) + lower * down
-    return values
-
-
-def _blurred(images: np.ndarray, width: int) -> np.ndarray:
-    """Return (N, 32, 32) images, each pixel the mean of the square around it."""
-    half = width // 2
-    for axis in (1, 2):
-        pad = [(0, 0)] * 3
-        pad[axis] = (half + 1, half)
-        total = np.cumsum(np.pad(images, pad, mode="edge"), axis=axis, dtype=np.float32)
-        length = images.shape[axis]
-        ahead, behind = (
-            np.take(total, np.arange(length) + offset, axis=axis) for offset in (width, 0)
-        )
-        images = (ahead - behind) / width
-    return images
-
-
-def _halved(images: np.ndarray) -> np.ndarray:
-    count, side, _ = images.shape
-    halved: np.ndarray = images.reshape(count, side // 2, 2, side // 2, 2).mean((2, 4))
-    return halved
-
-
-def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    mean: np.ndarray = (values * weights).sum(1, keepdims=True)
-    mean /= weights.sum(1, keepdims=True) + 1e-6
-    return mean
-
-
-def _standard(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    standard: np.ndarray = values - _mean(values, weights)
-    standard /= np.sqrt(_mean(np.square(standard), weights) + 1)
-    return standard
-
-
-def _correlation(u: np.ndarray, v: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the correlation of (N, P) values under weights; 0 where there is nothing to see."""
-    u, v = u - _mean(u, weights), v - _mean(v, weights)
-    product, squares = _mean(u * v, weights), _mean(u * u, weights) * _mean(v * v, weights)
-    correlation: np.ndarray = (product / np.sqrt(squares + 1e-3))[:, 0]
-    return correlation

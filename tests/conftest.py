@@ -77,6 +77,7 @@ def on_both_engines(request: pytest.FixtureRequest) -> Iterator[str]:
     yield server.uri
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that need the server share one, and so one process."""
     for item in items:

@@ -133,3 +133,8 @@ def wait_until(condition: Callable[[], bool], what: str, alive: Callable[[], boo
     while not condition():
         assert alive(), f"it ended before {what}"
         time.sleep(0.02)
+
+
+def written(folder: Path) -> dict[int, Path]:
+    """Return the pictures of a split's folder: the place in the published order → the file."""
+    return {int(path.stem): path for path in folder.rglob("*.png")}

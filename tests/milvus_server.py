@@ -70,10 +70,13 @@ class Server:
         server.start()
         self._process: subprocess.Popen[bytes] = server.server_proc
         server.server_proc = None  # it would end whatever has this process id later
-        environ = Path(f"/proc/{self._process.pid}/environ").read_bytes()
-        self._environ = dict(
-            os.fsdecode(line).split("=", 1) for line in environ.split(b"\0") if line
-        )
+        self._environ = {  # as start() makes it, for a restart
+            **os.environ,
+            "DEPLOY_MODE": "STANDALONE",
+            "METRICS_PORT": str(self._web_port),
+            "MILVUS_RUN_DIR": str(folder / "run"),
+            "LD_LIBRARY_PATH": str(Path(server.get_milvus_executable_path()).parent),
+        }
         self._folder = folder
         self.uri = f"http://127.0.0.1:{config.get('proxy_port')}"
         self._wait_until_it_answers()

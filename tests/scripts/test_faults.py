@@ -34,7 +34,7 @@ from PIL import Image
 import embed_and_load
 import query_code
 import split_images
-from similar_images import decode_workers, loading
+from similar_images import decode_workers, row_writer
 from similar_images.decoding import Preprocessing
 from similar_images.embedding import OpenVinoEmbedder
 from similar_images.image_collection import ImageCollection, existing_collection
@@ -68,7 +68,7 @@ def held_load(folder: str, hold: tuple[str, int], workers: str, there: object) -
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
-    loading.UPSERT_ROWS = 4
+    row_writer.UPSERT_ROWS = 4
     times = 0
 
     def wait_here() -> None:
@@ -167,9 +167,9 @@ def test_twenty_kills_lose_nothing(
 INTERRUPTED_LOAD = """
 import sys
 import embed_and_load
-from similar_images import console, loading
+from similar_images import console, row_writer
 from similar_images.image_collection import ImageCollection
-loading.UPSERT_ROWS = 16
+row_writer.UPSERT_ROWS = 16
 upsert, calls = ImageCollection.upsert, []
 
 def held(self, *rows):
@@ -437,7 +437,7 @@ def test_a_folder_that_changes_under_a_load(
 
     for number in range(200):
         paint(root / f"{number:03d}.bmp")
-    monkeypatch.setattr(loading, "UPSERT_ROWS", 16)
+    monkeypatch.setattr(row_writer, "UPSERT_ROWS", 16)
     options = ["--images", root, "--batch-size", "8", "--prune", "--prune-most"]
     with monkeypatch.context() as patch:
         patch.setattr(decode_workers, "decode", decode_disturbed)

@@ -9,38 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import on_both_engines
-from helpers import LOAD, MODEL, brute_force, exact_embedder, load, pairings, rows
+from helpers import LOAD, MODEL, brute_force, load, pairings, rows
 from PIL import Image
 
 import embed_and_load
 import query_code
 import split_images
-from similar_images import image_collection, image_files, inventory, model
+from similar_images import image_files, inventory, model
 from similar_images import milvus as milvus_module
-from similar_images.embedding import OpenVinoEmbedder, embed_images
-from similar_images.image_collection import STRONG, ImageCollection, existing_collection
-from similar_images.image_files import Listing, iter_images
-from similar_images.matching import exact_search, recall
-from similar_images.milvus import Client, connect, redact, resolve_uri
-from similar_images.vector_index import Index
+from similar_images.embedding import OpenVinoEmbedder
+from similar_images.image_collection import STRONG, ImageCollection
+from similar_images.milvus import connect, resolve_uri
 
 Fails = Callable[..., str]
 milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
-
-
-def test_rows_hold_what_the_contract_says(loaded: Path) -> None:
-    stored = rows()
-    paths = sorted(image.path for image in iter_images(Path("database_set"), Listing()))
-    assert sorted(stored) == paths
-    embedder = exact_embedder()
-    batches = embed_images(embedder, Path("database_set"), paths, workers=0)
-    expected = np.concatenate([batch.embeddings for batch in batches])
-    for path, embedding in zip(paths, expected, strict=True):
-        row, status = stored[path], Path("database_set", path).stat()
-        np.testing.assert_allclose(row["embedding"], embedding, atol=1e-6)
-        assert (row["width"], row["height"]) == (32, 32)
-        assert (row["file_size"], row["modified_at"]) == (status.st_size, status.st_mtime_ns)
-        assert 0 <= row["inserted_at"] / 1000 - status.st_mtime < 3600  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("top_k", [1, 4])
@@ -117,72 +99,6 @@ def test_images_are_embedded_while_the_folder_is_still_listed(
     assert announced, "the latter if the folder has been counted by then"
     assert ("180 rows are many for Milvus Lite" in captured.err) == (milvus == "./milvus.db")
     assert len(rows()) == 180
-
-
-def test_an_index_is_chosen_and_its_recall_reported(
-    loaded: Path, fails: Fails, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert "has no search parameter ef" in fails(query_code.main, "--search-params", "ef=9")
-    before = rows()
-    for kind, name, parameter in (("hnsw", "HNSW", "ef"), ("ivf_flat", "IVF_FLAT", "nprobe")):
-        assert load("--index", kind) == 0
-        assert load() == 0, "without --index the collection keeps its own"
-        options = ["--top-k", "3", "--recall-sample", "7", "--search-params", f"{parameter}=64"]
-        capsys.readouterr()
-        assert query_code.main(options) == 0
-        assert "% recall@3 against exact search, on 7 queries" in capsys.readouterr().out
-        report = Path("results/observations.md").read_text().replace("\\", "")
-        assert f"approximate ({name}" in report
-        assert f"{parameter} 64" in report
-        assert "recall@3" in report
-    assert load("--index", "flat") == 0
-    assert query_code.main(["--recall-sample", "20"]) == 0
-    report = Path("results/observations.md").read_text().replace("\\", "")
-    assert "exact (FLAT" in report
-    assert "100.00% recall@1" in report
-    assert rows() == before
-
-
-def test_a_large_collection_gets_an_approximate_index_and_one_made_by_hand_stays(
-    loaded: Path, milvus: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def index() -> str:
-        with connect(resolve_uri(None)) as client:
-            return existing_collection(client, "images").index()["index_type"]
-
-    with connect(resolve_uri(None)) as client:
-        by_hand = Index("IVF_SQ8", {"nlist": 8}, {"nprobe": 8})
-        existing_collection(client, "images").use_index(by_hand)
-    assert load() == 0
-    assert index() == "IVF_SQ8"
-    assert load("--index", "auto") == 0
-    assert index() == "FLAT"
-    monkeypatch.setattr(Client, "exact_rows", 179)
-    assert load() == 0
-    assert index() == ("FLAT" if milvus == "./milvus.db" else "HNSW")
-
-
-def test_exact_search_equals_brute_force(loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_collection, "READ_EMBEDDINGS", 50)  # several pages
-    database, queries, similarities = brute_force(Path("database_set"), Path("query_set"))
-    embedder = exact_embedder()
-    names = [Path(query).relative_to("query_set").as_posix() for query in queries]
-    batches = embed_images(embedder, Path("query_set"), names, workers=0)
-    embeddings = np.concatenate([batch.embeddings for batch in batches])
-    with connect(resolve_uri(None)) as client:
-        collection = existing_collection(client, "images")
-        found = exact_search(collection, embeddings, 5)
-        some = exact_search(collection, embeddings, 5, 'path like "3/%"')
-    for row, matches in enumerate(found):
-        nearest = np.sort(similarities[row])[::-1][:5]
-        np.testing.assert_allclose([match.similarity for match in matches], nearest, atol=2e-6)
-        for match in matches:
-            ours = similarities[row, database.index(f"database_set/{match.path}")]
-            assert match.similarity == pytest.approx(ours, abs=2e-6)
-    assert {match.path[:2] for matches in some for match in matches} == {"3/"}
-    assert recall(found, found) == 1
-    assert 0 < recall(some, found) < 1
-    assert recall([[] for _ in found], found) == 0
 
 
 def test_workers_and_batches_do_not_change_what_is_loaded(loaded: Path) -> None:
@@ -352,11 +268,6 @@ def test_results_are_the_same_for_the_same_seed(loaded: Path) -> None:
         "observations.md",
         "pairings.txt",
     ]
-
-
-def test_lite_differs_from_nothing_but_names_in_its_address() -> None:
-    assert redact("http://user:pass@host:19530/db?x=secret") == "http://host:19530/db"
-    assert redact("./milvus.db") == "./milvus.db"
 
 
 def test_split_then_load_then_query_with_no_flags_but_the_sample(milvus: str) -> None:

@@ -173,7 +173,8 @@ def provoked(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         yield [load, *random, "--prune"]
     elif "is in use by" in name:
         holder = (
-            "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.flock(f, 2); print(1)\ninput()"
+            "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.flock(f, 2)\n"
+            "print('held', flush=True); input()"
         )
         process = subprocess.Popen(
             [sys.executable, "-c", holder, str(database / "LOCK")],

@@ -74,9 +74,9 @@ HELD_RANK = """
 import os, sys
 if os.environ.get("RANK") == "1" and "--multiprocessing-fork" not in sys.orig_argv:
     import threading
-    from similar_images import loading
+    from similar_images import row_writer
     from similar_images.image_collection import ImageCollection
-    loading.UPSERT_ROWS = 16
+    row_writer.UPSERT_ROWS = 16
     upsert = ImageCollection.upsert
 
     def held(*args):
