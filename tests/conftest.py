@@ -1,5 +1,6 @@
 """Fixtures: an empty folder for each test, a finished load, a real Milvus server, photographs."""
 
+import atexit
 import os
 import shutil
 import tempfile
@@ -17,8 +18,10 @@ import split_images
 from similar_images.milvus import is_lite
 
 # Networks are kept here, once for all test processes, and not among the user's own.
-CACHE = os.environ.setdefault("SIMILAR_IMAGES_TEST_CACHE", tempfile.mkdtemp(prefix="networks-"))
-os.environ["XDG_CACHE_HOME"] = CACHE
+if "SIMILAR_IMAGES_TEST_CACHE" not in os.environ:  # the first of them makes it, and removes it
+    os.environ["SIMILAR_IMAGES_TEST_CACHE"] = tempfile.mkdtemp(prefix="networks-")
+    atexit.register(shutil.rmtree, os.environ["SIMILAR_IMAGES_TEST_CACHE"], ignore_errors=True)
+os.environ["XDG_CACHE_HOME"] = os.environ["SIMILAR_IMAGES_TEST_CACHE"]
 
 
 @pytest.fixture(autouse=True)
