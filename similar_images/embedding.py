@@ -130,7 +130,10 @@ class OpenVinoEmbedder:
         settings = {"NUM_STREAMS": str(self.streams), "INFERENCE_NUM_THREADS": str(cores)}
         if options.precision != "auto":
             settings["INFERENCE_PRECISION_HINT"] = HINTS[options.precision]
-        core = import_openvino().Core()
+        openvino = import_openvino()
+        # Its bindings find NumPy at first use; two threads that do so at once wait for each other.
+        np.array(openvino.Tensor(np.zeros(1, np.uint8)).data)
+        core = openvino.Core()
         graph = network.graph
         graph = core.read_model(graph) if isinstance(graph, Path) else graph.clone()
         graph.reshape([self.batch_size, *self.preprocessing.shape])

@@ -123,3 +123,34 @@ def test_a_worker_process_starts_with_little(name: str) -> None:
         [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
     )
     assert int(done.stdout.split()[0]) < 600
+
+
+# Threads change places at every step, so that both come to OpenVINO's bindings at once.
+FIRST_USE = """
+import sys, threading
+import numpy as np
+from similar_images.embedding import EmbeddingOptions, OpenVinoEmbedder
+from similar_images.networks import find_network
+
+sys.setswitchinterval(1e-6)
+options = EmbeddingOptions("cpu", "float32", batch_size=1)
+embedder = OpenVinoEmbedder(find_network("resnet18", "random"), options, images=100)
+pixels = np.zeros((1, *embedder.preprocessing.shape), np.uint8)
+together = threading.Barrier(2)
+
+def work():
+    together.wait()
+    embedder.embed(pixels)
+
+threads = [threading.Thread(target=work) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_the_first_two_batches_do_not_wait_for_each_other() -> None:
+    """OpenVINO's bindings find NumPy at their first use, and hung if two threads made it."""
+    for _ in range(5):
+        subprocess.run([sys.executable, "-c", FIRST_USE], cwd=PROJECT, check=True, timeout=600)
