@@ -255,7 +255,7 @@ def prune(
     """
     if not inventory.gone():
         return
-    unseen = {item.path for item in tally.skipped if item.unseen}
+    unseen = Listing(tally.skipped).unseen()
     gone = []
     for image in collection.stored_images():
         if inventory.is_gone(image.path):

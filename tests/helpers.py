@@ -138,3 +138,18 @@ def wait_until(condition: Callable[[], bool], what: str, alive: Callable[[], boo
 def written(folder: Path) -> dict[int, Path]:
     """Return the pictures of a split's folder: the place in the published order → the file."""
     return {int(path.stem): path for path in folder.rglob("*.png")}
+
+
+def raising_at(
+    number: int, error: BaseException, function: Callable[..., object]
+) -> Callable[..., object]:
+    """Return a function that raises at its call of this number, and else does as it did."""
+    calls: list[object] = []
+
+    def stopped(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == number:
+            raise error
+        return function(*arguments)
+
+    return stopped

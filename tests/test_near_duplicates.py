@@ -1,6 +1,5 @@
 """near_duplicates.py: the same picture, changed in known ways; and other pictures."""
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,23 +8,11 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 from sklearn.datasets import load_digits, load_sample_images
 
+from benchmarks.near_duplicates import compressed, shifted
 from similar_images.near_duplicates import find_near_duplicates, near_duplicates_text
 from similar_images.pairs import Pair
 
 Change = Callable[[Image.Image], Image.Image]
-
-
-def shifted(image: Image.Image) -> Image.Image:
-    """A tenth to the right and down, black where nothing was."""
-    moved = Image.new("RGB", image.size)
-    moved.paste(image, (image.width // 10, image.height // 10))
-    return moved
-
-
-def compressed(image: Image.Image) -> Image.Image:
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=50)
-    return Image.open(out).convert("RGB")
 
 
 def half(image: Image.Image) -> Image.Image:

@@ -8,11 +8,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from helpers import PROJECT, written
+from helpers import PROJECT, raising_at, written
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -66,16 +65,8 @@ def test_no_step_of_overwriting_is_without_a_way_back(
 ) -> None:
     assert split_images.main(["--sample", "--limit", "50"]) == 0
     before = contents(own_folder)
-    replace, calls = os.replace, []
-
-    def stopped(*places: Any) -> None:
-        calls.append(places)
-        if len(calls) == number:
-            raise error
-        replace(*places)
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", stopped)
+        patch.setattr(os, "replace", raising_at(number, error, os.replace))
         status = split_images.main(["--sample", "--limit", "60", "--overwrite"])
     assert status == (1 if isinstance(error, OSError) else 130)
     assert contents(own_folder) == before

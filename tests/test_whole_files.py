@@ -2,9 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
+from helpers import raising_at
 
 from similar_images import whole_files
 from similar_images.whole_files import sync_folder, write_together
@@ -24,16 +24,8 @@ def test_files_are_replaced_together_or_not_at_all(
 ) -> None:
     write_together(OLD)
     assert contents() == OLD
-    replace, calls = os.replace, []
-
-    def stopped(*places: Any) -> None:
-        calls.append(places)
-        if len(calls) == number:
-            raise error
-        replace(*places)
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", stopped)
+        patch.setattr(os, "replace", raising_at(number, error, os.replace))
         with pytest.raises(type(error)):
             write_together(NEW)
     assert contents() == OLD
