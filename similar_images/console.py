@@ -1,6 +1,8 @@
 """What a command line says and how it ends: lines, bars, colours, exit status."""
 
 import argparse
+import atexit
+import gc
 import os
 import sys
 import time
@@ -10,6 +12,7 @@ from tqdm import tqdm
 
 RED, YELLOW, PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[0m"
 LINE_SECONDS = 60  # between the lines that say where a run is, where there is no terminal
+GARBAGE = 100_000  # new objects between two looks for cycles: with Python's 700 imports take longer
 CLOSED_PIPE = 141  # what a shell reports of a program that wrote into a closed pipe
 
 
@@ -105,6 +108,8 @@ def status_of(
     expected: what the user can mend; what the system refuses is expected too. interrupted: what
     a Ctrl-C leaves behind. Any other exception is a bug, and keeps its traceback.
     """
+    gc.set_threshold(GARBAGE)
+    atexit.register(gc.freeze)  # else the interpreter looks through all modules once more
     for stream in (sys.stdout, sys.stderr):  # a path may hold letters that the stream lacks
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

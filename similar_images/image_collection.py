@@ -69,6 +69,7 @@ class ImageCollection:
         """Take an existing collection; CollectionError if it isn't one of ours."""
         self.client = client
         self.name = name
+        self._index: dict[str, str] | None = None  # as Milvus described it when it was last asked
         description = client.ask("describe_collection", name, advice=client.damaged)
         columns = tuple(field["name"] for field in description["fields"])
         stored: Mapping[str, str] = description.get("properties", {})
@@ -260,16 +261,19 @@ class ImageCollection:
 
     def index(self) -> dict[str, str]:
         """Return what Milvus says of the index: index_type, nlist and so on; empty without one."""
-        if VECTOR not in self.client.ask("list_indexes", self.name, advice=self.client.damaged):
-            return {}
-        described = self.client.ask("describe_index", self.name, VECTOR, advice=self.client.damaged)
-        return {key: str(value) for key, value in (described or {}).items()}
+        if self._index is None:
+            advice, described = self.client.damaged, None
+            if VECTOR in self.client.ask("list_indexes", self.name, advice=advice):
+                described = self.client.ask("describe_index", self.name, VECTOR, advice=advice)
+            self._index = {key: str(value) for key, value in (described or {}).items()}
+        return self._index
 
     def use_index(self, kind: Index) -> bool:
         """Build an index in place of the collection's; return whether it had another, or none."""
         before = self.index().get("index_type")
         if before == kind.type:
             return False
+        self._index = None
         if before:
             self.client.ask("release_collection", self.name)
             self.client.ask("drop_index", self.name, VECTOR)
