@@ -1,7 +1,6 @@
 """What a command line says and how it ends: lines, bars, colours, exit status."""
 
 import argparse
-import atexit
 import gc
 import os
 import sys
@@ -109,7 +108,6 @@ def status_of(
     a Ctrl-C leaves behind. Any other exception is a bug, and keeps its traceback.
     """
     gc.set_threshold(GARBAGE)
-    atexit.register(gc.freeze)  # else the interpreter looks through all modules once more
     for stream in (sys.stdout, sys.stderr):  # a path may hold letters that the stream lacks
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -136,25 +136,26 @@ def _without_strips(pixels: np.ndarray) -> np.ndarray:
 def _among(pairs: Sequence[Pair], small: dict[str, _Reduced]) -> list[NearDuplicate]:
     both = [_at_equal_detail(small[pair.query], small[pair.match]) for pair in pairs]
     queries, matches = (np.stack(side) for side in zip(*both, strict=True))
-    aligned, same = same_pictures(queries, matches)
-    same &= [min(small[p.query].detail, small[p.match].detail) >= DETAIL for p in pairs]
-    same |= (queries == matches).all((1, 2, 3))
-    found = []
-    for i in map(int, np.flatnonzero(same)):
-        pair = pairs[i]
-        changes = _changes(queries[i], matches[i], Alignment(*(part[[i]] for part in aligned)))
-        if small[pair.query].size != small[pair.match].size:
-            changes.append("resized")
-        if not changes and not np.array_equal(queries[i], matches[i]):
-            changes.append("re-encoded")
-        found.append(NearDuplicate(pair, tuple(changes)))
-    return found
+    equal = (queries == matches).all((1, 2, 3))
+    fine = [min(small[p.query].detail, small[p.match].detail) >= DETAIL for p in pairs]
+    changes: dict[int, list[str]] = {int(i): [] for i in np.flatnonzero(equal)}
+    compared = np.flatnonzero(~equal & fine)
+    if len(compared):
+        aligned, same = same_pictures(queries[compared], matches[compared])
+        for number in np.flatnonzero(same):
+            i = int(compared[number])
+            one = Alignment(*(part[[number]] for part in aligned))
+            changes[i] = _changes(queries[i], matches[i], one)
+    for i in changes:
+        if small[pairs[i].query].size != small[pairs[i].match].size:
+            changes[i].append("resized")
+        if not changes[i] and not equal[i]:
+            changes[i].append("re-encoded")
+    return [NearDuplicate(pairs[i], tuple(changes[i])) for i in sorted(changes)]
 
 
 def _changes(query: np.ndarray, match: np.ndarray, aligned: Alignment) -> list[str]:
     """Return what was done to one picture of a pair to make the other."""
-    if np.array_equal(query, match):
-        return []
     motion = aligned.motion[0]
     changes = ["mirrored"] if aligned.mirrored[0] else []
     if np.abs(motion[:, 0] - CENTRE).max() >= SHIFTED:

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import time
 import urllib.request
+from collections.abc import Container
 from pathlib import Path
 
 from pymilvus.exceptions import MilvusException
@@ -124,11 +125,12 @@ class Server:
                 assert self._process.poll() is None, "the Milvus server has ended"
                 time.sleep(0.2)
 
-    def drop_all(self) -> None:
-        """Remove all collections."""
+    def drop_all(self, but: Container[str] = ()) -> None:
+        """Remove all collections but these."""
         for name in self.collections():
-            with connect(self.uri) as client:
-                client.milvus.drop_collection(name)
+            if name not in but:
+                with connect(self.uri) as client:
+                    client.milvus.drop_collection(name)
 
     def stop(self) -> None:
         """End it; its data are the test's to delete."""

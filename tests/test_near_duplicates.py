@@ -1,5 +1,6 @@
 """near_duplicates.py: the same picture, changed in known ways; and other pictures."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +31,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
 }
 
 
+@functools.cache
 def pieces(size: int) -> list[Image.Image]:
     """Parts of two photographs, 12 of each, in their detail at `size` pixels."""
     parts = []
@@ -46,8 +48,8 @@ def pairs_of(first: list[Image.Image], second: list[Image.Image]) -> list[Pair]:
     pairs = []
     for number, (one, other) in enumerate(zip(first, second, strict=True)):
         names = f"{number}-query.png", f"{number}-match.png"
-        one.save(names[0])
-        other.save(names[1])
+        one.save(names[0], compress_level=1)
+        other.save(names[1], compress_level=1)
         pairs.append(Pair(*names, 0.9))
     return pairs
 

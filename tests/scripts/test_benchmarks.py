@@ -21,7 +21,8 @@ def benchmark(name: str, *options: object) -> str:
 
 
 def test_a_short_run_writes_its_table_and_figures(digits: Path, own_folder: Path) -> None:
-    options = ["--weights", "random", "--repetitions", "1", "--count", "16", "--agreement", "40"]
+    options = ["--model", "mobilenet_v3_small", "--weights", "random", "--repetitions", "1"]
+    options += ["--count", "16", "--agreement", "40"]
     options += ["--images", str(digits / "database_set"), "--queries", str(digits / "query_set")]
     printed = benchmark("run", *options, "--output", own_folder)
     table = (own_folder / "results.md").read_text()
