@@ -5,6 +5,7 @@ OpenVINO and torch are imported where they are first needed.
 
 import argparse
 import collections
+import contextlib
 import itertools
 import os
 import queue
@@ -35,6 +36,7 @@ CPU_BATCH = 16  # images: with 4 to 64 OpenVINO is within a tenth of its best
 GPU_BATCH = 256
 GPU_STREAMS = 2  # one batch is copied while the other is computed
 GPU_IMAGES = 1000  # fewer are embedded on the processor before torch has found the GPU
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # a container's: microseconds, of how many
 INLINE_IMAGES = 64  # so many are decoded sooner than a worker process has started
 HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}  # OpenVINO's names
 
@@ -108,11 +110,17 @@ def _may_have_gpu() -> bool:
 
 
 def core_count() -> int:
-    """Return how many cores this process may use; torchrun's on a machine share them."""
+    """Return how many cores this process may use; torchrun's on a machine share them.
+
+    A container can see all of the machine's cores and be given the time of a few.
+    """
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
         cores = os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # no control groups, or no limit: "max"
+        quota, period = map(int, CPU_QUOTA.read_text().split())
+        cores = min(cores, -(-quota // period))
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 

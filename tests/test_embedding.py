@@ -1,6 +1,7 @@
 """embedding.py and image_to_embedding.py: vectors of files, in all precisions and batch sizes."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from helpers import PROJECT, exact_embedder, run_script
 
 import image_to_embedding as script
 from image_to_embedding import image_to_embedding
+from similar_images import embedding
 from similar_images.embedding import EmbeddingOptions, embed_images, make_embedder
 from similar_images.image_files import ImageError, Listing, iter_images
 from similar_images.model_description import ModelError
@@ -46,6 +48,19 @@ def test_any_number_of_images_is_embedded_alike(count: int, digits: Path) -> Non
     expected = [next(embed_images(single, root, [path], 0)).embeddings[0] for path in paths]
     np.testing.assert_allclose(got, expected, atol=1e-6)
     assert embedder.embed(np.empty((0, 224, 224, 3), np.uint8)).shape == (0, 512)
+
+
+@pytest.mark.parametrize(
+    ("limit", "cores"),
+    [("max 100000", 64), ("200000 100000", 2), ("150000 100000", 2), ("50000 100000", 1)],
+)
+def test_a_containers_share_of_the_cores_is_kept_to(
+    limit: str, cores: int, own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (own_folder / "cpu.max").write_text(f"{limit}\n")
+    monkeypatch.setattr(embedding, "CPU_QUOTA", own_folder / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert embedding.core_count() == cores
 
 
 def test_a_device_that_is_not_there_is_named() -> None:
