@@ -85,12 +85,13 @@ def on_both_engines(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need the server share one, and so one process."""
+    """Tests that need the server share one, and so one process; whole runs have another."""
     for item in items:
         parameters = getattr(item, "callspec", None)
         on_server = parameters and parameters.params.get("milvus") == "server"
         if on_server or "server" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("server"))
+            whole = item.path.stem in ("test_torchrun", "test_server", "test_readme")
+            item.add_marker(pytest.mark.xdist_group(f"server {int(whole)}"))
 
 
 @pytest.fixture

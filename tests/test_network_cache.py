@@ -61,8 +61,15 @@ def damage(file: Path, how: str) -> None:
 @linux
 @pytest.mark.parametrize("name", ["network.bin", "network.xml", "about.json"])
 @pytest.mark.parametrize("how", ["lost", "a bit", "half"])
-def test_a_damaged_network_is_made_again(name: str, how: str, cache: Path) -> None:
+def test_a_damaged_network_is_made_again(
+    name: str, how: str, own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in (kept().name, "weights"):
+        source = network_cache.cache_folder() / part
+        shutil.copytree(source, own_folder / "cache/similar-images" / part)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(own_folder / "cache"))
     folder = kept()
+    assert own_folder in folder.parents
     pixels = np.full((1, 224, 224, 3), 77, np.uint8)
     options = EmbeddingOptions("cpu", "float32")
     expected = make_embedder(networks.find_network("resnet18", "random"), options, 1).embed(pixels)

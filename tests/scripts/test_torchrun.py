@@ -50,7 +50,7 @@ def test_ranks_load_every_image_once(images: set[str], server: Server) -> None:
     gone = sorted(images)[::25]
     for path in gone:
         Path("database_set", path).unlink()
-    out = torchrun(4, server.uri).communicate()[0]
+    out = torchrun(2, server.uri).communicate()[0]  # whatever rank had loaded a picture before
     assert "Loaded 0 images" in out
     assert "191 were in already" in out
     assert f"{len(gone)} rows have no readable file any more: removed" in out
