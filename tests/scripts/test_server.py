@@ -1,5 +1,6 @@
 """A real Milvus server: killed, restarted, gone; with a password and without the right one."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,14 @@ from similar_images.milvus import connect
 
 Fails = Callable[..., str]
 pytest.importorskip("milvus", reason="there is a Milvus server for Linux alone")
+
+
+def test_tests_that_share_a_server_share_a_process(
+    server: Server, request: pytest.FixtureRequest
+) -> None:
+    """Else each process starts one of its own, and twenty collections more are made."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        assert request.node.nodeid.endswith("@server 1"), "pytest-xdist overlooks the groups"
 
 
 def test_a_load_waits_for_a_server_that_was_killed(
