@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from similar_images.decoding import decode
 from similar_images.image_files import ImageError
@@ -17,6 +17,7 @@ CELL = 192  # pixels: the square in which a picture is shown; 6 × CIFAR-10's 32
 GAP = 10
 PAIRS_IN_ROW = 5
 MARGIN = 36
+LEAST_WIDTH = 4 * CELL  # of what a page shows: a single pair's title and legend want room too
 MATCHES_IN_ROW = 10  # of a query's matches; the pairings have all
 MAX_PIXELS = 40_000_000  # of a page: 120 MB while it is drawn
 TITLE_SIZE, TEXT_SIZE = 44, 32  # pixels: readable where the whole picture is 1,000 wide
@@ -95,7 +96,7 @@ class _Page:
         self.columns, self.rows = columns, rows
         self.step_x, self.step_y = width + 3 * GAP, height + 2 * GAP
         self.left = MARGIN
-        inner = max(columns * self.step_x - 3 * GAP, 2 * CELL + GAP)
+        inner = max(columns * self.step_x - 3 * GAP, LEAST_WIDTH)
         self.inner = inner
         lines = _wrapped(title, TITLE_SIZE, inner)
         self.top = MARGIN + len(lines) * (TITLE_SIZE + GAP) + 2 * GAP
@@ -158,7 +159,11 @@ class _Page:
             TEXT_SIZE,
             self.inner,
         )
-        for number, line in enumerate(lines[:2]):
+        lacking = y + len(lines) * (TEXT_SIZE + 6) + GAP - self.image.height
+        if lacking > 0:
+            self.image = ImageOps.expand(self.image, (0, 0, 0, lacking), PAPER)
+            self.draw = ImageDraw.Draw(self.image)
+        for number, line in enumerate(lines):
             self.text(self.left, y + number * (TEXT_SIZE + 6), line, TEXT_SIZE, PALE, self.inner)
         return self.image
 

@@ -3,6 +3,7 @@
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,6 +114,20 @@ def test_odd_labels_and_lost_files_fit() -> None:
     assert len(find(page, name)) == 4
     edge = np.asarray(page)[:, -comparison_picture.MARGIN // 2 :]
     assert (edge == 255).all(), "nothing runs over the edge"
+
+
+def test_a_single_pairs_legend_is_shown_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    names, written = pictures(2), []
+    write = comparison_picture._Page.text
+
+    def note(self: Any, x: int, y: int, text: str, size: int, *rest: Any) -> None:
+        written.append(text)
+        assert y + size <= self.image.height
+        write(self, x, y, text, size, *rest)
+
+    monkeypatch.setattr(comparison_picture._Page, "text", note)
+    draw_pairs([Pair(*names, 0.9, 1, "a", "b")], "t")
+    assert "below the match; a cross and a red frame: their labels differ" in " ".join(written)
 
 
 def gradients() -> list[Pair]:
