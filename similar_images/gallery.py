@@ -189,15 +189,16 @@ def gallery(
 def _document(title: str, summary: Summary, links: Mapping[str, str], parts: Sequence[str]) -> str:
     name = html.escape(printable(title))
     nav = " ".join(f'<a href="#{anchor}">{words}</a>' for anchor, words in links.items())
-    run = html.escape(printable(f"{summary.images:,} images. {summary.model}. {summary.index}."))
+    run = f"{summary.images:,} images. Model: {summary.model}. Search: {summary.index}."
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         "img-src data:; style-src 'unsafe-inline'\">"
         f"<title>{name}</title><style>{STYLE}</style></head><body><main>"
-        f"<h1>{name}</h1><p>Against {run} Query left, match right, cosine similarity below; "
-        f"a cross and a dashed frame: their labels differ.</p><nav>{nav}</nav>"
+        f"<h1>{name}</h1><p>Against {html.escape(printable(run))} Query left, match right, "
+        f"cosine similarity below; a cross and a dashed frame: their labels differ.</p>"
+        f"<nav>{nav}</nav>"
         f"{''.join(parts)}</main></body></html>\n"
     )
 
