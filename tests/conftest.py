@@ -15,6 +15,7 @@ from PIL import Image
 
 import embed_and_load
 import split_images
+from similar_images import console
 from similar_images.milvus import is_lite
 
 # Networks are kept here, once for all test processes, and not among the user's own.
@@ -26,8 +27,12 @@ os.environ["XDG_CACHE_HOME"] = os.environ["SIMILAR_IMAGES_TEST_CACHE"]
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Each test works in an empty folder of its own, without the user's Milvus settings."""
+    """Each test works in an empty folder of its own, without the user's Milvus settings.
+
+    However slow the machine is, no line says on the way where a run is.
+    """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(console, "LINE_SECONDS", float("inf"))
     monkeypatch.delenv("MILVUS_URI", raising=False)
     monkeypatch.delenv("MILVUS_TOKEN", raising=False)
     return tmp_path

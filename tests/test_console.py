@@ -11,7 +11,7 @@ from helpers import PROJECT, run_script
 from PIL import Image
 
 from similar_images import console
-from similar_images.console import Progress, status_of
+from similar_images.console import LINE_SECONDS, Progress, status_of
 
 
 def raising(error: BaseException) -> Callable[[], None]:
@@ -68,6 +68,7 @@ def test_letters_that_stdout_lacks_are_escaped(own_folder: Path) -> None:
 def test_where_there_is_no_terminal_a_line_says_where_a_run_is(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(console, "LINE_SECONDS", LINE_SECONDS)
     now = [1000.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
     with Progress("images", 45_000, quiet=False) as progress:

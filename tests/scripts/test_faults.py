@@ -292,7 +292,7 @@ def test_a_full_disk_during_a_load_loses_nothing_that_was_in(
     uri = ["--milvus-uri", small_disk / "m.db"]
 
     def error_of(script: str, *args: object) -> str:
-        done = run_script(script, *args, *uri, cwd=loaded)
+        done = run_script(script, *args, *uri, "--quiet", cwd=loaded)
         assert done.returncode == 1, done.stdout
         errors = [line for line in done.stderr.splitlines() if not line.startswith("warning")]
         assert len(errors) == 1, done.stderr
