@@ -1,6 +1,7 @@
 """What a command line says and how it ends: lines, bars, colours, exit status."""
 
 import argparse
+import atexit
 import gc
 import os
 import sys
@@ -108,6 +109,7 @@ def status_of(
     a Ctrl-C leaves behind. Any other exception is a bug, and keeps its traceback.
     """
     gc.set_threshold(GARBAGE)
+    atexit.register(_leave_garbage)
     for stream in (sys.stdout, sys.stderr):  # a path may hold letters that the stream lacks
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -129,6 +131,15 @@ def status_of(
         return 0
     print(f"{_coloured('error:', RED)} {prefix}{message}", file=sys.stderr)
     return 1
+
+
+def _leave_garbage() -> None:
+    """Keep the collector from going through all modules once more when the process ends.
+
+    Where torch was imported it has to: what torch brings along complains of what is left.
+    """
+    if "torch" not in sys.modules:
+        gc.freeze()
 
 
 def script_parser(description: str | None) -> argparse.ArgumentParser:
