@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import PROJECT, run_script
+from helpers import LOAD, PROJECT, run_script
 from PIL import Image
 
 from similar_images import console
@@ -56,8 +56,7 @@ def test_letters_that_stdout_lacks_are_escaped(own_folder: Path) -> None:
     Image.new("RGB", (9, 9)).save("pictures/кошка.png")
     Path("pictures/猫.png").write_bytes(b"bad")
     latin = {"PYTHONIOENCODING": "latin-1"}
-    load = ["--images", "pictures", "--weights", "random", "--workers", "0"]
-    done = run_script("embed_and_load.py", *load, cwd=own_folder, env=latin)
+    done = run_script("embed_and_load.py", *LOAD, "--images", "pictures", cwd=own_folder, env=latin)
     assert done.returncode == 0, done.stderr
     assert "\\u732b.png: not a picture" in done.stdout
     done = run_script("query_code.py", "pictures/кошка.png", cwd=own_folder, env=latin)

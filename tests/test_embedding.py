@@ -26,7 +26,7 @@ Fails = Callable[..., str]
 def test_faster_precisions_keep_the_embedding(precision: str, digits: Path) -> None:
     root = digits / "database_set"
     paths = [image.path for image in iter_images(root, Listing())][:100]
-    exact = embed_images(exact_embedder(), root, paths, workers=0)
+    exact = embed_images(exact_embedder(name="resnet18"), root, paths, workers=0)
     expected = np.concatenate([batch.embeddings for batch in exact])
     options = EmbeddingOptions("cpu", precision, batch_size=8)
     fast = make_embedder(find_network("resnet18", "random"), options, len(paths))

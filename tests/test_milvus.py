@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import TOKEN, load
+from helpers import DIMENSION, TOKEN, load
 from milvus_server import Server
 
 import query_code
@@ -52,7 +52,7 @@ REQUESTS: dict[str, Callable[[ImageCollection], object]] = {
     "has": lambda collection: ImageCollection.find(collection.client, "images"),
     "read": lambda collection: list(collection.stored_images()),
     "count": lambda collection: collection.count(),
-    "search": lambda collection: list(collection.search(np.eye(512, dtype=np.float32)[:3])),
+    "search": lambda collection: list(collection.search(np.eye(DIMENSION, dtype=np.float32)[:3])),
     "index": lambda collection: collection.use_index(INDEXES["hnsw"]),
     "property": lambda collection: collection.set_properties(rows="1"),
     "delete": lambda collection: collection.delete(["no.png"]),

@@ -89,7 +89,7 @@ def test_float32_equals_torchvision_within_a_hundred_thousandth(
     state = torch.load(weights, weights_only=True)
     oracle = Oracle("resnet18", state)
     expected = np.stack([oracle.embedding(picture) for picture in pictures])
-    embedder = exact_embedder(str(weights))
+    embedder = exact_embedder(str(weights), "resnet18")
     pixels = np.stack([embedder.preprocessing(picture) for picture in pictures])
     np.testing.assert_allclose(embedder.embed(pixels), expected, rtol=0, atol=1e-5)
     single = [embedder.embed(one[None])[0] for one in pixels]
@@ -101,7 +101,7 @@ def test_float32_equals_torchvision_within_a_hundred_thousandth(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_keeps_the_embedding(weights: Path, pictures: list[Image.Image]) -> None:
-    exact = exact_embedder(str(weights))
+    exact = exact_embedder(str(weights), "resnet18")
     pixels = np.stack([exact.preprocessing(picture) for picture in pictures])
     network = load_network("resnet18", str(weights))
     fast = TorchEmbedder(network, "cuda", EmbeddingOptions("cuda"))

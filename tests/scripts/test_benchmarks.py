@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from helpers import PROJECT
 
-from benchmarks.measure import agreement
+from benchmarks import measure, run
 
 PARTS = ("network", "pipeline", "agreement", "load", "query")
 
@@ -20,11 +21,18 @@ def benchmark(name: str, *options: object) -> str:
     return done.stdout
 
 
-def test_a_short_run_writes_its_table_and_figures(digits: Path, own_folder: Path) -> None:
+def test_a_short_run_writes_its_table_and_figures(
+    digits: Path,
+    own_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(measure, "MATRICES", (128, 512))
     options = ["--model", "mobilenet_v3_small", "--weights", "random", "--repetitions", "1"]
     options += ["--count", "16", "--agreement", "40"]
     options += ["--images", str(digits / "database_set"), "--queries", str(digits / "query_set")]
-    printed = benchmark("run", *options, "--output", own_folder)
+    assert run.main([*options, "--output", str(own_folder)]) == 0
+    printed = capsys.readouterr().out
     table = (own_folder / "results.md").read_text()
     assert printed.strip() == table.strip()
     results = json.loads((own_folder / "results.json").read_text())
@@ -60,7 +68,7 @@ def test_agreement_counts_what_differs() -> None:
     queries = np.array([0.8 * database[0] + 0.6 * database[1], database[2]], np.float32)
     worse = np.array([0.6 * database[0] + 0.8 * database[1], database[2]], np.float32)
     labels = (["a", "c"], ["a", "b", "c"])
-    figures = agreement((queries, database), (worse, database), labels)
+    figures = measure.agreement((queries, database), (worse, database), labels)
     assert figures["equal nearest matches"] == 0.5
     assert np.isclose(figures["least cosine"], 0.96)
     assert np.isclose(figures["similarity given up, most"], 0.2)

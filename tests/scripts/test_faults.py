@@ -59,7 +59,6 @@ HOLDS = [
     ("counting", 1),
     ("noting", 2),
 ]
-SMALL = ["--model", "mobilenet_v3_small"]  # embeds the same pictures again and again in no time
 KILLS = [(place, number, workers) for workers in ("0", "2") for place, number in HOLDS]
 
 
@@ -100,7 +99,7 @@ def held_load(folder: str, hold: tuple[str, int], workers: str, there: object) -
         "counting": lambda: stop(ImageCollection, "count"),
         "noting": lambda: stop(ImageCollection, "set_properties"),
     }[hold[0]]()
-    embed_and_load.main([*MODEL, *SMALL, "--batch-size", "4", "--workers", workers])
+    embed_and_load.main([*MODEL, "--batch-size", "4", "--workers", workers])
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +124,7 @@ def test_twenty_kills_lose_nothing(
     for path in sorted(Path("database_set").rglob("*.png"))[60:]:
         path.unlink()
     shutil.rmtree("milvus.db")
-    assert load(*SMALL) == 0
+    assert load() == 0
     expected = rows()
     assert len(KILLS) == 20
     for place, number, workers in KILLS:
@@ -155,7 +154,7 @@ def test_twenty_kills_lose_nothing(
             if place == "upserted" and not again:
                 assert kept >= 4 * number
             before = kept
-        assert load(*SMALL) == 0
+        assert load() == 0
         after = rows()
         assert set(after) == set(expected)
         for path, row in after.items():
@@ -319,7 +318,7 @@ def test_a_full_disk_during_a_load_loses_nothing_that_was_in(
 @pytest.mark.parametrize("script", ["embed_and_load.py", "query_code.py"])
 def test_a_file_in_use_is_named_with_its_user(script: str, loaded: Path) -> None:
     with connect("./milvus.db"):
-        weights = MODEL[:2] if script == "embed_and_load.py" else []
+        weights = MODEL[:4] if script == "embed_and_load.py" else []
         command = [sys.executable, str(PROJECT / script), *weights]
         done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1

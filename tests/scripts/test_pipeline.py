@@ -232,7 +232,7 @@ def test_photographs_of_all_kinds_are_loaded_and_found_again(
     assert "Loaded 9 images" in out
     assert "text.jpg: not a picture" in out
     cat = photos / "猫/三毛.webp"
-    assert query_code.main([str(cat), "--top-k", "3"]) == 0
+    assert query_code.main([str(cat), "--top-k", "3", "--precision", "float32"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert str(cat) in lines
     nearest = lines[lines.index(str(cat)) + 1].split()

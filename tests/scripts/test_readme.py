@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import PROJECT, TOKEN, run_script, write_batches
+from helpers import DIMENSION, LOAD, MODEL, PROJECT, TOKEN, run_script, write_batches
 from milvus_server import Server
 from PIL import Image
 from sklearn.datasets import load_sample_images
@@ -31,7 +31,7 @@ from similar_images.milvus import connect
 # published checksums at its files. The download code itself is untouched.
 SITE = """
 import os, sys
-if "--multiprocessing-fork" not in sys.orig_argv:
+if {"split_images.py", "embed_and_load.py"} & set(map(os.path.basename, sys.orig_argv)):
     import torchvision.datasets, torchvision.models
     torchvision.datasets.CIFAR10.url = os.environ["LOCAL_CIFAR"]
     torchvision.datasets.CIFAR10.tgz_md5 = os.environ["LOCAL_CIFAR_MD5"]
@@ -160,9 +160,9 @@ def provoked(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         (folder / "query_set/mine.jpg").write_bytes(b"")
         yield [split_images.main, "--sample", "--overwrite"]
     elif "made with another model" in name:
-        yield [load, *random, "--model", "mobilenet_v3_small"]
+        yield [load, *random]
     elif "holds the folder" in name:
-        yield [load, *random, "--images", "query_set"]
+        yield [load, *LOAD, "--images", "query_set"]
     elif "interrupted, or is still running" in name:
         with connect(str(database)) as client:
             existing_collection(client, "images").set_properties(load="begun")
@@ -170,7 +170,7 @@ def provoked(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     elif "too many to remove unasked" in name:
         for label in "0123456":
             shutil.rmtree(folder / "database_set" / label)
-        yield [load, *random, "--prune"]
+        yield [load, *LOAD, "--prune"]
     elif "is in use by" in name:
         holder = (
             "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.flock(f, 2)\n"
@@ -246,7 +246,7 @@ def test_the_python_of_the_readme_runs(loaded: Path) -> None:
     first, *others = done.stdout.splitlines()
     assert first.startswith("(512,) ")
     assert float(first.split()[1]) == pytest.approx(1, abs=1e-5)
-    assert others == ["180 180 (180, 512)", "True True"]
+    assert others == [f"180 180 (180, {DIMENSION})", "True True"]
 
 
 def test_the_trial_gives_what_the_readme_says(clone: Path) -> None:
@@ -309,7 +309,7 @@ def on_server(line: str, uri: str) -> str:
 
 def test_the_server_lines(published: dict[str, str], clone: Path, server: Server) -> None:
     run_line("python split_images.py --sample --limit 300", clone, {})
-    env = {**published, "MILVUS_TOKEN": TOKEN}
+    env = {"XDG_CACHE_HOME": published["XDG_CACHE_HOME"], "MILVUS_TOKEN": TOKEN}
     first = on_server(the_command("MILVUS_TOKEN", "embed_and_load.py"), server.uri)
     assert "Loaded 270 images" in run_line(first, clone, published).stdout
     again = on_server(the_command("torchrun"), server.uri)
@@ -327,8 +327,8 @@ def test_the_benchmarks_lines(digits: Path, own_folder: Path) -> None:
     line = the_command("benchmarks.run")
     for readme, ours in folders.items():
         line = line.replace(readme, str(digits / ours))
-    small = "--weights random --parts agreement --repetitions 1 --agreement 16"
-    run_line(" ".join([line, small, *output]), PROJECT, {})
+    small = [*MODEL[:4], "--parts", "agreement", "--repetitions", "1", "--agreement", "16"]
+    run_line(" ".join([line, *small, *output]), PROJECT, {})
     assert "equal nearest matches" in (own_folder / "results.md").read_text()
 
 
