@@ -197,7 +197,7 @@ def _document(title: str, summary: Summary, links: Mapping[str, str], parts: Seq
         "img-src data:; style-src 'unsafe-inline'\">"
         f"<title>{name}</title><style>{STYLE}</style></head><body><main>"
         f"<h1>{name}</h1><p>Against {html.escape(printable(run))} Query left, match right, "
-        f"cosine similarity below; a cross and a dashed frame: their labels differ.</p>"
+        "cosine similarity below; a cross and a dashed frame: their labels differ.</p>"
         f"<nav>{nav}</nav>"
         f"{''.join(parts)}</main></body></html>\n"
     )

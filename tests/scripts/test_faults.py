@@ -454,7 +454,7 @@ def test_a_folder_that_changes_under_a_load(
     header = len(bmp_bytes())
     for row in rows().values():  # what is stored belongs together, whenever it was read
         red = int(row["file_size"]) - header  # type: ignore[call-overload]
-        assert np.dot(row["embedding"], by_red[red]) > 0.9999  # type: ignore[arg-type]
+        assert np.dot(row["embedding"], by_red[red]) > 0.999999  # type: ignore[arg-type]
     assert load(*options) == 0
     assert set(rows()) == {path.name for path in root.glob("*.bmp")}
     for path, row in rows().items():
