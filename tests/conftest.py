@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,9 @@ if "SIMILAR_IMAGES_TEST_CACHE" not in os.environ:  # the first of them makes it,
     os.environ["SIMILAR_IMAGES_TEST_CACHE"] = tempfile.mkdtemp(prefix="networks-")
     atexit.register(shutil.rmtree, os.environ["SIMILAR_IMAGES_TEST_CACHE"], ignore_errors=True)
 os.environ["XDG_CACHE_HOME"] = os.environ["SIMILAR_IMAGES_TEST_CACHE"]
+
+# A shell's `pytest &` ignores Ctrl-C, and so would the programs that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
