@@ -89,8 +89,9 @@ def keep(network: ConvertedNetwork, weights: str) -> ConvertedNetwork:
                 "sha256": {file: _sha256(new / file) for file in (GRAPH, WEIGHTS)},
             }
             (new / ABOUT).write_text(json.dumps(about, indent=1))
-            shutil.rmtree(root / name, ignore_errors=True)
-            os.replace(new, root / name)
+            if not _read(name):  # another process may have kept it meanwhile, and be reading it
+                shutil.rmtree(root / name, ignore_errors=True)
+                os.replace(new, root / name)
             origins = root / "weights"
             origins.mkdir(mode=0o700, exist_ok=True)
             note = Path(partial, "origin")

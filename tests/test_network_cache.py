@@ -49,6 +49,18 @@ def test_a_network_is_named_by_its_model_and_kept_once(cache: Path) -> None:
     assert (folder / "network.bin").stat().st_mtime_ns == before
 
 
+@linux
+def test_a_network_that_another_process_has_kept_meanwhile_stays(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be reading it."""
+    folder = kept()
+    before = (folder / "network.bin").stat().st_ino
+    monkeypatch.setattr(network_cache, "find_by_weights", lambda *_: None)  # it was not there yet
+    assert kept() == folder
+    assert (folder / "network.bin").stat().st_ino == before
+
+
 def damage(file: Path, how: str) -> None:
     if how == "lost":
         file.unlink()
