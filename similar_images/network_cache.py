@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -30,6 +31,8 @@ if typing.TYPE_CHECKING:
 
 APPLICATION = "similar-images"
 GRAPH, WEIGHTS, ABOUT = "network.xml", "network.bin", "about.json"
+PARTIAL = ".partial-"
+STALE_SECONDS = 86_400  # what is half-made after so long, a run that was killed has left
 NAME = re.compile(r"[a-z0-9_]+-[0-9a-f]{64}")
 
 
@@ -79,7 +82,8 @@ def keep(network: ConvertedNetwork, weights: str) -> ConvertedNetwork:
     name = f"{model.architecture}-{model.weights_sha256}"
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root, prefix=".partial-") as partial:
+        _tidy(root)
+        with tempfile.TemporaryDirectory(dir=root, prefix=PARTIAL) as partial:
             new = Path(partial, name)
             new.mkdir(mode=0o700)
             openvino.save_model(network.graph, new / GRAPH, compress_to_fp16=False)
@@ -100,6 +104,12 @@ def keep(network: ConvertedNetwork, weights: str) -> ConvertedNetwork:
     except (OSError, RuntimeError):  # no room, no right: this run has the network all the same
         return network
     return _read(name) or network
+
+
+def _tidy(root: Path) -> None:
+    for partial in root.glob(f"{PARTIAL}*"):
+        if time.time() - partial.stat().st_mtime > STALE_SECONDS:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _read(name: str) -> ConvertedNetwork | None:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,16 @@ def test_a_network_that_another_process_has_kept_meanwhile_stays(
     monkeypatch.setattr(network_cache, "find_by_weights", lambda *_: None)  # it was not there yet
     assert kept() == folder
     assert (folder / "network.bin").stat().st_ino == before
+
+
+@linux
+def test_what_a_killed_run_left_half_made_is_tidied_away_the_next_day(cache: Path) -> None:
+    for name, hours in ((".partial-old", 25), (".partial-new", 1)):
+        (cache / name / "resnet18").mkdir(parents=True)
+        made = time.time() - 3600 * hours
+        os.utime(cache / name, (made, made))
+    folder = kept()
+    assert sorted(os.listdir(cache)) == [".partial-new", folder.name, "weights"]
 
 
 def damage(file: Path, how: str) -> None:
