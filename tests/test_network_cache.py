@@ -64,6 +64,7 @@ def test_a_network_that_another_process_has_kept_meanwhile_stays(
 
 @linux
 def test_what_a_killed_run_left_half_made_is_tidied_away_the_next_day(cache: Path) -> None:
+    cache.mkdir(mode=0o700, parents=True)
     for name, hours in ((".partial-old", 25), (".partial-new", 1)):
         (cache / name / "resnet18").mkdir(parents=True)
         made = time.time() - 3600 * hours
