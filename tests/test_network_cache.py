@@ -88,6 +88,8 @@ def damage(file: Path, how: str) -> None:
 def test_a_damaged_network_is_made_again(
     name: str, how: str, own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (own_folder / "cache").mkdir()
+    (own_folder / "cache/similar-images").mkdir(mode=0o700)
     for part in (kept().name, "weights"):
         source = network_cache.cache_folder() / part
         shutil.copytree(source, own_folder / "cache/similar-images" / part)
