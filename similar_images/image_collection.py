@@ -13,7 +13,7 @@ import numpy as np
 from similar_images.decoding import DecodedImage
 from similar_images.image_files import MAX_PATH_BYTES
 from similar_images.milvus import Client, CollectionError, add_milvus_option, redact
-from similar_images.vector_index import BUILD_PARAMETERS, INDEXES, METRIC, Index
+from similar_images.vector_index import BUILD_PARAMETERS, FLAT, METRIC, Index
 
 DEFAULT_NAME = "images"
 KEY, VECTOR = "path", "embedding"
@@ -109,7 +109,7 @@ class ImageCollection:
             advice=client.damaged,
         )
         collection = cls(client, name)
-        collection.use_index(INDEXES["flat"])
+        collection.use_index(FLAT)
         return collection
 
     def _open(self) -> None:
@@ -260,7 +260,12 @@ class ImageCollection:
             yield from pool.map(request, range(0, len(embeddings), SEARCH_QUERIES))
 
     def index(self) -> dict[str, str]:
-        """Return what Milvus says of the index: index_type, nlist and so on; empty without one."""
+        """Return how it is searched: index_type, nlist and so on; empty if it can't be."""
+        exact = {} if self.client.needs_index else {"index_type": FLAT.type}
+        return self._built_index() or exact
+
+    def _built_index(self) -> dict[str, str]:
+        """Return what Milvus says of the index; empty without one."""
         if self._index is None:
             advice, described = self.client.damaged, None
             if VECTOR in self.client.ask("list_indexes", self.name, advice=advice):
@@ -269,25 +274,27 @@ class ImageCollection:
         return self._index
 
     def use_index(self, kind: Index) -> bool:
-        """Build an index in place of the collection's; return whether it had another, or none."""
-        before = self.index().get("index_type")
-        if before == kind.type:
+        """Have it searched this way from now on; return whether it was not before."""
+        built, before = self._built_index().get("index_type"), self.index().get("index_type")
+        to_build = kind.type if kind != FLAT or self.client.needs_index else None
+        if built == to_build:
             return False
         self._index = None
-        if before:
+        if built:
             self.client.ask("release_collection", self.name)
             self.client.ask("drop_index", self.name, VECTOR)
-        wanted = self.client.milvus.prepare_index_params()
-        wanted.add_index(VECTOR, index_type=kind.type, metric_type=METRIC, params={**kind.build})
-        self.client.ask("create_index", self.name, wanted)
+        if to_build:
+            wanted = self.client.milvus.prepare_index_params()
+            wanted.add_index(VECTOR, index_type=to_build, metric_type=METRIC, params={**kind.build})
+            self.client.ask("create_index", self.name, wanted)
         self._open()
-        return True
+        return before != kind.type
 
     def index_in_words(self, parameters: Mapping[str, int]) -> str:
         """Return how the collection is searched with these search parameters."""
         index = self.index()
         kind = index.get("index_type", "?")
-        if kind == INDEXES["flat"].type:
+        if kind == FLAT.type:
             return "exact (FLAT: every vector is compared), cosine similarity"
         built = [f"{name} {index[name]}" for name in BUILD_PARAMETERS if name in index]
         searched = [f"{name} {value}" for name, value in parameters.items()]

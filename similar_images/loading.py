@@ -23,7 +23,7 @@ from similar_images.model_description import Model
 from similar_images.ranks import Ranks, SharedProgress
 from similar_images.row_writer import RowWriter
 from similar_images.text import counted, printable
-from similar_images.vector_index import INDEXES, choose_index
+from similar_images.vector_index import FLAT, choose_index
 
 NEW_SUFFIX = "_being_recreated"  # of the collection that --recreate loads
 MOST = 0.5  # a prune of more than this share of the rows asks for --prune-most
@@ -105,7 +105,7 @@ def collection_to_load(client: Client, options: LoadOptions, model: Model) -> Im
     check_same_model(found, model)
     settle_root(found, root, options.moved)
     if not found.index():
-        found.use_index(INDEXES["flat"])
+        found.use_index(FLAT)
     return found
 
 
@@ -153,7 +153,7 @@ def build_index(
     """
     choice = index or collection.properties.get("index", "auto")
     collection.set_properties(index=choice)
-    replaceable = index or collection.index().get("index_type") in (None, INDEXES["flat"].type)
+    replaceable = index or collection.index().get("index_type") in (None, FLAT.type)
     kind = choose_index(choice, rows, collection.client.exact_rows)
     if replaceable and collection.use_index(kind):
         console.say(f"Index: {collection.index_in_words({})}")

@@ -114,10 +114,12 @@ class Client:
     """A connection to a Milvus server; a context manager.
 
     exact_rows: up to how many rows search compares every vector unless it is told otherwise.
+    needs_index: whether nothing is found without an index; else search is exact then.
     is_own: whether what the collections say of themselves is the user's own word.
     """
 
     exact_rows = EXACT_ROWS
+    needs_index = True
     is_own = False
     damaged = RUN_AGAIN  # what to do about a collection that can't be opened
 
@@ -192,6 +194,7 @@ class LiteClient(Client):
     """Milvus Lite, a file: this process's alone, searched exactly, not worth asking again."""
 
     exact_rows = sys.maxsize
+    needs_index = False  # its FLAT index is the vectors once more, on the disk and in memory
     is_own = True
     damaged = REBUILD
 

@@ -18,8 +18,9 @@ class Index(NamedTuple):
     search: Mapping[str, int]
 
 
+FLAT = Index("FLAT", {}, {})  # exact: every vector is compared
 INDEXES = {
-    "flat": Index("FLAT", {}, {}),  # exact: every vector is compared
+    "flat": FLAT,
     "hnsw": Index("HNSW", {"M": 16, "efConstruction": 200}, {"ef": 128}),
     "ivf_flat": Index("IVF_FLAT", {"nlist": 1024}, {"nprobe": 128}),
 }

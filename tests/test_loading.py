@@ -11,9 +11,6 @@ from conftest import on_both_engines
 from helpers import LOAD, load, rows
 
 import embed_and_load
-import query_code
-from similar_images.image_collection import VECTOR, existing_collection
-from similar_images.milvus import connect, resolve_uri
 
 Fails = Callable[..., str]
 milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
@@ -65,19 +62,6 @@ def test_a_prune_of_most_rows_asks_for_a_word_more(loaded: Path, fails: Fails) -
     assert rows() == before
     assert load("--prune", "--prune-most") == 0
     assert set(rows()) == {path for path in before if path[0] in "789"}
-
-
-def test_a_collection_that_lost_its_index_gets_one_again(loaded: Path, fails: Fails) -> None:
-    before = rows()
-    with connect(resolve_uri(None)) as client:
-        client.milvus.release_collection("images")
-        client.milvus.drop_index("images", VECTOR)
-    assert "has lost its index; run python embed_and_load.py" in fails(query_code.main)
-    assert load() == 0
-    with connect(resolve_uri(None)) as client:
-        assert existing_collection(client, "images").index()["index_type"] == "FLAT"
-    assert rows() == before
-    assert query_code.main([]) == 0
 
 
 def test_what_is_left_out_is_said(loaded: Path, capsys: pytest.CaptureFixture[str]) -> None:

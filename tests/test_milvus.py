@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import DIMENSION, TOKEN, load
+from helpers import DIMENSION, TOKEN, load, pairings
 from milvus_server import Server
 
 import query_code
 from similar_images import milvus
-from similar_images.image_collection import ImageCollection, existing_collection
+from similar_images.image_collection import VECTOR, ImageCollection, existing_collection
 from similar_images.milvus import CollectionError, connect, redact
 from similar_images.vector_index import INDEXES
 
@@ -76,3 +76,26 @@ def test_every_request_is_asked_again_and_that_is_said(
                 request(collection)
             assert "trying again in 1 s" in said[0], name
     assert "images" in server.collections(), "it is back for the next test"
+
+
+def test_milvus_lite_keeps_no_vector_twice(loaded: Path) -> None:
+    """A FLAT index, which earlier versions made there, is its vectors once more."""
+
+    def second_copies() -> list[Path]:
+        return list(Path("milvus.db").rglob("*.idx"))
+
+    assert query_code.main(["--top-k", "5"]) == 0
+    before = pairings()
+    assert not second_copies()
+    with connect("./milvus.db") as client:
+        wanted = client.milvus.prepare_index_params()
+        wanted.add_index(VECTOR, index_type="FLAT", metric_type="COSINE")
+        client.milvus.create_index("images", wanted)
+        client.milvus.load_collection("images")
+    assert second_copies()
+    assert query_code.main(["--top-k", "5"]) == 0
+    assert pairings() == before
+    assert load() == 0
+    assert not second_copies()
+    assert query_code.main(["--top-k", "5"]) == 0
+    assert pairings() == before

@@ -8,7 +8,7 @@ from conftest import on_both_engines
 from helpers import load, rows
 
 import query_code
-from similar_images.image_collection import existing_collection
+from similar_images.image_collection import VECTOR, existing_collection
 from similar_images.milvus import Client, connect, resolve_uri
 from similar_images.vector_index import Index
 
@@ -57,3 +57,24 @@ def test_a_large_collection_gets_an_approximate_index_and_one_made_by_hand_stays
     monkeypatch.setattr(Client, "exact_rows", 179)
     assert load() == 0
     assert index() == ("FLAT" if milvus == "./milvus.db" else "HNSW")
+
+
+def test_a_collection_that_lost_its_index_gets_one_again_or_is_searched_exactly(
+    loaded: Path, milvus: str, fails: Fails
+) -> None:
+    before = rows()
+    assert load("--index", "hnsw") == 0
+    with connect(resolve_uri(None)) as client:
+        client.milvus.release_collection("images")
+        client.milvus.drop_index("images", VECTOR)
+    if milvus == "./milvus.db":
+        assert query_code.main([]) == 0
+        report = Path("results/observations.md").read_text().replace("\\", "")
+        assert "exact (FLAT" in report
+    else:
+        assert "has lost its index; run python embed_and_load.py" in fails(query_code.main)
+    assert load() == 0
+    with connect(resolve_uri(None)) as client:
+        assert existing_collection(client, "images").index()["index_type"] == "HNSW"
+    assert rows() == before
+    assert query_code.main([]) == 0
