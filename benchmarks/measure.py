@@ -51,11 +51,16 @@ def matrix_limit(precision: str, device: str = "cpu") -> float:
 
 
 def in_words(figure: list[float] | float) -> str:
-    """Return a figure with four digits, repetitions of one as 'median (least to most)'."""
+    """Return a figure with four digits, repetitions of one as 'median (least to most)'.
+
+    What is whole or large has all its digits before the point, a cosine that is almost 1 six.
+    """
     if isinstance(figure, list):
-        median, *ends = (statistics.median(figure), min(figure), max(figure))
-        return f"{median:,.4g} ({ends[0]:,.4g} to {ends[1]:,.4g})"
-    return f"{figure:,.6f}" if 0.9 < figure < 1 else f"{figure:,.4g}"
+        median, least, most = map(in_words, (statistics.median(figure), min(figure), max(figure)))
+        return f"{median} ({least} to {most})"
+    if figure >= 1000 or figure == round(figure):
+        return f"{figure:,.0f}"
+    return f"{figure:,.6f}" if 0.999 < figure < 1 else f"{figure:,.4g}"
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

@@ -108,8 +108,9 @@ def keep(network: ConvertedNetwork, weights: str) -> ConvertedNetwork:
 
 def _tidy(root: Path) -> None:
     for partial in root.glob(f"{PARTIAL}*"):
-        if time.time() - partial.stat().st_mtime > STALE_SECONDS:
-            shutil.rmtree(partial, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another process's, which has just ended
+            if time.time() - partial.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 def _read(name: str) -> ConvertedNetwork | None:

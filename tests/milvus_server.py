@@ -38,10 +38,8 @@ initial-cluster: default=http://127.0.0.1:{peer}
 
 def has_runtime_folder() -> bool:
     """Whether Milvus can make and use one of the two folders that it insists on."""
-    for folder in map(Path, RUNTIME_FOLDERS):
-        if os.access(folder if folder.exists() else folder.parent, os.W_OK):
-            return True
-    return False
+    folders = map(Path, RUNTIME_FOLDERS)
+    return any(os.access(f if f.exists() else f.parent, os.W_OK) for f in folders)
 
 
 def free_ports(count: int) -> list[int]:
