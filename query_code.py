@@ -17,6 +17,7 @@ Writes: results/pairings.txt, comparison.png, observations.md, near_duplicates.t
 import argparse
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from similar_images import matching, results
@@ -31,7 +32,7 @@ from similar_images.image_collection import add_collection_options, existing_col
 from similar_images.image_files import ImageError
 from similar_images.milvus import CollectionError, connect, redact, resolve_uri
 from similar_images.model_description import ModelError
-from similar_images.networks import network_of_collection
+from similar_images.networks import import_openvino, network_of_collection
 from similar_images.pairs import Summary
 from similar_images.recall import measured_recall
 from similar_images.text import counted
@@ -80,7 +81,8 @@ def run(args: argparse.Namespace) -> None:
     images = matching.find_queries(args.images, args.queries)
     what = counted(len(images.paths), "image") + ("" if args.images else f" of {images.root}")
     console.say(f"Matching {what} with {args.collection} in {redact(uri)}")
-    with connect(uri, must_exist=True) as client:
+    with connect(uri, must_exist=True) as client, ThreadPoolExecutor(1) as aside:
+        aside.submit(import_openvino)  # while Milvus Lite reads its rows, mostly without Python
         collection = existing_collection(client, args.collection)
         parameters = matching.index_parameters(collection, options)
         weights = matching.weights_to_read(collection, args.weights)
