@@ -30,6 +30,9 @@ MAX_DELAY_SECONDS = 15.0
 OWN_RETRIES = 3  # pymilvus's, of which nobody is told
 EXACT_ROWS = 100_000  # up to which a server searches exactly unless it is told otherwise
 LITE_MEMTABLE_BYTES = 8 * 2**20  # Lite's 128 MB would keep all rows in memory until the end
+# pymilvus asks every ten seconds whether the other side is alive. Lite, which is this process,
+# at times hangs up on who asks while a folder is embedded, and gRPC prints that on the terminal.
+LITE_CHANNEL = {"grpc.keepalive_time_ms": 2**31 - 1}  # never
 LITE_ROWS = 200_000  # from so many on, somebody should know of Milvus Lite's limits
 REBUILD = "move it away and run python embed_and_load.py: it is made from the images alone"
 RUN_AGAIN = "run it again"
@@ -242,12 +245,12 @@ def connect(uri: str, must_exist: bool = False) -> Client:
         ) from None  # what it was raised from may hold the password
 
 
-def _pymilvus_client(uri: str) -> "MilvusClient":
+def _pymilvus_client(uri: str, **options: object) -> "MilvusClient":
     from pymilvus import MilvusClient
 
     # It logs what it raises, traceback and all; we print it once, in one line.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
-    return MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""))
+    return MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""), **options)
 
 
 # --- Milvus Lite's files ----------------------------------------------------------------------
@@ -261,7 +264,7 @@ def _open_lite(uri: str, must_exist: bool) -> LiteClient:
 
     with _lite_failure() as failure:
         try:
-            return LiteClient(_pymilvus_client(uri), uri)
+            return LiteClient(_pymilvus_client(uri, grpc_options=LITE_CHANNEL), uri)
         except (MilvusException, OSError, ValueError) as error:
             raise CollectionError(_lite_reason(uri, failure.error)) from error
 
