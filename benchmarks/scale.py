@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.measure import machine, seconds, table
 from similar_images.console import script_parser, whole_number
 from similar_images.decoding import DecodedImage
-from similar_images.image_collection import ImageCollection, Match
+from similar_images.image_collection import ImageCollection, Match, existing_collection
 from similar_images.image_files import FoundImage
 from similar_images.inventory import Inventory, State
 from similar_images.milvus import connect, is_lite
@@ -85,9 +85,7 @@ def fill(uri: str, rows: int) -> dict[str, float]:
 def resume(uri: str, rows: int) -> dict[str, float]:
     """Compare an unchanged folder with the collection."""
     with connect(uri) as client:
-        collection = ImageCollection(client, NAME)
-        if is_lite(uri):
-            client.milvus.load_collection(NAME)
+        collection = existing_collection(client, NAME)
         start = time.perf_counter()
         inventory = Inventory(collection.stored_images())
         found = (FoundImage(path_of(number), 2000, number) for number in range(rows))
@@ -99,8 +97,7 @@ def search(uri: str, kind: str) -> dict[str, float]:
     """Search with an index, held against an exact search beside Milvus."""
     queries = unit_vectors(QUERIES, seed=0)
     with connect(uri) as client:
-        collection = ImageCollection(client, NAME)
-        client.milvus.load_collection(NAME)
+        collection = existing_collection(client, NAME)
         build = seconds(lambda: collection.use_index(KINDS[kind]))
         found: list[list[Match]] = []
 
