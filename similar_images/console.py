@@ -53,7 +53,7 @@ class Progress:
         now = time.monotonic()
         if self._lines and now - self._last >= LINE_SECONDS:
             self._last = now
-            print(self._line(now - self._start), file=sys.stderr, flush=True)
+            tqdm.write(self._line(now - self._start), file=sys.stderr)  # not into a warning
 
     def _line(self, seconds: float) -> str:
         of = f" of {self._total:,}" if self._total else ""

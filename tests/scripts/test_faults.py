@@ -164,8 +164,10 @@ def test_twenty_kills_lose_nothing(
                 assert row[name] == expected[path][name]
 
 
-# Run whole; its fifth upsert waits until the interrupt has asked it to stop waiting.
+# Run whole; its fifth upsert waits until the interrupt has asked it to stop waiting. Two threads
+# say something: a line goes out in one write, where print would take several and mix them.
 INTERRUPTED_LOAD = """
+import os
 import sys
 import embed_and_load
 from similar_images import console, row_writer
@@ -176,14 +178,14 @@ upsert, calls = ImageCollection.upsert, []
 def held(self, *rows):
     calls.append(1)
     if len(calls) == 5:
-        print("HELD", file=sys.stderr, flush=True)
+        os.write(2, b"HELD\\n")
         self.client._stopped.wait()
     upsert(self, *rows)
 
 def update(self, count):
     self.n += count
     if count:
-        print("TAKEN", count, file=sys.stderr, flush=True)
+        os.write(2, f"TAKEN {count}\\n".encode())
 
 ImageCollection.upsert = held
 console.Progress.update = update
