@@ -13,7 +13,7 @@ import numpy as np
 from similar_images.decoding import DecodedImage
 from similar_images.image_files import MAX_PATH_BYTES
 from similar_images.milvus import Client, CollectionError, add_milvus_option, redact
-from similar_images.vector_index import BUILD_PARAMETERS, FLAT, METRIC, Index
+from similar_images.vector_index import BUILD_PARAMETERS, COSINE, FLAT, INNER_PRODUCT, Index
 
 DEFAULT_NAME = "images"
 KEY, VECTOR = "path", "embedding"
@@ -241,6 +241,9 @@ class ImageCollection:
         with it, or in a small collection, a query can have fewer matches. `parameters` are the
         index's own.
         """
+        # Of unit length, two embeddings have their cosine as their product. Without an index Lite
+        # takes either, but for cosines it makes all embeddings unit length once more.
+        metric = COSINE if self._built_index() else INNER_PRODUCT
 
         def request(start: int) -> list[list[Match]]:
             answers = self.client.ask(
@@ -250,11 +253,13 @@ class ImageCollection:
                 limit=top_k,
                 filter=expression,
                 output_fields=[KEY],
-                search_params={"metric_type": METRIC, "params": dict(parameters or {})},
+                search_params={"metric_type": metric, "params": dict(parameters or {})},
                 advice="check --filter" if expression else "run it again",
                 **STRONG,
             )
-            return [[Match(hit[KEY], hit["distance"]) for hit in hits] for hits in answers]
+            return [
+                [Match(hit[KEY], min(hit["distance"], 1.0)) for hit in hits] for hits in answers
+            ]
 
         with ThreadPoolExecutor(SEARCH_THREADS) as pool:
             yield from pool.map(request, range(0, len(embeddings), SEARCH_QUERIES))
@@ -285,7 +290,7 @@ class ImageCollection:
             self.client.ask("drop_index", self.name, VECTOR)
         if to_build:
             wanted = self.client.milvus.prepare_index_params()
-            wanted.add_index(VECTOR, index_type=to_build, metric_type=METRIC, params={**kind.build})
+            wanted.add_index(VECTOR, index_type=to_build, metric_type=COSINE, params={**kind.build})
             self.client.ask("create_index", self.name, wanted)
         self._open()
         return before != kind.type

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from similar_images.milvus import CollectionError
 
-METRIC = "COSINE"
+COSINE, INNER_PRODUCT = "COSINE", "IP"  # Milvus's names
 BUILD_PARAMETERS = ("M", "efConstruction", "nlist")  # named in the observations
 
 

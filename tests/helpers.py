@@ -1,5 +1,6 @@
 """What tests share: CIFAR-10-like batches as Python 2 wrote them, scripts run, rows read back."""
 
+import contextlib
 import csv
 import os
 import struct
@@ -128,8 +129,11 @@ def pairings(folder: str = "results") -> list[dict[str, str]]:
 
 def children(pid: int) -> list[int]:
     """The processes that a process has started, oldest first (Linux)."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sorted(int(child) for task in tasks for child in (task / "children").read_text().split())
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended
+            found += map(int, (task / "children").read_text().split())
+    return sorted(found)
 
 
 def wait_until(condition: Callable[[], bool], what: str, alive: Callable[[], bool]) -> None:

@@ -13,7 +13,7 @@ import query_code
 from similar_images import image_collection
 from similar_images.decoding import DecodedImage
 from similar_images.embedding import embed_images
-from similar_images.image_collection import ImageCollection
+from similar_images.image_collection import ImageCollection, existing_collection
 from similar_images.image_files import Listing, iter_images
 from similar_images.milvus import connect, resolve_uri
 
@@ -33,6 +33,17 @@ def test_rows_hold_what_the_contract_says(loaded: Path) -> None:
         assert (row["width"], row["height"]) == (32, 32)
         assert (row["file_size"], row["modified_at"]) == (status.st_size, status.st_mtime_ns)
         assert 0 <= row["inserted_at"] / 1000 - status.st_mtime < 3600  # type: ignore[operator]
+
+
+def test_a_picture_is_its_own_nearest_and_nothing_is_nearer_than_equal(loaded: Path) -> None:
+    with connect(resolve_uri(None), must_exist=True) as client:
+        collection = existing_collection(client, "images")
+        paths, embeddings = next(collection.stored_embeddings())
+        found = [match for page in collection.search(embeddings) for [match] in page]
+    assert [match.path for match in found] == paths
+    similarities = np.array([match.similarity for match in found])
+    np.testing.assert_allclose(similarities, 1, atol=1e-6)
+    assert similarities.max() <= 1
 
 
 NAMES = [

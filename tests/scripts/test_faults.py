@@ -114,7 +114,7 @@ def forkserver() -> multiprocessing.context.ForkServerContext:
 
 
 def has_ended(pid: int) -> bool:
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # also between open and read
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     return True
 
