@@ -19,18 +19,11 @@ import sys
 import time
 from pathlib import Path
 
-from similar_images import loading
 from similar_images.console import Console, add_quiet_option, script_parser, status_of
-from similar_images.embedding import (
-    add_embedding_options,
-    add_weights_options,
-    embedding_options,
-    warn_if_random,
-)
-from similar_images.image_collection import add_collection_options
-from similar_images.image_files import ImageError
-from similar_images.loading import LazyEmbedder, LoadOptions
-from similar_images.milvus import (
+from similar_images.loading import load as loading
+from similar_images.loading.load import LazyEmbedder, LoadOptions
+from similar_images.loading.ranks import RankError, Ranks
+from similar_images.milvus.client import (
     EXACT_ROWS,
     CollectionError,
     check_processes,
@@ -38,10 +31,17 @@ from similar_images.milvus import (
     redact,
     resolve_uri,
 )
-from similar_images.model_description import ModelError
-from similar_images.networks import find_network
-from similar_images.ranks import RankError, Ranks
-from similar_images.vector_index import INDEX_CHOICES
+from similar_images.milvus.collection import add_collection_options
+from similar_images.milvus.vector_index import INDEX_CHOICES
+from similar_images.network.embedding import (
+    add_embedding_options,
+    add_weights_options,
+    embedding_options,
+    warn_if_random,
+)
+from similar_images.network.model_description import ModelError
+from similar_images.network.networks import find_network
+from similar_images.pictures.image_files import ImageError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

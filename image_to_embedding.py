@@ -22,8 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from similar_images.console import script_parser, status_of
-from similar_images.decoding import decode
-from similar_images.embedding import (
+from similar_images.network.embedding import (
     DEFAULT_MODEL,
     DEVICES,
     Embedder,
@@ -32,9 +31,10 @@ from similar_images.embedding import (
     make_embedder,
     warn_if_random,
 )
-from similar_images.image_files import ImageError
-from similar_images.model_description import ModelError
-from similar_images.networks import find_network
+from similar_images.network.model_description import ModelError
+from similar_images.network.networks import find_network
+from similar_images.pictures.decoding import decode
+from similar_images.pictures.image_files import ImageError
 
 
 def image_to_embedding(

@@ -20,21 +20,22 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from similar_images import matching, results
 from similar_images.console import Console, add_quiet_option, script_parser, status_of
-from similar_images.embedding import (
+from similar_images.matching import match as matching
+from similar_images.matching.pairs import Summary
+from similar_images.matching.recall import measured_recall
+from similar_images.milvus.client import CollectionError, connect, redact, resolve_uri
+from similar_images.milvus.collection import add_collection_options, existing_collection
+from similar_images.network.embedding import (
     add_embedding_options,
     embedding_options,
     make_embedder,
     warn_if_random,
 )
-from similar_images.image_collection import add_collection_options, existing_collection
-from similar_images.image_files import ImageError
-from similar_images.milvus import CollectionError, connect, redact, resolve_uri
-from similar_images.model_description import ModelError
-from similar_images.networks import import_openvino, network_of_collection
-from similar_images.pairs import Summary
-from similar_images.recall import measured_recall
+from similar_images.network.model_description import ModelError
+from similar_images.network.networks import import_openvino, network_of_collection
+from similar_images.pictures.image_files import ImageError
+from similar_images.results import results
 from similar_images.text import counted
 from similar_images.whole_files import write_together
 

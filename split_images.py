@@ -15,7 +15,6 @@ import sys
 import time
 from pathlib import Path
 
-from similar_images import cifar10
 from similar_images.console import (
     Console,
     add_quiet_option,
@@ -24,8 +23,9 @@ from similar_images.console import (
     status_of,
     whole_number,
 )
-from similar_images.image_set import ImageSet, ImageSetError, sample_digits
-from similar_images.split import SplitError, check_targets, split_positions, write_split
+from similar_images.splitting import cifar10
+from similar_images.splitting.digits import ImageSet, ImageSetError, sample_digits
+from similar_images.splitting.split import SplitError, check_targets, split_positions, write_split
 
 SEEDS = whole_number(0, 2**32 - 1)
 

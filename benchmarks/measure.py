@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from similar_images.embedding import core_count
+from similar_images.network.embedding import core_count
 
 GFLOP_PER_IMAGE = 3.64  # ResNet18 at 224×224: 1.82 G multiplications, each with its addition
 MATRICES = (1024, 4096)  # sides of the matrix products; the better one is the limit

@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from benchmarks.measure import table
-from similar_images.decoding import decode
-from similar_images.image_files import Listing, iter_images
-from similar_images.near_duplicates import find_near_duplicates
-from similar_images.pairs import Pair
+from similar_images.matching.near_duplicates import find_near_duplicates
+from similar_images.matching.pairs import Pair
+from similar_images.pictures.decoding import decode
+from similar_images.pictures.image_files import Listing, iter_images
 
 COUNT = 400
 HASH_BITS = 8  # of 64 that may differ

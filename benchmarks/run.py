@@ -40,8 +40,10 @@ from benchmarks.measure import (
     table,
 )
 from similar_images.console import script_parser, whole_number
-from similar_images.decoding import decode
-from similar_images.embedding import (
+from similar_images.loading.row_writer import RowWriter
+from similar_images.milvus.client import connect
+from similar_images.milvus.collection import ImageCollection
+from similar_images.network.embedding import (
     DEVICES,
     Embedder,
     EmbeddingOptions,
@@ -49,11 +51,9 @@ from similar_images.embedding import (
     embed_images,
     make_embedder,
 )
-from similar_images.image_collection import ImageCollection
-from similar_images.image_files import Listing, iter_images, label_of
-from similar_images.milvus import connect
-from similar_images.networks import find_network, torch_network
-from similar_images.row_writer import RowWriter
+from similar_images.network.networks import find_network, torch_network
+from similar_images.pictures.decoding import decode
+from similar_images.pictures.image_files import Listing, iter_images, label_of
 
 PARTS = ("network", "pipeline", "agreement", "load", "query")
 MANY = 10**6  # images: an embedder for a long run

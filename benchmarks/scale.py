@@ -25,14 +25,14 @@ import numpy as np
 
 from benchmarks.measure import machine, seconds, table
 from similar_images.console import script_parser, whole_number
-from similar_images.decoding import DecodedImage
-from similar_images.image_collection import ImageCollection, Match, existing_collection
-from similar_images.image_files import FoundImage
-from similar_images.inventory import Inventory, State
-from similar_images.milvus import connect, is_lite
-from similar_images.recall import exact_search, recall
-from similar_images.row_writer import UPSERT_ROWS
-from similar_images.vector_index import INDEXES, Index
+from similar_images.loading.inventory import Inventory, State
+from similar_images.loading.row_writer import UPSERT_ROWS
+from similar_images.matching.recall import exact_search, recall
+from similar_images.milvus.client import connect, is_lite
+from similar_images.milvus.collection import ImageCollection, Match, existing_collection
+from similar_images.milvus.vector_index import INDEXES, Index
+from similar_images.pictures.decoding import DecodedImage
+from similar_images.pictures.image_files import FoundImage
 
 NAME = "scale_benchmark"
 CHUNK = 10_000  # rows made at a time

@@ -17,7 +17,7 @@ from PIL import Image
 import embed_and_load
 import split_images
 from similar_images import console
-from similar_images.milvus import is_lite
+from similar_images.milvus.client import is_lite
 
 # Networks are kept here, once for all test processes, and not among the user's own.
 if "SIMILAR_IMAGES_TEST_CACHE" not in os.environ:  # the first of them makes it, and removes it
@@ -77,19 +77,6 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def milvus(own_folder: Path) -> str:
     """The address that scripts use without --milvus-uri; a module's tests may have another."""
     return "./milvus.db"
-
-
-def on_both_engines(request: pytest.FixtureRequest) -> Iterator[str]:
-    """What such a module's fixture does: the same tests on a file and on a real server."""
-    if request.param == "lite":
-        yield "./milvus.db"
-        return
-    server = request.getfixturevalue("running_server")
-    environment = request.getfixturevalue("monkeypatch")
-    environment.setenv("MILVUS_URI", server.uri)
-    environment.setenv("MILVUS_TOKEN", TOKEN)
-    server.drop_all(but=["images"] if "loaded" in request.fixturenames else [])
-    yield server.uri
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups

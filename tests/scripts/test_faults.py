@@ -34,11 +34,12 @@ from PIL import Image
 import embed_and_load
 import query_code
 import split_images
-from similar_images import decode_workers, row_writer
-from similar_images.decoding import Preprocessing
-from similar_images.embedding import OpenVinoEmbedder
-from similar_images.image_collection import ImageCollection, existing_collection
-from similar_images.milvus import Client, CollectionError, connect
+from similar_images.loading import row_writer
+from similar_images.milvus.client import Client, CollectionError, connect
+from similar_images.milvus.collection import ImageCollection, existing_collection
+from similar_images.network.embedding import OpenVinoEmbedder
+from similar_images.pictures import decode_workers
+from similar_images.pictures.decoding import Preprocessing
 
 Fails = Callable[..., str]
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and mounts are POSIX's")
@@ -172,8 +173,9 @@ import os
 import sys
 import threading
 import embed_and_load
-from similar_images import console, row_writer
-from similar_images.image_collection import ImageCollection
+from similar_images import console
+from similar_images.loading import row_writer
+from similar_images.milvus.collection import ImageCollection
 row_writer.UPSERT_ROWS = 16
 upsert, calls, four_counted = ImageCollection.upsert, [], threading.Event()
 

@@ -11,15 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import on_both_engines
-from helpers import LOAD, PROJECT, load, rows
+from helpers import LOAD, PROJECT, load, on_both_engines, rows
 from PIL import Image
 
 import embed_and_load
 import query_code
 import split_images
-from similar_images.decoding import decode, to_rgb
-from similar_images.image_files import ImageError
+from similar_images.pictures.decoding import decode, to_rgb
+from similar_images.pictures.image_files import ImageError
 
 Fails = Callable[..., str]
 milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)

@@ -8,18 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import on_both_engines
-from helpers import LOAD, MODEL, brute_force, load, pairings, rows
+from helpers import LOAD, MODEL, brute_force, load, on_both_engines, pairings, rows
 from PIL import Image
 
 import embed_and_load
 import query_code
 import split_images
-from similar_images import image_files, inventory, model
-from similar_images import milvus as milvus_module
-from similar_images.embedding import OpenVinoEmbedder
-from similar_images.image_collection import STRONG, ImageCollection
-from similar_images.milvus import connect, resolve_uri
+from similar_images.loading import inventory
+from similar_images.milvus import client as milvus_module
+from similar_images.milvus.client import connect, resolve_uri
+from similar_images.milvus.collection import STRONG, ImageCollection
+from similar_images.network import torchvision_model as model
+from similar_images.network.embedding import OpenVinoEmbedder
+from similar_images.pictures import image_files
 
 Fails = Callable[..., str]
 milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)

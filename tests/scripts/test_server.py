@@ -10,9 +10,12 @@ from helpers import load, rows
 from milvus_server import Server
 
 import query_code
-from similar_images import comparison_picture, gallery, milvus, near_duplicates, row_writer
-from similar_images.image_collection import ImageCollection, existing_collection
-from similar_images.milvus import connect
+from similar_images.loading import row_writer
+from similar_images.matching import near_duplicates
+from similar_images.milvus import client as milvus
+from similar_images.milvus.client import connect
+from similar_images.milvus.collection import ImageCollection, existing_collection
+from similar_images.results import comparison_picture, gallery
 
 Fails = Callable[..., str]
 pytest.importorskip("milvus", reason="there is a Milvus server for Linux alone")

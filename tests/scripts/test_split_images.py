@@ -13,7 +13,7 @@ from helpers import LABELS, PROJECT, write_batches, written
 from PIL import Image
 
 import split_images
-from similar_images.cifar10 import read_batch
+from similar_images.splitting.cifar10 import read_batch
 
 Fails = Callable[..., str]
 
@@ -75,7 +75,7 @@ def test_other_mistakes_end_in_one_line(fails: Fails) -> None:
 HELD_SPLIT = """
 import concurrent.futures, sys, threading
 import split_images
-from similar_images import split
+from similar_images.splitting import split
 
 def held(futures):
     concurrent.futures.wait(futures[:1])
@@ -124,7 +124,7 @@ def test_an_interrupted_run_leaves_what_was_there(
 WORKER_KILLED = """
 import os, signal, sys
 import split_images
-from similar_images import split
+from similar_images.splitting import split
 
 def killed(paths, pixels):
     os.kill(os.getpid(), signal.SIGKILL)

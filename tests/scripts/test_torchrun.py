@@ -73,8 +73,8 @@ HELD_RANK = """
 import os, sys
 if os.environ.get("RANK") == "1" and "--multiprocessing-fork" not in sys.orig_argv:
     import threading
-    from similar_images import row_writer
-    from similar_images.image_collection import ImageCollection
+    from similar_images.loading import row_writer
+    from similar_images.milvus.collection import ImageCollection
     row_writer.UPSERT_ROWS = 16
     upsert = ImageCollection.upsert
 

@@ -1,0 +1,140 @@
+"""What there is to load: a folder's listing, compared with what its collection holds."""
+
+import array
+import bisect
+import collections
+import enum
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from similar_images.milvus.collection import StoredImage
+from similar_images.pictures.image_files import FoundImage, Listing, count_images, iter_images
+
+LISTED_FIRST = 50_000  # images to embed that are listed before the first is embedded
+
+
+class State(enum.Enum):
+    """What a picture on disk is to the collection."""
+
+    NEW = "it has no row"
+    CHANGED = "its row is of an older file"
+    KEPT = "its row is of this very file"
+
+
+class Inventory:
+    """The rows that a collection held when it was read: 17 bytes for each, sorted by path's hash.
+
+    A dictionary of paths would take 200 bytes a row and more. A row is kept as two of Python's
+    64-bit hashes, of its path and of path, size and time: that a changed picture passes for a
+    kept one takes both to be equal by chance.
+    """
+
+    def __init__(self, stored: Iterable[StoredImage]) -> None:
+        """Take in the rows; `stored` is read once."""
+        paths, files = array.array("q"), array.array("q")
+        for image in stored:
+            paths.append(hash(image.path))
+            files.append(hash(image))
+        order = np.argsort(np.frombuffer(paths, np.int64))
+        self._paths = _in_order(paths, order)
+        self._files = _in_order(files, order)
+        self._found = bytearray(len(order))
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def find(self, image: FoundImage) -> State:
+        """Return what a picture on disk is to the collection, and note that it is there."""
+        rows = self._rows(image.path)
+        for row in rows:
+            self._found[row] = True
+        if any(self._files[row] == hash(image) for row in rows):
+            return State.KEPT
+        return State.CHANGED if rows else State.NEW
+
+    def lose(self, path: str) -> None:
+        """Note that a picture which was found can't be read: its row has no file any more."""
+        for row in self._rows(path):
+            self._found[row] = False
+
+    def is_gone(self, path: str) -> bool:
+        """Return whether there was a row of that path, and no picture of it was found."""
+        rows = self._rows(path)
+        return bool(rows) and not any(self._found[row] for row in rows)
+
+    def gone(self) -> int:
+        """Return how many rows no picture was found of."""
+        return self._found.count(False)
+
+    def _rows(self, path: str) -> range:
+        key = hash(path)
+        start = bisect.bisect_left(self._paths, key)
+        stop = start
+        while stop < len(self) and self._paths[stop] == key:
+            stop += 1
+        return range(start, stop)
+
+
+def _in_order(values: "array.array[int]", order: np.ndarray) -> "array.array[int]":
+    return array.array("q", np.frombuffer(values, np.int64)[order].tobytes())
+
+
+class Todo:
+    """A folder's new and changed images: paths, found while the ones before are embedded.
+
+    The first LISTED_FIRST are found at once; if there are more, a thread counts the folder, and
+    calls `when_counted` with the number.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        wanted: Callable[[str], bool],
+        inventory: Inventory,
+        when_counted: Callable[[int], None],
+    ) -> None:
+        self.kept = 0
+        self.listing = Listing()
+        self._listed = 0
+        self._all_listed = False
+        self._counted: int | None = None
+        found = iter_images(root, self.listing, wanted)
+        self._rest = self._compare(found, inventory)
+        self._first = collections.deque(itertools.islice(self._rest, LISTED_FIRST))
+        if len(self) == LISTED_FIRST:
+            arguments = (root, wanted, when_counted)
+            threading.Thread(target=self._count, args=arguments, daemon=True).start()
+
+    def _compare(self, found: Iterator[FoundImage], inventory: Inventory) -> Iterator[str]:
+        for image in found:
+            if inventory.find(image) is State.KEPT:
+                self.kept += 1
+            else:
+                self._listed += 1
+                yield image.path
+        self._all_listed = True
+
+    def _count(
+        self, root: Path, wanted: Callable[[str], bool], when_counted: Callable[[int], None]
+    ) -> None:
+        self._counted = count_images(root, wanted)
+        when_counted(self._counted)
+
+    def __len__(self) -> int:
+        """Return how many have been found so far."""
+        return self._listed
+
+    def __iter__(self) -> Iterator[str]:
+        while self._first:
+            yield self._first.popleft()
+        yield from self._rest
+
+    def expected(self) -> int | None:
+        """Return how many there will be, as far as is known by now."""
+        if self._all_listed:
+            return self._listed
+        return self._counted and max(self._counted - self.kept, self._listed)

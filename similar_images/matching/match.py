@@ -1,0 +1,251 @@
+"""From query pictures to pairs: embedded, searched, named."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from similar_images.console import Console, number_between, warn, whole_number
+from similar_images.matching.pairs import Pair, Summary
+from similar_images.milvus.client import CollectionError
+from similar_images.milvus.collection import MAX_TOP_K, ROWS, ImageCollection, Match
+from similar_images.milvus.vector_index import parameters_for, search_parameters
+from similar_images.network.embedding import Embedder, embed_images
+from similar_images.pictures.image_files import (
+    ImageError,
+    Listing,
+    Skipped,
+    check_folder,
+    iter_images,
+    label_of,
+)
+from similar_images.text import counted, printable
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What counts as a match, as the command line says it."""
+
+    top_k: int = 1
+    min_similarity: float | None = None
+    filter: str = ""
+    parameters: dict[str, int] = field(default_factory=dict)  # of an approximate index
+    recall_sample: int = 0  # queries that are searched exactly, too
+
+
+@dataclass(frozen=True)
+class QueryImages:
+    """Pictures to find matches of: paths under a root; with labels if it is a folder of them."""
+
+    root: Path
+    paths: list[str]
+    labelled: bool
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Embedded queries: paths as a reader can open them, labels, (N, dimension) float32."""
+
+    paths: list[str]
+    labels: list[str]
+    embeddings: np.ndarray
+    skipped: list[Skipped]
+
+
+def find_queries(images: list[str], folder: Path) -> QueryImages:
+    """Return the named pictures, else all of the folder's, sorted; ImageError if there are none."""
+    if images:
+        return QueryImages(Path(), images, labelled=False)
+    check_folder(folder, "--queries")
+    listing = Listing()
+    paths = sorted(image.path for image in iter_images(folder, listing))
+    if not paths:
+        raise ImageError(f"{folder} holds no images; choose another folder with --queries")
+    return QueryImages(folder, paths, labelled=True, skipped=listing.skipped)
+
+
+def embed_queries(
+    embedder: Embedder, images: QueryImages, workers: int | None, console: Console
+) -> Queries:
+    """Embed the query images; ImageError if none of them can be read."""
+    paths: list[str] = []
+    labels: list[str] = []
+    embeddings: list[np.ndarray] = []
+    skipped = list(images.skipped)
+    console.say(f"{counted(len(images.paths), 'image')} to embed: {embedder.words}")
+    with console.progress("images", len(images.paths)) as progress:
+        for batch in embed_images(embedder, images.root, images.paths, workers):
+            paths += [str(images.root / image.path) for image in batch.images]
+            labels += [label_of(i.path) if images.labelled else "" for i in batch.images]
+            skipped += batch.skipped
+            embeddings.append(batch.embeddings)
+            progress.update(len(batch.images) + len(batch.skipped))
+    if not paths:
+        first = skipped[0]
+        raise ImageError(f"{printable(first.path)} can't be read ({first.reason}); give a picture")
+    return Queries(paths, labels, np.concatenate(embeddings), skipped)
+
+
+def index_parameters(collection: ImageCollection, options: SearchOptions) -> dict[str, int]:
+    """Return what the collection's index is searched with; CollectionError if it has no such."""
+    index_type = collection.index().get("index_type", "")
+    return parameters_for(index_type, options.top_k, options.parameters)
+
+
+def search(
+    collection: ImageCollection,
+    queries: Queries,
+    options: SearchOptions,
+    parameters: dict[str, int],
+    console: Console,
+) -> list[list[Match]]:
+    """Return each query's matches, nearest first."""
+    matches: list[list[Match]] = []
+    answers = collection.search(queries.embeddings, options.top_k, options.filter, parameters)
+    with console.progress("queries", len(queries.paths)) as progress:
+        for some in answers:
+            matches += some
+            progress.update(len(some))
+    return matches
+
+
+def strong_enough(matches: Sequence[list[Match]], least: float | None) -> list[list[Match]]:
+    """Return the matches of at least this similarity; all of them if it is None."""
+    if least is None:
+        return list(matches)
+    return [[match for match in found if match.similarity >= least] for found in matches]
+
+
+def make_rows(
+    collection: ImageCollection,
+    folder: Path | None,
+    queries: Queries,
+    matches: Sequence[Sequence[Match]],
+) -> list[list[Pair]]:
+    """Return each query's pairs, nearest first; queries without a match are left out.
+
+    folder: where the collection's pictures are, if the user says so.
+    """
+    root = folder or collection.root
+    trusted = folder is not None or may_open(collection, root)
+    rows = [
+        [
+            Pair(
+                query,
+                as_opened(root / match.path),
+                match.similarity,
+                rank,
+                label,
+                label_of(match.path),
+                trusted and _stays_inside(match.path),
+            )
+            for rank, match in enumerate(found, start=1)
+        ]
+        for query, label, found in zip(queries.paths, queries.labels, matches, strict=True)
+    ]
+    return [row for row in rows if row]
+
+
+def may_open(collection: ImageCollection, path: Path) -> bool:
+    """Return whether a path that the collection names may be opened.
+
+    On a server it is somebody else's word: it has to lie under the current folder.
+    """
+    return collection.client.is_own or path.resolve().is_relative_to(Path.cwd())
+
+
+def _stays_inside(path: str) -> bool:
+    """Return whether a row's path leads nowhere but into the collection's folder.
+
+    >>> _stays_inside("frog/1.png"), _stays_inside("../x.png"), _stays_inside("/etc/x.png")
+    (True, False, False)
+    """
+    parts = PurePosixPath(path).parts
+    return bool(parts) and ".." not in parts and not Path(path).is_absolute()
+
+
+def as_opened(path: Path) -> str:
+    """Return a path as a reader can open it: relative if it lies under this folder."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def warn_if_incomplete(collection: ImageCollection, images: int) -> None:
+    """Say on stderr that a load has not ended, or that rows were lost since it had."""
+    again = "run python embed_and_load.py"
+    loaded = int(collection.properties.get(ROWS, "0"))
+    if not collection.is_whole:
+        warn(
+            f"a load of the collection {collection.name} was interrupted, or is still running: it "
+            f"holds {counted(images, 'image')} so far; {again} to load the rest"
+        )
+    elif images < loaded:
+        warn(
+            f"the collection {collection.name} holds {images:,} of the {loaded:,} images that "
+            f"were loaded; {again} to put the others back"
+        )
+
+
+def weights_to_read(collection: ImageCollection, named: str | None) -> str | None:
+    """Return where the weights are, as the user says, or as the collection does if it may."""
+    stored: str = collection.properties.get("weights", "")
+    if named or stored in ("imagenet", "random") or may_open(collection, Path(stored)):
+        return named or stored
+    return None
+
+
+def name_troubles(queries: Queries, rows: Sequence[list[Pair]], summary: Summary) -> None:
+    """Name on stderr what could not be read or matched; CollectionError if nothing was."""
+    for problem in queries.skipped:
+        print(f"skipped {printable(problem.path)}: {printable(problem.reason)}", file=sys.stderr)
+    if not rows:
+        raise CollectionError(
+            "no image matches; check --filter and --min-similarity, or run python embed_and_load.py"
+        )
+    if summary.unmatched:
+        without = counted(summary.unmatched, "query", "queries")
+        print(f"without a match: {without}", file=sys.stderr)
+
+
+# --- Command line -----------------------------------------------------------------------------
+
+
+def add_search_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what counts as a match."""
+    parser.add_argument(
+        "--top-k", type=whole_number(1, MAX_TOP_K), default=1, metavar="N", help="default: 1"
+    )
+    parser.add_argument(
+        "--min-similarity",
+        type=number_between(-1.1, 1.1),
+        metavar="S",
+        help="leave out weaker matches (cosine, -1 to 1; default: none are)",
+    )
+    parser.add_argument(
+        "--filter", default="", metavar="EXPR", help="match only rows for which this is true"
+    )
+    parser.add_argument(
+        "--search-params",
+        type=search_parameters,
+        default={},
+        metavar="NAME=N",
+        help="of an approximate index: ef=200 (hnsw), nprobe=64 (ivf_flat)",
+    )
+    parser.add_argument(
+        "--recall-sample",
+        type=whole_number(0, 1_000_000),
+        default=0,
+        metavar="N",
+        help="search exactly, too, for N of the queries, and report what the index found of it",
+    )
+
+
+def search_options(args: argparse.Namespace) -> SearchOptions:
+    """Return what add_search_options() has read."""
+    return SearchOptions(
+        args.top_k, args.min_similarity, args.filter, args.search_params, args.recall_sample
+    )

@@ -1,0 +1,1 @@
+"""Vectors to and from Milvus: the client, Milvus Lite, the collection and its indexes."""

@@ -1,0 +1,361 @@
+"""The Milvus collection of images: what a row holds, how rows go in, come out and are found."""
+
+import argparse
+import re
+import time
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from similar_images.milvus.client import Client, CollectionError, add_milvus_option, redact
+from similar_images.milvus.vector_index import BUILD_PARAMETERS, COSINE, FLAT, INNER_PRODUCT, Index
+from similar_images.pictures.decoding import DecodedImage
+from similar_images.pictures.image_files import MAX_PATH_BYTES
+
+DEFAULT_NAME = "images"
+KEY, VECTOR = "path", "embedding"
+# Beside them: Unix milliseconds UTC; bytes; pixels; nanoseconds since 1970.
+INTEGERS = ("inserted_at", "file_size", "width", "height", "modified_at")
+COLUMNS = (KEY, VECTOR, *INTEGERS)
+PROPERTY_PREFIX = "similar_images."  # Milvus keeps properties of its own beside ours
+LOAD, BEGUN, ENDED = "load", "begun", "ended"  # a property: whether the last load has ended
+ROWS = "rows"  # a property: how many there were when it had
+REQUEST_ROWS = 1000  # upserted or deleted in one request
+SEARCH_QUERIES = 1000  # vectors in one request; Lite walks all its rows in Python for each
+SEARCH_THREADS = 2  # requests at a time: Lite answers 5,000 queries in 4.8 s instead of 5.0
+READ_ROWS = 16_384  # read in one request, the most Milvus gives: Lite walks all rows for each
+READ_EMBEDDINGS = 4096  # likewise, with their embeddings: 8 MB
+MAX_TOP_K = 16_384  # Milvus's own limit
+RESUME = "run it again: what is loaded is kept"
+STRONG = {"consistency_level": "Strong"}  # see every row that was written before
+IN_ORDER = {"iterator": "True", "reduce_stop_for_best": "True"}  # of the key, least first
+ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
+
+
+class StoredImage(typing.NamedTuple):
+    """What the collection knows of a picture's file when it was embedded."""
+
+    path: str
+    file_size: int  # bytes
+    modified_at: int  # nanoseconds since 1970
+
+
+class Match(typing.NamedTuple):
+    """A picture that a search found, and its cosine similarity to the query, -1 to 1."""
+
+    path: str
+    similarity: float
+
+
+def quoted(text: str) -> str:
+    r"""Return text as a string in a Milvus filter; pymilvus itself quotes keys without escaping.
+
+    >>> print(quoted('a "b"'))
+    "a \"b\""
+    """
+    return '"' + text.translate(ESCAPES) + '"'
+
+
+class ImageCollection:
+    """One folder's pictures in Milvus: path, embedding, insertion time, size, and the model.
+
+    properties: what the collection says of itself (root, weights, weights_sha256 and so on).
+    """
+
+    def __init__(self, client: Client, name: str) -> None:
+        """Take an existing collection; CollectionError if it isn't one of ours."""
+        self.client = client
+        self.name = name
+        self._index: dict[str, str] | None = None  # as Milvus described it when it was last asked
+        description = client.ask("describe_collection", name, advice=client.damaged)
+        columns = tuple(field["name"] for field in description["fields"])
+        stored: Mapping[str, str] = description.get("properties", {})
+        self.properties = {
+            key.removeprefix(PROPERTY_PREFIX): str(value)
+            for key, value in stored.items()
+            if key.startswith(PROPERTY_PREFIX)
+        }
+        if columns != COLUMNS or "root" not in self.properties:
+            raise CollectionError(
+                f"the collection {name} was not made by embed_and_load.py and stays as it is; "
+                "choose another --collection"
+            )
+
+    @classmethod
+    def find(cls, client: Client, name: str) -> "ImageCollection | None":
+        """Return the collection of that name, ready to be searched, or None if there is none.
+
+        One that has lost its index can't be searched, but loaded into: see use_index().
+        """
+        if not client.ask("has_collection", name, advice=client.damaged):
+            return None
+        collection = cls(client, name)
+        if collection.index():
+            collection._open()
+        return collection
+
+    @classmethod
+    def create(cls, client: Client, name: str, properties: Mapping[str, str]) -> "ImageCollection":
+        """Make an empty collection that carries these properties, dimension among them."""
+        kept = {PROPERTY_PREFIX + key: value for key, value in properties.items()}
+        client.ask(
+            "create_collection",
+            name,
+            schema=_schema(client, int(properties["dimension"])),
+            properties=kept,
+            advice=client.damaged,
+        )
+        collection = cls(client, name)
+        collection.use_index(FLAT)
+        return collection
+
+    def _open(self) -> None:
+        """Make it searchable: a reopened or renamed collection can be 'released'."""
+        self.client.ask("load_collection", self.name, advice=self.client.damaged)
+
+    # --- Properties ---------------------------------------------------------------------------
+
+    @property
+    def root(self) -> Path:
+        """The folder that paths are relative to."""
+        return Path(self.properties["root"])
+
+    def set_properties(self, **properties: str) -> None:
+        """Keep properties beside the rows, if they are not there yet."""
+        if properties.items() <= self.properties.items():
+            return
+        kept = {PROPERTY_PREFIX + key: value for key, value in properties.items()}
+        self.client.ask("alter_collection_properties", self.name, kept)
+        self.properties.update(properties)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the last load of this collection has ended."""
+        return self.properties.get(LOAD, ENDED) == ENDED and ROWS in self.properties
+
+    # --- Rows ---------------------------------------------------------------------------------
+
+    def upsert(self, images: Sequence[DecodedImage], embeddings: np.ndarray) -> None:
+        """Put images in, or in place of the rows of the same paths.
+
+        embeddings: (N, dimension) float32, unit length. Paths must differ from each other.
+        """
+        now = time.time_ns() // 1_000_000
+        rows = [
+            {
+                "path": image.path,
+                "embedding": embedding,
+                "inserted_at": now,
+                "file_size": image.file_size,
+                "width": image.width,
+                "height": image.height,
+                "modified_at": image.modified_at,
+            }
+            for image, embedding in zip(images, embeddings, strict=True)
+        ]
+        for start in range(0, len(rows), REQUEST_ROWS):
+            part = rows[start : start + REQUEST_ROWS]
+            self.client.ask("upsert", self.name, part, advice=RESUME)
+
+    def flush(self) -> None:
+        """Make what was put in durable and searchable at full speed; once, at the end of a load."""
+        self.client.ask("flush", self.name, advice=RESUME)
+        self.client.settle()
+
+    def delete(self, paths: Sequence[str]) -> None:
+        """Remove the rows of these paths."""
+        for start in range(0, len(paths), REQUEST_ROWS):
+            chosen = f"{KEY} in [{', '.join(map(quoted, paths[start : start + REQUEST_ROWS]))}]"
+            self.client.ask("delete", self.name, filter=chosen, advice=RESUME)
+
+    def count(self) -> int:
+        """Return how many rows there are, counted and not estimated."""
+        answer = self.client.ask(
+            "query", self.name, filter="", output_fields=["count(*)"], advice=RESUME, **STRONG
+        )
+        return int(answer[0]["count(*)"])
+
+    def stored_images(self) -> Iterator[StoredImage]:
+        """Yield what is known of each picture's file, in the order of paths."""
+        for page in self._pages(StoredImage._fields, READ_ROWS):
+            for row in page:
+                yield StoredImage(row["path"], row["file_size"], row["modified_at"])
+
+    def stored_embeddings(self, expression: str = "") -> Iterator[tuple[list[str], np.ndarray]]:
+        """Yield all rows, a page at a time: paths, and embeddings (N, dimension) float32."""
+        for page in self._pages((KEY, VECTOR), READ_EMBEDDINGS, expression):
+            embeddings = np.array([row[VECTOR] for row in page], np.float32)
+            yield [row[KEY] for row in page], embeddings
+
+    def _pages(
+        self, columns: Sequence[str], rows_a_page: int, expression: str = ""
+    ) -> Iterator[list[dict[str, typing.Any]]]:
+        """Yield rows in the order of their keys; each page asks for what comes after the last.
+
+        pymilvus's own iterator puts that key into its filter unescaped. A server doesn't wait for
+        rows just written when it is asked in order, so that it is asked for their count before.
+        """
+        if not self.count():
+            return
+
+        def page_after(last: str | None) -> list[dict[str, typing.Any]]:
+            after = f"{KEY} > {quoted(last)}" if last is not None else f'{KEY} != ""'
+            return list(
+                self.client.ask(
+                    "query",
+                    self.name,
+                    filter=f"({expression}) and {after}" if expression else after,
+                    output_fields=list(columns),
+                    limit=rows_a_page,
+                    advice=self.client.damaged,
+                    **IN_ORDER,
+                    **STRONG,
+                )
+            )
+
+        with ThreadPoolExecutor(1) as pool:  # the next page comes while this one is used
+            coming, before = pool.submit(page_after, None), ""
+            while page := coming.result():
+                last = page[-1][KEY]
+                if last <= before:  # it would never end
+                    raise CollectionError(f"{self.name} can't be read in order; {RESUME}")
+                before = last
+                coming = pool.submit(page_after, last)
+                yield page
+
+    # --- Search -------------------------------------------------------------------------------
+
+    def search(
+        self,
+        embeddings: np.ndarray,
+        top_k: int = 1,
+        expression: str = "",
+        parameters: Mapping[str, int] | None = None,
+    ) -> Iterator[list[list[Match]]]:
+        """Yield each query's top_k nearest images, nearest first, SEARCH_QUERIES at a time.
+
+        embeddings: (N, dimension) float32, unit length. `expression` is a Milvus filter on the
+        row's columns; with it, or in a small collection, a query can have fewer matches.
+        `parameters` are the index's own.
+        """
+        # Of unit length, two embeddings have their cosine as their product. Without an index Lite
+        # takes either, but for cosines it makes all embeddings unit length once more.
+        metric = COSINE if self._built_index() else INNER_PRODUCT
+
+        def request(start: int) -> list[list[Match]]:
+            answers = self.client.ask(
+                "search",
+                self.name,
+                data=list(embeddings[start : start + SEARCH_QUERIES]),
+                limit=top_k,
+                filter=expression,
+                output_fields=[KEY],
+                search_params={"metric_type": metric, "params": dict(parameters or {})},
+                advice="check --filter" if expression else "run it again",
+                **STRONG,
+            )
+            return [
+                [Match(hit[KEY], min(hit["distance"], 1.0)) for hit in hits] for hits in answers
+            ]
+
+        with ThreadPoolExecutor(SEARCH_THREADS) as pool:
+            yield from pool.map(request, range(0, len(embeddings), SEARCH_QUERIES))
+
+    def index(self) -> dict[str, str]:
+        """Return how it is searched: index_type, nlist and so on; empty if it can't be."""
+        exact = {} if self.client.needs_index else {"index_type": FLAT.type}
+        return self._built_index() or exact
+
+    def _built_index(self) -> dict[str, str]:
+        """Return what Milvus says of the index; empty without one."""
+        if self._index is None:
+            advice, described = self.client.damaged, None
+            if VECTOR in self.client.ask("list_indexes", self.name, advice=advice):
+                described = self.client.ask("describe_index", self.name, VECTOR, advice=advice)
+            self._index = {key: str(value) for key, value in (described or {}).items()}
+        return self._index
+
+    def use_index(self, kind: Index) -> bool:
+        """Have it searched this way from now on; return whether it was not before."""
+        built, before = self._built_index().get("index_type"), self.index().get("index_type")
+        to_build = kind.type if kind != FLAT or self.client.needs_index else None
+        if built == to_build:
+            return False
+        self._index = None
+        if built:
+            self.client.ask("release_collection", self.name)
+            self.client.ask("drop_index", self.name, VECTOR)
+        if to_build:
+            wanted = self.client.milvus.prepare_index_params()
+            wanted.add_index(VECTOR, index_type=to_build, metric_type=COSINE, params={**kind.build})
+            self.client.ask("create_index", self.name, wanted)
+        self._open()
+        return before != kind.type
+
+    def index_in_words(self, parameters: Mapping[str, int]) -> str:
+        """Return how the collection is searched with these search parameters."""
+        index = self.index()
+        kind = index.get("index_type", "?")
+        if kind == FLAT.type:
+            return "exact (FLAT: every vector is compared), cosine similarity"
+        built = [f"{name} {index[name]}" for name in BUILD_PARAMETERS if name in index]
+        searched = [f"{name} {value}" for name, value in parameters.items()]
+        return f"approximate ({', '.join([kind, *built, *searched])}), cosine similarity"
+
+    # --- As a whole ---------------------------------------------------------------------------
+
+    def drop(self) -> None:
+        """Remove the collection and all that it holds."""
+        self.client.ask("drop_collection", self.name)
+
+    def rename(self, name: str) -> None:
+        """Give the collection another name."""
+        self.client.ask("rename_collection", self.name, name)
+        self.name = name
+        self._open()
+
+
+def _schema(client: Client, dimension: int) -> typing.Any:
+    from pymilvus import DataType
+
+    schema = client.milvus.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field(KEY, DataType.VARCHAR, is_primary=True, max_length=MAX_PATH_BYTES)
+    schema.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=dimension)
+    for name in INTEGERS:
+        schema.add_field(name, DataType.INT64)
+    return schema
+
+
+def existing_collection(client: Client, name: str) -> ImageCollection:
+    """Return the collection to search; CollectionError if there is none, or none to be searched."""
+    collection = ImageCollection.find(client, name)
+    where = f"{name} in {redact(client.uri)}"
+    if collection is None:
+        raise CollectionError(f"there is no collection {where}; run python embed_and_load.py")
+    if not collection.index():
+        raise CollectionError(
+            f"the collection {where} has lost its index; run python embed_and_load.py"
+        )
+    return collection
+
+
+def collection_name(text: str) -> str:
+    """Return a collection's name, a type for argparse: letters, digits and underscores."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,200}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not made of letters, digits, underscores")
+    return text
+
+
+def add_collection_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which Milvus and which collection to use."""
+    add_milvus_option(parser)
+    parser.add_argument(
+        "--collection",
+        type=collection_name,
+        default=DEFAULT_NAME,
+        metavar="NAME",
+        help=f"default: {DEFAULT_NAME}",
+    )

@@ -1,0 +1,1 @@
+"""Pixels to vectors: pretrained networks, converted once, run by OpenVINO or by torch."""

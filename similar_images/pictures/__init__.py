@@ -1,0 +1,1 @@
+"""Files to pixels: pictures found under a folder, decoded and resized by worker processes."""

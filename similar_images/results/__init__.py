@@ -1,0 +1,1 @@
+"""The files that query_code.py writes: pairings, picture, observations, gallery."""

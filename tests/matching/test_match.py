@@ -1,0 +1,65 @@
+"""matching.py and query_code.py: what counts as a match, and what is said of the others."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import pairings
+
+import query_code
+from similar_images.matching.match import strong_enough
+from similar_images.milvus.collection import Match
+
+Fails = Callable[..., str]
+
+
+def test_weaker_matches_are_dropped() -> None:
+    matches = [[Match("a", 0.9), Match("b", 0.5)], [Match("c", 0.4)]]
+    assert strong_enough(matches, None) == matches
+    assert strong_enough(matches, 0.5) == [[Match("a", 0.9), Match("b", 0.5)], []]
+    assert strong_enough(matches, 0.95) == [[], []]
+
+
+def test_queries_without_a_match_are_counted_everywhere(
+    loaded: Path, fails: Fails, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert query_code.main(["--top-k", "3"]) == 0
+    similarities = sorted(float(row["similarity"]) for row in pairings() if row["rank"] == "1")
+    least = (similarities[7] + similarities[8]) / 2
+    before = pairings()
+    capsys.readouterr()
+    assert query_code.main(["--top-k", "3", "--min-similarity", f"{least:.7f}", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert "without a match: 8 queries" in captured.err
+    strong = [row for row in before if float(row["similarity"]) >= least]
+    assert pairings() == strong
+    printed = [json.loads(line) for line in captured.out.splitlines()]
+    assert len(printed) == len(strong)
+    report = Path("results/observations.md").read_text()
+    assert "12 of 20 query images were matched" in report
+    assert "- Queries without a match: 8" in report
+    assert f"- Least similarity of a match: {least:g}"[:30] in report
+    page = Path("results/gallery.html").read_text()
+    dropped = {row["query"] for row in before} - {row["query"] for row in strong}
+    assert len(dropped) == 8
+    assert not any(query in page for query in dropped)
+    assert "check --filter and --min-similarity" in fails(
+        query_code.main, "--min-similarity", "1.05"
+    )
+
+
+def test_near_duplicates_have_the_pairings_form(loaded: Path) -> None:
+    """The queries are put into the database, and each finds itself."""
+    query = next(iter(sorted(Path("query_set").rglob("*.png"))))
+    found = query_code.main(["--queries", "database_set"])
+    assert found == 0
+    with open("results/near_duplicates.txt", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert len(rows) == 180
+    assert {row["change"] for row in rows} == {"the same pixels"}
+    report = Path("results/observations.md").read_text()
+    assert "180 queries of 180 have as their nearest match their own picture" in report
+    assert "**n/a without**" in report
+    assert query.is_file()

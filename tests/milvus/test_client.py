@@ -1,0 +1,106 @@
+"""milvus.py: addresses, secrets, and requests that are asked again."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import DIMENSION, TOKEN, load, pairings
+from milvus_server import Server
+
+import query_code
+from similar_images.milvus import client as milvus
+from similar_images.milvus.client import CollectionError, connect, redact
+from similar_images.milvus.collection import VECTOR, ImageCollection, existing_collection
+from similar_images.milvus.vector_index import INDEXES
+
+
+def test_lite_differs_from_nothing_but_names_in_its_address() -> None:
+    assert redact("http://user:pass@host:19530/db?x=secret") == "http://host:19530/db"
+    assert redact("./milvus.db") == "./milvus.db"
+
+
+def test_a_password_lets_in_and_is_never_printed(
+    loaded: Path,
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    uri, address = server.uri, server.uri.removeprefix("http://")
+    monkeypatch.setenv("MILVUS_TOKEN", "root:wrong-hush")
+    assert load("--milvus-uri", uri) == 1
+    assert query_code.main(["--milvus-uri", f"http://root:wrong-mum@{address}"]) == 1
+    monkeypatch.setenv("MILVUS_TOKEN", TOKEN)
+    assert load("--milvus-uri", uri) == 0
+    assert query_code.main(["--milvus-uri", uri]) == 0
+    monkeypatch.delenv("MILVUS_TOKEN")
+    assert query_code.main(["--milvus-uri", f"http://{TOKEN}@{address}"]) == 0
+    with connect(f"http://{TOKEN}@{address}") as client:
+        properties = str(client.milvus.describe_collection("images"))
+    captured = capsys.readouterr()
+    errors = [line for line in captured.err.splitlines() if line.startswith("error")]
+    assert len(errors) == 2
+    written = "".join(path.read_text() for path in Path("results").glob("*.[mt]*"))
+    everything = captured.out + captured.err + written + properties
+    assert address in everything
+    for secret in ("hush", "mum", "Milvus@", "root:"):
+        assert secret not in everything
+
+
+REQUESTS: dict[str, Callable[[ImageCollection], object]] = {
+    "describe": lambda collection: ImageCollection(collection.client, "images"),
+    "has": lambda collection: ImageCollection.find(collection.client, "images"),
+    "read": lambda collection: list(collection.stored_images()),
+    "count": lambda collection: collection.count(),
+    "search": lambda collection: list(collection.search(np.eye(DIMENSION, dtype=np.float32)[:3])),
+    "index": lambda collection: collection.use_index(INDEXES["hnsw"]),
+    "property": lambda collection: collection.set_properties(rows="1"),
+    "delete": lambda collection: collection.delete(["no.png"]),
+    "flush": lambda collection: collection.flush(),
+}
+
+
+def test_every_request_is_asked_again_and_that_is_said(
+    loaded: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load("--milvus-uri", server.uri) == 0
+    said: list[str] = []
+    monkeypatch.setattr(milvus, "warn", said.append)
+    monkeypatch.setattr(milvus, "RETRY_SECONDS", 2)
+    with connect(server.uri) as client:
+        collection = existing_collection(client, "images")
+        server.kill()
+        for name, request in REQUESTS.items():
+            said.clear()
+            with pytest.raises(CollectionError, match="Milvus at http"):
+                request(collection)
+            assert "trying again in 1 s" in said[0], name
+    assert "images" in server.collections(), "it is back for the next test"
+
+
+def test_milvus_lite_keeps_no_vector_twice(loaded: Path) -> None:
+    """A FLAT index, which earlier versions made there, is its vectors once more."""
+
+    def second_copies() -> list[Path]:
+        return list(Path("milvus.db").rglob("*.idx"))
+
+    def matches() -> tuple[list[list[str]], list[float]]:
+        assert query_code.main(["--top-k", "5"]) == 0
+        found = pairings()
+        named = [[row["query"], row["rank"], row["match"]] for row in found]
+        return named, [float(row["similarity"]) for row in found]
+
+    before = matches()
+    assert not second_copies()
+    with connect("./milvus.db") as client:
+        wanted = client.milvus.prepare_index_params()
+        wanted.add_index(VECTOR, index_type="FLAT", metric_type="COSINE")
+        client.milvus.create_index("images", wanted)
+        client.milvus.load_collection("images")
+    assert second_copies()
+    with_index = matches()  # by its cosines, which the index has in another rounding
+    assert with_index[0] == before[0]
+    np.testing.assert_allclose(with_index[1], before[1], atol=2e-6)
+    assert load() == 0
+    assert not second_copies()
+    assert matches() == before

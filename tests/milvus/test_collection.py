@@ -1,0 +1,126 @@
+"""image_collection.py: what rows hold, how they are read in pages, whatever their names."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import exact_embedder, load, on_both_engines, pairings, rows
+from PIL import Image
+
+import query_code
+from similar_images.milvus import collection as image_collection
+from similar_images.milvus.client import connect, resolve_uri
+from similar_images.milvus.collection import ImageCollection, existing_collection
+from similar_images.network.embedding import embed_images
+from similar_images.pictures.decoding import DecodedImage
+from similar_images.pictures.image_files import Listing, iter_images
+
+milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
+
+
+def test_rows_hold_what_the_contract_says(loaded: Path) -> None:
+    stored = rows()
+    paths = sorted(image.path for image in iter_images(Path("database_set"), Listing()))
+    assert sorted(stored) == paths
+    embedder = exact_embedder()
+    batches = embed_images(embedder, Path("database_set"), paths, workers=0)
+    expected = np.concatenate([batch.embeddings for batch in batches])
+    for path, embedding in zip(paths, expected, strict=True):
+        row, status = stored[path], Path("database_set", path).stat()
+        np.testing.assert_allclose(row["embedding"], embedding, atol=1e-6)
+        assert (row["width"], row["height"]) == (32, 32)
+        assert (row["file_size"], row["modified_at"]) == (status.st_size, status.st_mtime_ns)
+        assert 0 <= row["inserted_at"] / 1000 - status.st_mtime < 3600  # type: ignore[operator]
+
+
+def test_a_picture_is_its_own_nearest_and_nothing_is_nearer_than_equal(loaded: Path) -> None:
+    with connect(resolve_uri(None), must_exist=True) as client:
+        collection = existing_collection(client, "images")
+        paths, embeddings = next(collection.stored_embeddings())
+        found = [match for page in collection.search(embeddings) for [match] in page]
+    assert [match.path for match in found] == paths
+    similarities = np.array([match.similarity for match in found])
+    np.testing.assert_allclose(similarities, 1, atol=1e-6)
+    assert similarities.max() <= 1
+
+
+NAMES = [
+    'quote".png',
+    "apostrophe's.png",
+    "back\\slash.png",
+    'all\\"of\\\'them".png',
+    'a" or path != "".png',
+    "new\nline.png",
+    "tab\tulator.png",
+    "percent%_like.png",
+    "{path}.png",
+    'z 15".png',
+    'z" or path != ".png',
+    "z\\",
+    "\u202egnp.exe.png",
+    "\x1b[31mred.png",
+    " leading and trailing .png",
+    "e\u0301 and \u00e9.png",
+    "😀.png",
+]
+
+
+def test_names_cannot_break_a_filter_or_a_line(
+    own_folder: Path, milvus: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deep = "/".join(["d" * 150, "e" * 150, "f.png"])  # 306 characters
+    names = [*NAMES, deep]
+    names = [name if name.endswith(".png") else f"{name}.png" for name in names]
+    for number, name in enumerate(names):
+        path = own_folder / "odd names" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        colour = (16 * number, 255 - 16 * number, 7 * number)
+        Image.new("RGB", (12, 12), colour).save(path, "PNG")
+    Path("odd names/bad\nname.png").write_bytes(b"no picture")
+    assert load("--images", "odd names") == 0
+    assert set(rows()) == set(names)
+    assert query_code.main(["--queries", "odd names"]) == 0
+    written = pairings()
+    assert len(written) == len(names)
+    for row in written:
+        assert row["query"] == row["match"]
+    assert load("--images", "odd names") == 0
+    assert f"{len(names)} were in already" in capsys.readouterr().out
+    for name in names[::2]:
+        (own_folder / "odd names" / name).unlink()
+    assert load("--images", "odd names", "--prune", "--prune-most") == 0
+    assert set(rows()) == set(names[1::2])
+    printed = capsys.readouterr()
+    report = Path("results/observations.md").read_text() + Path("results/pairings.txt").read_text()
+    for text in (printed.out, printed.err, report):
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+        assert not re.search(r"^name\.png|^line\.png", text, re.MULTILINE)
+
+
+def test_rows_are_read_in_pages_whatever_the_last_key_of_a_page(
+    own_folder: Path, milvus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each hostile name alone, last of all, and at the end of a page of one row."""
+    vector = np.eye(512, dtype=np.float32)
+    with connect(resolve_uri(None)) as client:
+        properties = {"root": "/nowhere", "dimension": "512"}
+        collection = ImageCollection.create(client, "images", properties)
+        for name in NAMES:
+            names = sorted({"!first.png", name})
+            for some in ([name], names):
+                collection.upsert([DecodedImage(n, 1, 2, 3, 4) for n in some], vector[: len(some)])
+                for page in (1, 2, 1000):
+                    monkeypatch.setattr(image_collection, "READ_ROWS", page)
+                    monkeypatch.setattr(image_collection, "READ_EMBEDDINGS", page)
+                    assert [image.path for image in collection.stored_images()] == some
+                    pages = collection.stored_embeddings("file_size == 1 or width > 5")
+                    assert [path for paths, _ in pages for path in paths] == some
+                    assert not list(collection.stored_embeddings("file_size == 9 or width > 5"))
+            collection.delete(names)
+            assert collection.count() == 0
+        every = sorted(NAMES)
+        collection.upsert([DecodedImage(n, 1, 2, 3, 4) for n in every], vector[: len(every)])
+        monkeypatch.setattr(image_collection, "READ_ROWS", 1)
+        assert [image.path for image in collection.stored_images()] == every

@@ -1,0 +1,174 @@
+"""embedding.py and image_to_embedding.py: vectors of files, in all precisions and batch sizes."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import PROJECT, exact_embedder, run_script
+
+import image_to_embedding as script
+from image_to_embedding import image_to_embedding
+from similar_images.network import embedding
+from similar_images.network.embedding import EmbeddingOptions, embed_images, make_embedder
+from similar_images.network.model_description import ModelError
+from similar_images.network.networks import find_network
+from similar_images.pictures.image_files import ImageError, Listing, iter_images
+
+Fails = Callable[..., str]
+
+
+@pytest.mark.parametrize("precision", ["auto", "bfloat16"])
+def test_faster_precisions_keep_the_embedding(precision: str, digits: Path) -> None:
+    root = digits / "database_set"
+    paths = [image.path for image in iter_images(root, Listing())][:100]
+    exact = embed_images(exact_embedder(name="resnet18"), root, paths, workers=0)
+    expected = np.concatenate([batch.embeddings for batch in exact])
+    options = EmbeddingOptions("cpu", precision, batch_size=8)
+    fast = make_embedder(find_network("resnet18", "random"), options, len(paths))
+    batches = list(embed_images(fast, root, paths, workers=2))
+    assert [image.path for batch in batches for image in batch.images] == paths
+    got = np.concatenate([batch.embeddings for batch in batches])
+    assert (got * expected).sum(axis=1).min() >= 0.9999
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 16, 17])
+def test_any_number_of_images_is_embedded_alike(count: int, digits: Path) -> None:
+    """Batches are filled up with nothing, and what is embedded of that is not given."""
+    root = digits / "database_set"
+    paths = sorted(image.path for image in iter_images(root, Listing()))[:count]
+    options = EmbeddingOptions("cpu", "float32")
+    embedder = make_embedder(find_network("resnet18", "random"), options, count)
+    got = np.concatenate([b.embeddings for b in embed_images(embedder, root, paths, 0)])
+    single = make_embedder(find_network("resnet18", "random"), options, 1)
+    expected = [next(embed_images(single, root, [path], 0)).embeddings[0] for path in paths]
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    assert embedder.embed(np.empty((0, 224, 224, 3), np.uint8)).shape == (0, 512)
+
+
+@pytest.mark.parametrize(
+    ("limit", "cores"),
+    [("max 100000", 64), ("200000 100000", 2), ("150000 100000", 2), ("50000 100000", 1)],
+)
+def test_a_containers_share_of_the_cores_is_kept_to(
+    limit: str, cores: int, own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (own_folder / "cpu.max").write_text(f"{limit}\n")
+    monkeypatch.setattr(embedding, "CPU_QUOTA", own_folder / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert embedding.core_count() == cores
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    torch = pytest.importorskip("torch")
+    device = "mps" if torch.cuda.is_available() else "cuda"
+    if device == "mps" and torch.backends.mps.is_available():
+        pytest.skip("this machine has both")
+    with pytest.raises(ModelError, match=f"no {device} device"):
+        make_embedder(find_network("resnet18", "random"), EmbeddingOptions(device), 5)
+
+
+def test_the_function_gives_a_vector_of_unit_length(photos: Path) -> None:
+    image = photos / "猫/三毛.webp"
+    vector = image_to_embedding(image, weights="random")
+    assert vector.shape == (512,)
+    assert vector.dtype == np.float32
+    assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
+    options = EmbeddingOptions("cpu", "float32")
+    embedder = make_embedder(find_network("resnet18", "random"), options, 1)
+    (batch,) = embed_images(embedder, image.parent, [image.name])
+    np.testing.assert_array_equal(vector, batch.embeddings[0])
+    with pytest.raises(ImageError, match=r"nowhere.png can't be read"):
+        image_to_embedding("nowhere.png", weights="random")
+
+
+def test_alone_it_prints_the_numbers(photos: Path, own_folder: Path) -> None:
+    image = photos / "猫/三毛.webp"
+    done = run_script("image_to_embedding.py", "--weights", "random", image, cwd=own_folder)
+    assert done.returncode == 0, done.stderr
+    numbers = json.loads(done.stdout)
+    np.testing.assert_allclose(numbers, image_to_embedding(image, weights="random"), atol=1e-6)
+
+
+def test_its_mistakes_end_in_one_line(photos: Path, fails: Fails) -> None:
+    image = photos / "sixteen.png"
+    assert "nowhere.png" in fails(script.main, "nowhere.png", "--weights", "random")
+    assert "nowhere.pth" in fails(script.main, image, "--weights", "nowhere.pth")
+    assert "resnet18" in fails(script.main, image, "--model", "resnet19", "--weights", "random")
+
+
+HEAVY = {"torch", "torchvision", "openvino", "pymilvus", "sklearn", "pandas"}
+# What a module is about, it may import; the others none of these.
+MODULES = sorted(
+    ".".join(path.relative_to(PROJECT).with_suffix("").parts)
+    for path in (PROJECT / "similar_images").rglob("[a-z]*.py")
+)
+SCRIPTS = ["split_images", "image_to_embedding", "embed_and_load", "query_code"]
+
+
+@pytest.mark.parametrize("module", [*SCRIPTS, *MODULES])
+def test_importing_a_module_imports_nothing_heavy(module: str) -> None:
+    code = f"import sys, {module}; print(sorted({HEAVY!r} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    if module != "similar_images.network.torchvision_model":
+        assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_imports_nothing_heavy(name: str) -> None:
+    code = (
+        f"import sys, {name}\n"
+        f"try: {name}.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        f"print('LOADED', sorted({HEAVY!r} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert f"python {name}.py" in done.stdout
+    assert done.stdout.endswith("LOADED []\n")
+
+
+@pytest.mark.parametrize("name", ["pictures.decode_workers", "splitting.split"])
+def test_a_worker_process_starts_with_little(name: str) -> None:
+    code = f"import sys, similar_images.{name}; print(len(sys.modules), 'csv' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout.split()[0]) < 600
+
+
+# Threads change places at every step, so that both come to OpenVINO's bindings at once.
+FIRST_USE = """
+import sys, threading
+import numpy as np
+from similar_images.network.embedding import EmbeddingOptions, OpenVinoEmbedder
+from similar_images.network.networks import find_network
+
+sys.setswitchinterval(1e-6)
+options = EmbeddingOptions("cpu", "float32", batch_size=1)
+embedder = OpenVinoEmbedder(find_network("resnet18", "random"), options, images=100)
+pixels = np.zeros((1, *embedder.preprocessing.shape), np.uint8)
+together = threading.Barrier(2)
+
+def work():
+    together.wait()
+    embedder.embed(pixels)
+
+threads = [threading.Thread(target=work) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_the_first_two_batches_do_not_wait_for_each_other() -> None:
+    """OpenVINO's bindings find NumPy at their first use, and hung if two threads made it."""
+    for _ in range(5):
+        subprocess.run([sys.executable, "-c", FIRST_USE], cwd=PROJECT, check=True, timeout=600)

@@ -1,0 +1,182 @@
+"""model.py: any of torchvision's classifiers, held against torchvision's own code."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from helpers import exact_embedder
+from PIL import Image
+
+from similar_images.network import networks
+from similar_images.network.embedding import EmbeddingOptions, OpenVinoEmbedder, TorchEmbedder
+from similar_images.network.model_description import ModelError
+from similar_images.network.networks import find_network
+from similar_images.network.torchvision_model import load_network
+from similar_images.pictures.decoding import decode
+from similar_images.pictures.image_files import Listing, iter_images
+
+# Untrained weights as they were before any classifier could be chosen, and the stand-ins' hash is
+# over the same values: collections made then still answer.
+RANDOM_SHA256 = "1ed140bb97b8dbed27430c125a97560647b2e8e93e187e7954d6bc6acc494f27"
+MODELS = ["resnet18", "resnet50", "convnext_tiny", "efficientnet_v2_s", "vit_b_16", "swin_t"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ResNet18 state dict of torchvision's making whose batch norms do something."""
+    torch.manual_seed(3)
+    network = torchvision.models.resnet18()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+            torch.nn.init.normal_(module.bias, 0, 0.1)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+    file = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    torch.save(network.state_dict(), file)
+    return file
+
+
+class Oracle:
+    """torchvision's transforms and network, one picture at a time; what enters its last layer."""
+
+    def __init__(self, name: str, state: dict[str, torch.Tensor]) -> None:
+        self.transforms = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+        self.network = torchvision.models.get_model(name, weights=None).eval()
+        self.network.load_state_dict(state, strict=False)
+        linear = [m for m in self.network.modules() if isinstance(m, torch.nn.Linear)]
+        linear[-1].register_forward_pre_hook(self._note)
+
+    def _note(self, _: torch.nn.Module, entering: tuple[torch.Tensor]) -> None:
+        self.entered = entering[0]
+
+    def embedding(self, image: Image.Image) -> np.ndarray:
+        with torch.inference_mode():
+            self.network(self.transforms(image)[None])
+            vector: np.ndarray = torch.nn.functional.normalize(self.entered.flatten(1))[0].numpy()
+            return vector
+
+
+@pytest.fixture
+def pictures(photos: Path) -> list[Image.Image]:
+    return [decode(photos, image.path)[1] for image in iter_images(photos, Listing())]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_kind_of_classifier_embeds_as_torchvisions_own(
+    name: str, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = load_network(name, "random")
+    monkeypatch.setattr(networks, "torch_network", lambda *_: network)  # not drawn again
+    state = network.layers.get_submodule("body").state_dict()
+    oracle = Oracle(name, state)
+    expected = np.stack([oracle.embedding(picture) for picture in pictures])
+    assert expected.shape[1] == int(network.model.dimension)
+    kept = find_network(name, "random")
+    assert kept.model == network.model
+    embedder = OpenVinoEmbedder(kept, EmbeddingOptions("cpu", "float32", 4), images=9)  # type: ignore[arg-type]
+    pixels = np.stack([embedder.preprocessing(picture) for picture in pictures])
+    got = np.concatenate([embedder.embed(pixels[i : i + 4]) for i in range(0, len(pixels), 4)])
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1, atol=1e-5)
+
+
+def test_float32_equals_torchvision_within_a_hundred_thousandth(
+    weights: Path, pictures: list[Image.Image]
+) -> None:
+    state = torch.load(weights, weights_only=True)
+    oracle = Oracle("resnet18", state)
+    expected = np.stack([oracle.embedding(picture) for picture in pictures])
+    embedder = exact_embedder(str(weights), "resnet18")
+    pixels = np.stack([embedder.preprocessing(picture) for picture in pictures])
+    np.testing.assert_allclose(embedder.embed(pixels), expected, rtol=0, atol=1e-5)
+    single = [embedder.embed(one[None])[0] for one in pixels]
+    np.testing.assert_allclose(single, expected, rtol=0, atol=1e-5)
+    network = load_network("resnet18", str(weights))
+    plain = TorchEmbedder(network, "cpu", EmbeddingOptions("cpu"))
+    np.testing.assert_allclose(plain.embed(pixels), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_keeps_the_embedding(weights: Path, pictures: list[Image.Image]) -> None:
+    exact = exact_embedder(str(weights), "resnet18")
+    pixels = np.stack([exact.preprocessing(picture) for picture in pictures])
+    network = load_network("resnet18", str(weights))
+    fast = TorchEmbedder(network, "cuda", EmbeddingOptions("cuda"))
+    cosines = (fast.embed(pixels) * exact.embed(pixels)).sum(axis=1)
+    assert cosines.min() >= 0.9999
+
+
+def test_random_weights_are_the_same_each_time_and_as_ever() -> None:
+    one, two = load_network("resnet18", "random").model, load_network("resnet18", "random").model
+    assert one == two
+    assert one.weights_sha256 == RANDOM_SHA256
+
+
+def test_a_collection_made_by_an_older_version_still_answers() -> None:
+    older = {
+        "weights": "random",
+        "weights_sha256": RANDOM_SHA256,
+        "architecture": "resnet18",
+        "layer": "global average pool, unit length",
+        "preprocessing": "resize 256 bilinear, centre crop 224, ImageNet mean and deviation",
+        "dimension": "512",
+    }
+    model = load_network("resnet18", "random").model
+    assert model.same_vectors(older)
+    for name in ("weights_sha256", "architecture", "preprocessing", "dimension"):
+        assert not model.same_vectors({**older, name: "another"})
+
+
+def test_a_model_is_its_weights_values_and_not_their_file(weights: Path, tmp_path: Path) -> None:
+    state = torch.load(weights, weights_only=True)
+    copy, other, tuned = tmp_path / "copy.pth", tmp_path / "other.pth", tmp_path / "tuned.pth"
+    torch.save({key: value for key, value in state.items() if not key.startswith("fc.")}, copy)
+    torch.save({**state, "fc.weight": torch.zeros(10, 512), "fc.bias": torch.zeros(10)}, tuned)
+    state["conv1.weight"][0, 0, 0, 0] += 1e-3
+    torch.save(state, other)
+    model = load_network("resnet18", str(weights)).model
+    for same in (copy, tuned):
+        assert load_network("resnet18", str(same)).model.same_vectors(model.properties())
+    assert not load_network("resnet18", str(other)).model.same_vectors(model.properties())
+
+
+def test_weights_that_are_not_the_models_are_refused(weights: Path, tmp_path: Path) -> None:
+    class Exploit:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (str(tmp_path / "pwned"),)  # type: ignore[return-value]
+
+    state = torch.load(weights, weights_only=True)
+    bad: dict[str, object] = {
+        "larger": torchvision.models.resnet34().state_dict(),
+        "tensor": torch.zeros(3),
+        "exploit": Exploit(),
+        "nan": {**state, "bn1.bias": torch.full((64,), float("nan"))},
+        "lacking": {key: value for key, value in state.items() if key != "layer4.1.bn2.bias"},
+    }
+    for name, content in bad.items():
+        torch.save(content, tmp_path / name)
+    (tmp_path / "truncated").write_bytes(weights.read_bytes()[:100_000])
+    for name in (*bad, "truncated", "missing"):
+        with pytest.raises(ModelError) as caught:
+            find_network("resnet18", str(tmp_path / name))
+        assert len(str(caught.value).splitlines()) == 1
+        assert name in str(caught.value)
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("resnet81", "resnet18"), ("vit_b16", "vit_b_16"), ("xyz", "resnet18")]
+)
+def test_a_name_that_is_none_is_answered_with_the_nearest(name: str, near: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        find_network(name, "random")
+    assert f"no classifier {name}" in str(caught.value)
+    assert near in str(caught.value)
+
+
+def test_a_classifier_without_a_linear_layer_is_refused() -> None:
+    with pytest.raises(ModelError, match="ends in no linear layer"):
+        load_network("squeezenet1_0", "random")

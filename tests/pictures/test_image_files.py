@@ -1,0 +1,214 @@
+"""image_files.py: pictures found under a folder, and nothing left out in silence."""
+
+import os
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import PROJECT
+from PIL import Image
+
+from similar_images.pictures.image_files import (
+    Listing,
+    image_suffixes,
+    iter_images,
+    left_out_in_words,
+    readable_formats,
+)
+
+
+def paint(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8)).save(path, "PNG")
+
+
+def found_in(root: Path) -> tuple[list[str], Listing]:
+    listing = Listing()
+    return sorted(image.path for image in iter_images(root, listing)), listing
+
+
+def test_pictures_are_found_by_suffix_in_all_folders(photos: Path) -> None:
+    for name in ("a b.png", "a/1.png", "a.png", "a-b/x.png", "Z.PNG"):
+        paint(photos / name)
+    (photos / "notes.txt").write_text("not a picture")
+    (photos / ".hidden.png").write_bytes(b"")
+    found, listing = found_in(photos)
+    assert len(found) == len(set(found))
+    names = {p.relative_to(photos).as_posix() for p in photos.rglob("*") if p.is_file()}
+    assert set(found) == names - {"notes.txt", ".hidden.png"}
+    assert not listing.skipped
+    assert listing.left_out == {".txt": 1}
+
+
+def test_a_large_folder_is_listed_in_flat_memory(own_folder: Path) -> None:
+    def peak(folder: str, count: int) -> int:
+        paint(Path(folder, "0.png"))
+        for number in range(1, count):
+            os.link(f"{folder}/0.png", f"{folder}/{number}.png")
+        tracemalloc.start()
+        assert sum(1 for _ in iter_images(Path(folder), Listing())) == count
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    peak("warm-up", 10)
+    assert peak("large", 20_000) < peak("small", 500) + 20_000
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links and pipes are POSIX's")
+def test_links_are_followed_but_never_in_a_circle(photos: Path, own_folder: Path) -> None:
+    paint(own_folder / "other/x.png")
+    (photos / "linked").symlink_to(own_folder / "other")
+    (photos / "deep/loop").symlink_to(photos)
+    (photos / "dangling.png").symlink_to(photos / "nothing")
+    (photos / "unmounted").symlink_to(own_folder / "share")
+    os.mkfifo(photos / "pipe.png")
+    found, listing = found_in(photos)
+    assert "linked/x.png" in found
+    assert len(found) == 10
+    skipped = {"deep/loop", "dangling.png", "pipe.png", "unmounted"}
+    assert {item.path for item in listing.skipped} == skipped
+    assert listing.unseen() == {"unmounted"}
+
+
+def test_folders_are_found_where_an_entry_knows_no_inode(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows, where DirEntry.stat() has none: no folder is taken for one it lies in."""
+    expected = found_in(photos)[0]
+    scandir = os.scandir
+
+    class Entries:
+        def __init__(self, folder: Any) -> None:
+            self.entries = scandir(folder)
+
+        def __enter__(self) -> Iterator[Any]:
+            return map(self.without_inode, self.entries)
+
+        def __exit__(self, *_: object) -> None:
+            self.entries.close()
+
+        def without_inode(self, entry: "os.DirEntry[str]") -> Any:
+            status = list(entry.stat())
+            status[1] = status[2] = 0  # inode and device
+            return SimpleNamespace(
+                name=entry.name,
+                path=entry.path,
+                is_dir=entry.is_dir,
+                is_symlink=entry.is_symlink,
+                stat=lambda: os.stat_result(status),
+            )
+
+    monkeypatch.setattr(os, "scandir", Entries)
+    found, listing = found_in(photos)
+    assert found == expected
+    assert any(path.count("/") >= 2 for path in found)
+    assert not listing.skipped
+
+
+@pytest.fixture
+def nested(own_folder: Path) -> Iterator[Path]:
+    """1,100 folders in each other with a picture in the last; gone again before pytest tidies."""
+    top, depth = own_folder / "top", 1100
+    paint(top / "x.png")
+    os.chdir(top)
+    for _ in range(depth):
+        os.mkdir("d")
+        os.chdir("d")
+    Image.new("RGB", (8, 8)).save("deepest.png")
+    os.chdir(own_folder)
+    yield top
+    os.chdir(top)
+    for _ in range(depth):
+        os.chdir("d")
+    os.unlink("deepest.png")
+    for _ in range(depth):
+        os.chdir("..")
+        os.rmdir("d")
+    os.chdir(own_folder)
+
+
+def test_folders_nested_more_than_a_thousand_deep(nested: Path) -> None:
+    found, listing = found_in(nested)
+    assert found == ["d/" * 1100 + "deepest.png", "x.png"]
+    assert not listing.skipped
+
+
+def test_what_cannot_be_listed_is_named_and_not_seen(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("good/1.png", "locked/2.png", "locked/in/3.png"):
+        paint(own_folder / "top" / name)
+    scandir = os.scandir
+
+    def refused(folder: Any) -> Any:
+        if Path(folder).name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    found, listing = found_in(own_folder / "top")
+    assert found == ["good/1.png"]
+    assert listing.unseen() == {"locked"}
+    assert listing.skipped[0].reason == "Permission denied"
+
+
+def test_every_suffix_that_pillow_opens_is_taken() -> None:
+    formats = set(readable_formats())
+    for suffix, name in Image.registered_extensions().items():
+        assert (suffix in image_suffixes()) == (name in formats or name == "MPO"), suffix
+    assert {".mpo", ".ftc", ".ftu", ".jpg", ".png", ".webp", ".tif"} <= image_suffixes()
+
+
+def test_what_is_left_out_is_counted_by_suffix(own_folder: Path) -> None:
+    for number in range(3):
+        Path(f"{number}.HEVC").write_bytes(b"")
+    for name in ("a.svg", "README"):
+        Path(name).write_bytes(b"")
+    words = left_out_in_words(found_in(own_folder)[1].left_out)
+    assert words.startswith("left out: 3 .hevc, ")
+    assert "1 .svg" in words
+    assert "1 without a suffix" in words
+    many = {f".s{n}": 1 for n in range(20)}
+    assert left_out_in_words(many).endswith("12 others")
+
+
+def test_heic_is_named_with_its_package_and_taken_with_it(own_folder: Path) -> None:
+    """In processes of their own, since what Pillow opens is asked once."""
+    code = (
+        "import sys, json\n{}\n"
+        "from pathlib import Path\n"
+        "from similar_images.pictures.image_files import Listing, iter_images, left_out_in_words\n"
+        "listing = Listing()\n"
+        "print([image.path for image in iter_images(Path('.'), listing)])\n"
+        "print(left_out_in_words(listing.left_out) if listing.left_out else '')"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+
+    def printed(code: str) -> list[str]:
+        command = [sys.executable, "-c", code]
+        return subprocess.check_output(command, env=environment, text=True).splitlines()
+
+    Path("x.heic").write_bytes(b"")
+    without = printed(code.format("sys.modules['pillow_heif'] = None"))
+    assert without == ["[]", "left out: 1 .heic (pip install pillow-heif)"]
+    pytest.importorskip("pillow_heif", reason="optional")
+    assert printed(code.format("")) == ["['x.heic']", ""]
+
+
+def test_a_heic_picture_is_decoded(own_folder: Path) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif", reason="optional")
+    from similar_images.pictures.decoding import decode
+
+    pixels = np.zeros((64, 48, 3), np.uint8)
+    pixels[:, :, 0] = 200
+    pillow_heif.from_pillow(Image.fromarray(pixels)).save("x.heic")
+    info, rgb = decode(own_folder, "x.heic")
+    assert (info.width, info.height) == (48, 64)
+    assert np.abs(np.asarray(rgb).astype(int) - pixels).max() < 12

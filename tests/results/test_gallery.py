@@ -1,0 +1,216 @@
+"""gallery.py: a page that opens anywhere, whatever the pictures, their number and their names."""
+
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from similar_images.matching.near_duplicates import NearDuplicate
+from similar_images.matching.pairs import Pair, Summary
+from similar_images.matching.second_look import SecondLook, second_looks
+from similar_images.results import gallery as module
+from similar_images.results.gallery import gallery
+
+SUMMARY = Summary(queries=3, images=9, model="m", index="exact", device="cpu")
+EVIL = "a\"><script>alert(1)</script>&'`\u202e"
+VOID = {"meta", "img", "br"}
+
+
+class Checker(html.parser.HTMLParser):
+    """Notes what a page holds, and that what is opened is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def attributes(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+
+def checked(page: str) -> Checker:
+    checker = Checker()
+    checker.feed(page)
+    assert not checker.open
+    return checker
+
+
+def paint(count: int, size: tuple[int, int] = (32, 32)) -> list[str]:
+    names = []
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+        names.append(f"{number}.png")
+        Image.fromarray(pixels).save(names[-1])
+    return names
+
+
+def sample(count: int, labels: int, size: tuple[int, int] = (32, 32)) -> list[Pair]:
+    """Pairs of which every third has two different labels."""
+    names = paint(20, size)
+    return [
+        Pair(
+            names[n % 20],
+            names[(n + 7) % 20],
+            0.5 + n / count / 2,
+            1,
+            f"label {n % labels}",
+            f"label {(n + (n % 3 == 0)) % labels}",
+        )
+        for n in range(count)
+    ]
+
+
+def page_of(pairs: list[Pair], shown: int = 10) -> str:
+    near = [NearDuplicate(pair, ("mirrored",)) for pair in pairs[::50]]
+    second = [SecondLook(pairs[0], pairs[0].match_label, 5)]
+    return gallery(pairs, pairs[:shown], near, second, SUMMARY, "a title")
+
+
+def test_all_parts_are_there_with_letters_paths_and_similarities() -> None:
+    pairs = sample(200, 5)
+    page = page_of(pairs)
+    checker = checked(page)
+    ids = {a["id"] for _, a in checker.tags if "id" in a}
+    wanted = {"drawn", "near", "different", "second", "weakest", "distribution", "confusion"}
+    assert wanted <= ids
+    assert "<b>A</b> · 0.5000" in page
+    assert "<b>J</b> · " in page
+    assert "✗ other label: label 0 → label 1" in page
+    assert "mirrored" in page
+    for image in checker.attributes("img"):
+        assert image["alt"]
+        assert str(image["src"]).startswith("data:image/")
+    for link in checker.attributes("a"):
+        assert str(link["href"]).startswith("#")
+        assert str(link["href"])[1:] in ids
+    assert "script" not in {tag for tag, _ in checker.tags}
+    assert not re.search(r"https?:", page)
+
+
+def test_each_cell_of_the_confusion_table_leads_to_its_pairs() -> None:
+    pairs = sample(200, 5)
+    page = page_of(pairs)
+    for query in range(5):
+        for match in range(5):
+            labels = (f"label {query}", f"label {match}")
+            some = [p for p in pairs if (p.query_label, p.match_label) == labels]
+            link = re.search(
+                rf'<a href="#(cell-\d+)" aria-label="{len(some)} pairs: {" → ".join(labels)}">',
+                page,
+            )
+            assert bool(link) == bool(some)
+            if link:
+                shown = page.split(f'id="{link[1]}"')[1].split("<h3")[0]
+                best = sorted(some, key=lambda pair: -pair.similarity)[:3]
+                assert [f"{p.similarity:.4f}" in shown for p in best] == [True] * len(best)
+                assert shown.count("<figure>") == len(best)
+
+
+@pytest.mark.parametrize(("count", "labels"), [(1, 1), (5000, 3), (5000, 400)])
+def test_the_page_is_small_however_large_the_run(count: int, labels: int) -> None:
+    page = page_of(sample(count, labels, (300, 200)), shown=1)
+    checker = checked(page)
+    assert len(checker.attributes("figure")) <= 700
+    assert len(page) <= 10_000_000
+    assert page.count("<th scope=") <= 2 * module.MAX_LABELS
+
+
+def test_thumbnails_stop_before_the_page_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_BYTES", 20_000)
+    page = page_of(sample(200, 3, (300, 200)))
+    assert "not shown" in page
+    assert len(page) < 700_000
+
+
+def test_no_name_can_break_out_of_the_page() -> None:
+    (name,) = paint(1)
+    pair = Pair(EVIL, name, 0.5, 1, EVIL, "b")
+    gone = Pair(name, EVIL, 0.4, 1, "b", EVIL)
+    page = gallery([pair, gone], [pair], [], [], SUMMARY, EVIL)
+    checker = checked(page)
+    assert "script" not in {tag for tag, _ in checker.tags}
+    assert "\u202e" not in page
+    assert all(not name.startswith("on") for _, a in checker.tags for name in a)
+
+
+def test_without_labels_there_is_no_table() -> None:
+    names = paint(2)
+    page = gallery([Pair(*names, 0.9)], [Pair(*names, 0.9)], [], [], SUMMARY, "t")
+    checked(page)
+    assert "confusion" not in page
+    assert "No pair has two different labels" in page
+
+
+def test_small_pictures_are_crisp_and_large_ones_reduced() -> None:
+    page = page_of(sample(3, 2))
+    assert 'width="96" height="96" class="crisp"' in page
+    for name in paint(1, (400, 100)):
+        wide = Pair(name, name, 0.9)
+        assert 'width="96" height="24" alt' in gallery([wide], [wide], [], [], SUMMARY, "t")
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_browser_shows_the_page(width: int, own_folder: Path) -> None:
+    """Every picture is decoded, and nothing is wider than the window but the table."""
+    Path("gallery.html").write_text(page_of(sample(60, 4)), encoding="utf-8")
+    probe = (
+        "<script>addEventListener('load', () => { const images = [...document.images];"
+        "const wide = [...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll') &&"
+        "e.getBoundingClientRect().right > document.documentElement.clientWidth + 1);"
+        "document.title = JSON.stringify({shown: images.filter(i => i.naturalWidth).length,"
+        "of: images.length, wide: wide.map(e => e.tagName)}); });</script>"
+    )
+    page = Path("gallery.html").read_text(encoding="utf-8")
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
+    Path("probed.html").write_text(page.replace("</head>", f"{probe}</head>"), encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    options += [f"--window-size={width},900", f"--user-data-dir={own_folder / 'profile'}"]
+    options += ["--no-first-run", "--disable-sync", "--disable-component-update", "--disable-quic"]
+    done = subprocess.run(
+        [str(CHROMIUM), *options, "--dump-dom", (own_folder / "probed.html").as_uri()],
+        capture_output=True,
+        text=True,
+    )
+    title = re.search(r"<title>(.*?)</title>", done.stdout)
+    assert title, done.stderr[-2000:]
+    figures = json.loads(title[1])
+    assert figures["shown"] == figures["of"] > 50
+    assert figures["wide"] == []
+
+
+def test_matches_that_agree_on_another_label_are_worth_a_second_look() -> None:
+    def row(query: str, label: str, matches: str) -> list[Pair]:
+        return [
+            Pair(query, f"{n}", 0.9 - n / 100, n, label, match)
+            for n, match in enumerate(matches, 1)
+        ]
+
+    pairs = [
+        *row("agree on b", "a", "bbbbb"),
+        *row("its own", "a", "aaaaa"),
+        *row("not all", "a", "bbbba"),
+        *row("too few", "a", "bbbb"),
+        *row("no label", "", "bbbbb"),
+    ]
+    assert [(look.pair.query, look.label) for look in second_looks(pairs)] == [("agree on b", "b")]
