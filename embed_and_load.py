@@ -20,18 +20,17 @@ import time
 from pathlib import Path
 
 from similar_images.console import Console, add_quiet_option, script_parser, status_of
-from similar_images.loading import load as loading
-from similar_images.loading.load import LazyEmbedder, LoadOptions
+from similar_images.loading.load import LazyEmbedder, Load, finish, load, report
+from similar_images.loading.prepare import LoadOptions, check_source, collection_to_load
+from similar_images.loading.prune import check_pruned
 from similar_images.loading.ranks import RankError, Ranks
-from similar_images.milvus.client import (
-    EXACT_ROWS,
-    CollectionError,
+from similar_images.milvus.client import EXACT_ROWS, CollectionError, redact
+from similar_images.milvus.connection import (
+    add_collection_options,
     check_processes,
     connect,
-    redact,
     resolve_uri,
 )
-from similar_images.milvus.collection import add_collection_options
 from similar_images.milvus.vector_index import INDEX_CHOICES
 from similar_images.network.embedding import (
     add_embedding_options,
@@ -85,13 +84,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def load_options(args: argparse.Namespace) -> LoadOptions:
     """Return what is to be loaded, and how."""
     return LoadOptions(
-        args.images,
-        args.collection,
-        args.index,
-        args.recreate,
-        args.moved,
-        args.prune,
-        args.prune_most,
+        folder=args.images,
+        collection=args.collection,
+        index=args.index,
+        recreate=args.recreate,
+        moved=args.moved,
+        prune=args.prune,
+        prune_most=args.prune_most,
     )
 
 
@@ -104,21 +103,23 @@ def run(args: argparse.Namespace, ranks: Ranks) -> None:
         uri = resolve_uri(args.milvus_uri)
         console.say(f"Loading {args.images} into {args.collection} in {redact(uri)}")
         check_processes(uri, ranks.count)
-        loading.check_source(args.images)
+        check_source(args.images)
     with ranks.after(ranks.local_rank == 0, f"weights on {ranks.node}"):
         network = LazyEmbedder(find_network(args.model, args.weights), embedding_options(args))
     if ranks.first:
         warn_if_random(network.model)
     with connect(uri) as client:
         with ranks.after(ranks.first, "collection"):
-            collection = loading.collection_to_load(client, options, network.model)
-        tally = loading.load(collection, network, options, ranks, console)
+            collection = collection_to_load(client, options, network.model)
+        job = Load(
+            options=options, collection=collection, network=network, ranks=ranks, console=console
+        )
+        tally = load(job)
         if tally is None:  # the first rank does the rest
             return
-        loading.finish(collection, tally, args.index, console)
-        loading.put_in_place(collection, args.collection)
-        loading.report(collection, tally, time.perf_counter() - start, console)
-    loading.check_pruned(tally, options)
+        finish(job, tally)
+        report(job, tally, time.perf_counter() - start)
+    check_pruned(tally.pruned, tally.rows, options)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -24,8 +24,9 @@ from similar_images.console import Console, add_quiet_option, script_parser, sta
 from similar_images.matching import match as matching
 from similar_images.matching.pairs import Summary
 from similar_images.matching.recall import measured_recall
-from similar_images.milvus.client import CollectionError, connect, redact, resolve_uri
-from similar_images.milvus.collection import add_collection_options, existing_collection
+from similar_images.milvus.client import CollectionError, redact
+from similar_images.milvus.collection import existing_collection
+from similar_images.milvus.connection import add_collection_options, connect, resolve_uri
 from similar_images.network.embedding import (
     add_embedding_options,
     embedding_options,
@@ -101,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
             queries=len(queries.paths),
             images=collection.count(),
             model=network.model.words,
-            index=collection.index_in_words(parameters),
+            index=collection.index.words(parameters),
             recall=recall,
             device=embedder.words,
             filter=options.filter,

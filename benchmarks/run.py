@@ -41,8 +41,8 @@ from benchmarks.measure import (
 )
 from similar_images.console import script_parser, whole_number
 from similar_images.loading.row_writer import RowWriter
-from similar_images.milvus.client import connect
 from similar_images.milvus.collection import ImageCollection
+from similar_images.milvus.connection import connect
 from similar_images.network.embedding import (
     DEVICES,
     Embedder,

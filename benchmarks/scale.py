@@ -28,8 +28,10 @@ from similar_images.console import script_parser, whole_number
 from similar_images.loading.inventory import Inventory, State
 from similar_images.loading.row_writer import UPSERT_ROWS
 from similar_images.matching.recall import exact_search, recall
-from similar_images.milvus.client import connect, is_lite
-from similar_images.milvus.collection import ImageCollection, Match, existing_collection
+from similar_images.milvus.client import is_lite
+from similar_images.milvus.collection import ImageCollection, existing_collection
+from similar_images.milvus.connection import connect
+from similar_images.milvus.schema import Match
 from similar_images.milvus.vector_index import INDEXES, Index
 from similar_images.pictures.decoding import DecodedImage
 from similar_images.pictures.image_files import FoundImage

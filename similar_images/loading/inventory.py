@@ -5,14 +5,13 @@ import bisect
 import collections
 import enum
 import itertools
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from similar_images.milvus.collection import StoredImage
-from similar_images.pictures.image_files import FoundImage, Listing, count_images, iter_images
+from similar_images.milvus.schema import StoredImage
+from similar_images.pictures.image_files import FoundImage, Listing, iter_images
 
 LISTED_FIRST = 50_000  # images to embed that are listed before the first is embedded
 
@@ -86,28 +85,16 @@ def _in_order(values: "array.array[int]", order: np.ndarray) -> "array.array[int
 class Todo:
     """A folder's new and changed images: paths, found while the ones before are embedded.
 
-    The first LISTED_FIRST are found at once; if there are more, a thread counts the folder, and
-    calls `when_counted` with the number.
+    The first LISTED_FIRST are found at once.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        wanted: Callable[[str], bool],
-        inventory: Inventory,
-        when_counted: Callable[[int], None],
-    ) -> None:
+    def __init__(self, root: Path, wanted: Callable[[str], bool], inventory: Inventory) -> None:
         self.kept = 0
         self.listing = Listing()
         self._listed = 0
         self._all_listed = False
-        self._counted: int | None = None
-        found = iter_images(root, self.listing, wanted)
-        self._rest = self._compare(found, inventory)
+        self._rest = self._compare(iter_images(root, self.listing, wanted), inventory)
         self._first = collections.deque(itertools.islice(self._rest, LISTED_FIRST))
-        if len(self) == LISTED_FIRST:
-            arguments = (root, wanted, when_counted)
-            threading.Thread(target=self._count, args=arguments, daemon=True).start()
 
     def _compare(self, found: Iterator[FoundImage], inventory: Inventory) -> Iterator[str]:
         for image in found:
@@ -118,12 +105,6 @@ class Todo:
                 yield image.path
         self._all_listed = True
 
-    def _count(
-        self, root: Path, wanted: Callable[[str], bool], when_counted: Callable[[int], None]
-    ) -> None:
-        self._counted = count_images(root, wanted)
-        when_counted(self._counted)
-
     def __len__(self) -> int:
         """Return how many have been found so far."""
         return self._listed
@@ -133,8 +114,6 @@ class Todo:
             yield self._first.popleft()
         yield from self._rest
 
-    def expected(self) -> int | None:
-        """Return how many there will be, as far as is known by now."""
-        if self._all_listed:
-            return self._listed
-        return self._counted and max(self._counted - self.kept, self._listed)
+    def total(self) -> int | None:
+        """Return how many there are; None until the whole folder has been listed."""
+        return self._listed if self._all_listed else None

@@ -128,7 +128,7 @@ class SharedProgress:
 
     def update(self, count: int = 0) -> None:
         """Count images of this rank, and show what all of them have done."""
-        expected = self._expect() or self._expected
+        expected = self._expect() or 0
         self._bar.total = self._ranks.add("expected", expected - self._expected) or None
         self._expected = expected
         self._bar.update(self._ranks.add("done", count) - self._bar.n)

@@ -11,7 +11,8 @@ import numpy as np
 from similar_images.console import Console, number_between, warn, whole_number
 from similar_images.matching.pairs import Pair, Summary
 from similar_images.milvus.client import CollectionError
-from similar_images.milvus.collection import MAX_TOP_K, ROWS, ImageCollection, Match
+from similar_images.milvus.collection import MAX_TOP_K, ROWS, ImageCollection
+from similar_images.milvus.schema import Match
 from similar_images.milvus.vector_index import parameters_for, search_parameters
 from similar_images.network.embedding import Embedder, embed_images
 from similar_images.pictures.image_files import (
@@ -92,7 +93,7 @@ def embed_queries(
 
 def index_parameters(collection: ImageCollection, options: SearchOptions) -> dict[str, int]:
     """Return what the collection's index is searched with; CollectionError if it has no such."""
-    index_type = collection.index().get("index_type", "")
+    index_type = collection.index.current().get("index_type", "")
     return parameters_for(index_type, options.top_k, options.parameters)
 
 

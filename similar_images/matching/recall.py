@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from similar_images.matching.match import SearchOptions
-from similar_images.milvus.collection import ImageCollection, Match
+from similar_images.milvus.collection import ImageCollection
+from similar_images.milvus.schema import Match
 from similar_images.text import counted
 
 TIE = 1e-6  # float32's rounding: matches so near the last one of the exact are as good

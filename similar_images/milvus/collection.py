@@ -1,8 +1,5 @@
-"""The Milvus collection of images: what a row holds, how rows go in, come out and are found."""
+"""The Milvus collection of images: rows in, rows out, search, index, properties."""
 
-import argparse
-import re
-import time
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,16 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from similar_images.milvus.client import Client, CollectionError, add_milvus_option, redact
-from similar_images.milvus.vector_index import BUILD_PARAMETERS, COSINE, FLAT, INNER_PRODUCT, Index
+from similar_images.milvus.client import Client, CollectionError, redact
+from similar_images.milvus.schema import (
+    COLUMNS,
+    KEY,
+    VECTOR,
+    Match,
+    StoredImage,
+    quoted,
+    rows_of,
+    schema_of,
+)
+from similar_images.milvus.vector_index import COSINE, FLAT, INNER_PRODUCT, CollectionIndex, Index
 from similar_images.pictures.decoding import DecodedImage
-from similar_images.pictures.image_files import MAX_PATH_BYTES
 
-DEFAULT_NAME = "images"
-KEY, VECTOR = "path", "embedding"
-# Beside them: Unix milliseconds UTC; bytes; pixels; nanoseconds since 1970.
-INTEGERS = ("inserted_at", "file_size", "width", "height", "modified_at")
-COLUMNS = (KEY, VECTOR, *INTEGERS)
 PROPERTY_PREFIX = "similar_images."  # Milvus keeps properties of its own beside ours
 LOAD, BEGUN, ENDED = "load", "begun", "ended"  # a property: whether the last load has ended
 ROWS = "rows"  # a property: how many there were when it had
@@ -32,31 +33,6 @@ MAX_TOP_K = 16_384  # Milvus's own limit
 RESUME = "run it again: what is loaded is kept"
 STRONG = {"consistency_level": "Strong"}  # see every row that was written before
 IN_ORDER = {"iterator": "True", "reduce_stop_for_best": "True"}  # of the key, least first
-ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
-
-
-class StoredImage(typing.NamedTuple):
-    """What the collection knows of a picture's file when it was embedded."""
-
-    path: str
-    file_size: int  # bytes
-    modified_at: int  # nanoseconds since 1970
-
-
-class Match(typing.NamedTuple):
-    """A picture that a search found, and its cosine similarity to the query, -1 to 1."""
-
-    path: str
-    similarity: float
-
-
-def quoted(text: str) -> str:
-    r"""Return text as a string in a Milvus filter; pymilvus itself quotes keys without escaping.
-
-    >>> print(quoted('a "b"'))
-    "a \"b\""
-    """
-    return '"' + text.translate(ESCAPES) + '"'
 
 
 class ImageCollection:
@@ -69,7 +45,7 @@ class ImageCollection:
         """Take an existing collection; CollectionError if it isn't one of ours."""
         self.client = client
         self.name = name
-        self._index: dict[str, str] | None = None  # as Milvus described it when it was last asked
+        self.index = CollectionIndex(client, name)
         description = client.ask("describe_collection", name, advice=client.damaged)
         columns = tuple(field["name"] for field in description["fields"])
         stored: Mapping[str, str] = description.get("properties", {})
@@ -93,7 +69,7 @@ class ImageCollection:
         if not client.ask("has_collection", name, advice=client.damaged):
             return None
         collection = cls(client, name)
-        if collection.index():
+        if collection.index.current():
             collection._open()
         return collection
 
@@ -104,7 +80,7 @@ class ImageCollection:
         client.ask(
             "create_collection",
             name,
-            schema=_schema(client, int(properties["dimension"])),
+            schema=schema_of(int(properties["dimension"])),
             properties=kept,
             advice=client.damaged,
         )
@@ -143,19 +119,7 @@ class ImageCollection:
 
         embeddings: (N, dimension) float32, unit length. Paths must differ from each other.
         """
-        now = time.time_ns() // 1_000_000
-        rows = [
-            {
-                "path": image.path,
-                "embedding": embedding,
-                "inserted_at": now,
-                "file_size": image.file_size,
-                "width": image.width,
-                "height": image.height,
-                "modified_at": image.modified_at,
-            }
-            for image, embedding in zip(images, embeddings, strict=True)
-        ]
+        rows = rows_of(images, embeddings)
         for start in range(0, len(rows), REQUEST_ROWS):
             part = rows[start : start + REQUEST_ROWS]
             self.client.ask("upsert", self.name, part, advice=RESUME)
@@ -243,7 +207,7 @@ class ImageCollection:
         """
         # Of unit length, two embeddings have their cosine as their product. Without an index Lite
         # takes either, but for cosines it makes all embeddings unit length once more.
-        metric = COSINE if self._built_index() else INNER_PRODUCT
+        metric = COSINE if self.index.built() else INNER_PRODUCT
 
         def request(start: int) -> list[list[Match]]:
             answers = self.client.ask(
@@ -264,46 +228,13 @@ class ImageCollection:
         with ThreadPoolExecutor(SEARCH_THREADS) as pool:
             yield from pool.map(request, range(0, len(embeddings), SEARCH_QUERIES))
 
-    def index(self) -> dict[str, str]:
-        """Return how it is searched: index_type, nlist and so on; empty if it can't be."""
-        exact = {} if self.client.needs_index else {"index_type": FLAT.type}
-        return self._built_index() or exact
-
-    def _built_index(self) -> dict[str, str]:
-        """Return what Milvus says of the index; empty without one."""
-        if self._index is None:
-            advice, described = self.client.damaged, None
-            if VECTOR in self.client.ask("list_indexes", self.name, advice=advice):
-                described = self.client.ask("describe_index", self.name, VECTOR, advice=advice)
-            self._index = {key: str(value) for key, value in (described or {}).items()}
-        return self._index
-
     def use_index(self, kind: Index) -> bool:
         """Have it searched this way from now on; return whether it was not before."""
-        built, before = self._built_index().get("index_type"), self.index().get("index_type")
-        to_build = kind.type if kind != FLAT or self.client.needs_index else None
-        if built == to_build:
+        before = self.index.current().get("index_type")
+        if not self.index.build(kind):
             return False
-        self._index = None
-        if built:
-            self.client.ask("release_collection", self.name)
-            self.client.ask("drop_index", self.name, VECTOR)
-        if to_build:
-            wanted = self.client.milvus.prepare_index_params()
-            wanted.add_index(VECTOR, index_type=to_build, metric_type=COSINE, params={**kind.build})
-            self.client.ask("create_index", self.name, wanted)
         self._open()
         return before != kind.type
-
-    def index_in_words(self, parameters: Mapping[str, int]) -> str:
-        """Return how the collection is searched with these search parameters."""
-        index = self.index()
-        kind = index.get("index_type", "?")
-        if kind == FLAT.type:
-            return "exact (FLAT: every vector is compared), cosine similarity"
-        built = [f"{name} {index[name]}" for name in BUILD_PARAMETERS if name in index]
-        searched = [f"{name} {value}" for name, value in parameters.items()]
-        return f"approximate ({', '.join([kind, *built, *searched])}), cosine similarity"
 
     # --- As a whole ---------------------------------------------------------------------------
 
@@ -314,19 +245,8 @@ class ImageCollection:
     def rename(self, name: str) -> None:
         """Give the collection another name."""
         self.client.ask("rename_collection", self.name, name)
-        self.name = name
+        self.name = self.index.name = name
         self._open()
-
-
-def _schema(client: Client, dimension: int) -> typing.Any:
-    from pymilvus import DataType
-
-    schema = client.milvus.create_schema(auto_id=False, enable_dynamic_field=False)
-    schema.add_field(KEY, DataType.VARCHAR, is_primary=True, max_length=MAX_PATH_BYTES)
-    schema.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=dimension)
-    for name in INTEGERS:
-        schema.add_field(name, DataType.INT64)
-    return schema
 
 
 def existing_collection(client: Client, name: str) -> ImageCollection:
@@ -335,27 +255,8 @@ def existing_collection(client: Client, name: str) -> ImageCollection:
     where = f"{name} in {redact(client.uri)}"
     if collection is None:
         raise CollectionError(f"there is no collection {where}; run python embed_and_load.py")
-    if not collection.index():
+    if not collection.index.current():
         raise CollectionError(
             f"the collection {where} has lost its index; run python embed_and_load.py"
         )
     return collection
-
-
-def collection_name(text: str) -> str:
-    """Return a collection's name, a type for argparse: letters, digits and underscores."""
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,200}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not made of letters, digits, underscores")
-    return text
-
-
-def add_collection_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which Milvus and which collection to use."""
-    add_milvus_option(parser)
-    parser.add_argument(
-        "--collection",
-        type=collection_name,
-        default=DEFAULT_NAME,
-        metavar="NAME",
-        help=f"default: {DEFAULT_NAME}",
-    )

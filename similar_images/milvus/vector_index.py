@@ -1,10 +1,11 @@
-"""The ways to search that can be asked for: Milvus's indexes, and their parameters."""
+"""The indexes that can be asked for, their parameters, and the index of a collection."""
 
 import argparse
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from similar_images.milvus.client import CollectionError
+from similar_images.milvus.client import Client, CollectionError
+from similar_images.milvus.schema import VECTOR
 
 COSINE, INNER_PRODUCT = "COSINE", "IP"  # Milvus's names
 BUILD_PARAMETERS = ("M", "efConstruction", "nlist")  # named in the observations
@@ -74,3 +75,58 @@ def search_parameters(text: str) -> dict[str, int]:
             raise argparse.ArgumentTypeError(f"{part!r} is not NAME=N")
         parameters[name] = int(value)
     return parameters
+
+
+class CollectionIndex:
+    """The index of one collection: which it is, and how another one takes its place."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        """Ask nothing yet; name: the collection's."""
+        self.client = client
+        self.name = name
+        self._described: dict[str, str] | None = None  # by Milvus, when it was last asked
+
+    def current(self) -> dict[str, str]:
+        """Return how the collection is searched: index_type, nlist etc.; empty if it can't be."""
+        exact = {} if self.client.needs_index else {"index_type": FLAT.type}
+        return self.built() or exact
+
+    def built(self) -> dict[str, str]:
+        """Return Milvus's description of the index; empty without one."""
+        if self._described is None:
+            advice, described = self.client.damaged, None
+            if VECTOR in self.client.ask("list_indexes", self.name, advice=advice):
+                described = self.client.ask("describe_index", self.name, VECTOR, advice=advice)
+            self._described = {key: str(value) for key, value in (described or {}).items()}
+        return self._described
+
+    def build(self, kind: Index) -> bool:
+        """Replace the index by one of this kind; return whether anything changed.
+
+        The collection has to be loaded again afterwards.
+        """
+        built = self.built().get("index_type")
+        wanted = kind.type if kind != FLAT or self.client.needs_index else None
+        if built == wanted:
+            return False
+        self._described = None
+        if built:
+            self.client.ask("release_collection", self.name)
+            self.client.ask("drop_index", self.name, VECTOR)
+        if wanted:
+            parameters = self.client.milvus.prepare_index_params()
+            parameters.add_index(
+                VECTOR, index_type=wanted, metric_type=COSINE, params={**kind.build}
+            )
+            self.client.ask("create_index", self.name, parameters)
+        return True
+
+    def words(self, parameters: Mapping[str, int]) -> str:
+        """Return how the collection is searched with these search parameters."""
+        index = self.current()
+        kind = index.get("index_type", "?")
+        if kind == FLAT.type:
+            return "exact (FLAT: every vector is compared), cosine similarity"
+        built = [f"{name} {index[name]}" for name in BUILD_PARAMETERS if name in index]
+        searched = [f"{name} {value}" for name, value in parameters.items()]
+        return f"approximate ({', '.join([kind, *built, *searched])}), cosine similarity"

@@ -1,6 +1,6 @@
-"""From pixels to vectors: OpenVINO on processors, torch on a GPU or where there is no OpenVINO.
+"""From a folder's pictures to vectors: options, choice of device, and the pipeline.
 
-OpenVINO and torch are imported where they are first needed.
+Worker processes decode while the network runs. OpenVINO and torch are imported when first needed.
 """
 
 import argparse
@@ -8,7 +8,6 @@ import collections
 import contextlib
 import itertools
 import os
-import queue
 import sys
 import typing
 from collections.abc import Iterable, Iterator
@@ -21,7 +20,9 @@ import numpy as np
 from similar_images.console import warn, whole_number
 from similar_images.network.model_description import Model, ModelError
 from similar_images.network.network_cache import ConvertedNetwork
-from similar_images.network.networks import import_openvino, torch_network
+from similar_images.network.networks import torch_network
+from similar_images.network.openvino_embedder import CPU_BATCH, HINTS, OpenVinoEmbedder
+from similar_images.network.torch_embedder import GPU_BATCH, TorchEmbedder
 from similar_images.pictures.decode_workers import Batch, Decoder
 from similar_images.pictures.decoding import DecodedImage, Preprocessing
 from similar_images.pictures.image_files import Skipped
@@ -31,14 +32,10 @@ if typing.TYPE_CHECKING:
 
 DEFAULT_MODEL = "resnet18"
 DEVICES = ("auto", "cpu", "cuda", "mps")
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-CPU_BATCH = 16  # images: with 4 to 64 OpenVINO is within a tenth of its best
-GPU_BATCH = 256
-GPU_STREAMS = 2  # one batch is copied while the other is computed
-GPU_IMAGES = 1000  # fewer are embedded on the processor before torch has found the GPU
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # a container's: microseconds, of how many
-INLINE_IMAGES = 64  # so many are decoded sooner than a worker process has started
-HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}  # OpenVINO's names
+PRECISIONS = ("auto", *HINTS)
+GPU_IMAGES = 1000  # fewer take less time on the processor than torch takes to find the GPU
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # a container's: microseconds, per period of so many
+INLINE_IMAGES = 64  # fewer are decoded before a worker process has started
 
 
 @dataclass(frozen=True)
@@ -70,19 +67,23 @@ class Embedder(typing.Protocol):
         """
 
 
-# --- Embedders --------------------------------------------------------------------------------
-
-
 def make_embedder(
     network: "ConvertedNetwork | Network", options: EmbeddingOptions, images: int
 ) -> Embedder:
     """Return the network on the device and in the precision for so many images."""
     device = choose_device(options.device, images)
-    if device == "cpu" and isinstance(network, ConvertedNetwork):
-        return OpenVinoEmbedder(network, options, images)
+    precision, batch_size = options.precision, options.batch_size
     if isinstance(network, ConvertedNetwork):
+        if device == "cpu":
+            return OpenVinoEmbedder(
+                network,
+                precision=precision,
+                batch_size=batch_size,
+                images=images,
+                cores=core_count(),
+            )
         network = torch_network(network.model.architecture, network.model.weights)
-    return TorchEmbedder(network, device, options)
+    return TorchEmbedder(network, device=device, precision=precision, batch_size=batch_size)
 
 
 def choose_device(device: str, images: int) -> str:
@@ -122,92 +123,6 @@ def core_count() -> int:
         quota, period = map(int, CPU_QUOTA.read_text().split())
         cores = min(cores, -(-quota // period))
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
-class OpenVinoEmbedder:
-    """A converted network on the processor, a copy of it for each core.
-
-    A core that decodes or upserts meanwhile then holds up one batch, not all of them. OpenVINO
-    can make the copies itself, at once (NUM_STREAMS): 2026.4 then gave a vision transformer's
-    copy wrong weights in 7 of 40 processes. Made one after the other they are right.
-    """
-
-    def __init__(self, network: ConvertedNetwork, options: EmbeddingOptions, images: int) -> None:
-        self.preprocessing = network.preprocessing
-        self.batch_size = options.batch_size or max(1, min(CPU_BATCH, images))
-        cores = core_count()
-        self.streams = max(1, min(cores, -(-images // self.batch_size)))
-        settings = {
-            "NUM_STREAMS": "1",
-            "INFERENCE_NUM_THREADS": str(cores // self.streams),
-            "ENABLE_CPU_PINNING": "NO",  # each copy would pin itself to the same core
-        }
-        if options.precision != "auto":
-            settings["INFERENCE_PRECISION_HINT"] = HINTS[options.precision]
-        openvino = import_openvino()
-        # Its bindings find NumPy at first use; two threads that do so at once wait for each other.
-        np.array(openvino.Tensor(np.zeros(1, np.uint8)).data)
-        core = openvino.Core()
-        graph = network.graph
-        graph = core.read_model(graph) if isinstance(graph, Path) else graph.clone()
-        graph.reshape([self.batch_size, *self.preprocessing.shape])
-        copies = [core.compile_model(graph, "CPU", settings) for _ in range(self.streams)]
-        self._dimension = int(network.model.dimension)
-        self._requests: queue.SimpleQueue[typing.Any] = queue.SimpleQueue()
-        for copy in copies:
-            self._requests.put(copy.create_infer_request())
-        used = copies[0].get_property("INFERENCE_PRECISION_HINT").to_string()
-        precision = next((name for name, hint in HINTS.items() if hint == used), used)
-        threads = f"{cores} thread{'s' if cores > 1 else ''}"
-        self.words = f"cpu with {threads}, OpenVINO, {precision}, batches of {self.batch_size}"
-
-    def embed(self, pixels: np.ndarray) -> np.ndarray:
-        """Return the embeddings of preprocessed images; see Embedder."""
-        count = len(pixels)
-        if count == 0:
-            return np.empty((0, self._dimension), np.float32)
-        if count < self.batch_size:  # the network takes whole batches
-            padded = np.zeros((self.batch_size, *self.preprocessing.shape), np.uint8)
-            padded[:count] = pixels
-            pixels = padded
-        request = self._requests.get()
-        try:
-            request.infer([pixels], share_inputs=True)
-            return np.array(request.get_output_tensor().data[:count])
-        finally:
-            self._requests.put(request)
-
-
-class TorchEmbedder:
-    """A network in torch, on a GPU in half precision, or on a processor as it is."""
-
-    def __init__(self, network: "Network", device: str, options: EmbeddingOptions) -> None:
-        import torch
-
-        self.preprocessing = network.preprocessing
-        on_gpu = device != "cpu"
-        self.batch_size = options.batch_size or (GPU_BATCH if on_gpu else CPU_BATCH)
-        self.streams = GPU_STREAMS if on_gpu else 1
-        precision = options.precision
-        if precision == "auto":
-            precision = "float16" if on_gpu else "float32"
-        self._device = torch.device(device)
-        if device == "cuda":  # each of torchrun's processes on a machine takes its own
-            local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-            self._device = torch.device(device, local_rank % torch.cuda.device_count())
-        self._layers = network.layers.to(self._device)
-        body = self._layers.get_submodule("body")
-        body.to(getattr(torch, precision)).to(memory_format=torch.channels_last)
-        self.words = f"{self._device}, torch, {precision}, batches of {self.batch_size}"
-
-    def embed(self, pixels: np.ndarray) -> np.ndarray:
-        """Return the embeddings of preprocessed images; see Embedder."""
-        import torch
-
-        with torch.inference_mode():
-            on_device = torch.from_numpy(pixels).to(self._device)
-            embeddings: np.ndarray = self._layers(on_device).cpu().numpy()
-            return embeddings
 
 
 # --- Images -----------------------------------------------------------------------------------
@@ -302,7 +217,12 @@ def add_embedding_options(parser: argparse.ArgumentParser) -> None:
 
 def embedding_options(args: argparse.Namespace) -> EmbeddingOptions:
     """Return what add_embedding_options() has read."""
-    return EmbeddingOptions(args.device, args.precision, args.batch_size, args.workers)
+    return EmbeddingOptions(
+        device=args.device,
+        precision=args.precision,
+        batch_size=args.batch_size,
+        workers=args.workers,
+    )
 
 
 def warn_if_random(model: Model) -> None:

@@ -121,11 +121,6 @@ def iter_images(
                 listing.skipped.append(skipped_for(path, error))
 
 
-def count_images(root: Path, wanted: Callable[[str], bool]) -> int:
-    """Return about how many pictures iter_images would yield: the files aren't looked at."""
-    return sum(wanted(path) for path, _ in _walk(root, Listing()))
-
-
 def left_out_in_words(left_out: Mapping[str, int]) -> str:
     """Return how many files no decoder takes, by suffix, with the package that would.
 

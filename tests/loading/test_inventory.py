@@ -8,7 +8,7 @@ import pytest
 
 from similar_images.loading import inventory
 from similar_images.loading.inventory import Inventory, State
-from similar_images.milvus.collection import StoredImage
+from similar_images.milvus.schema import StoredImage
 from similar_images.pictures.image_files import FoundImage
 
 

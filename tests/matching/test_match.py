@@ -10,7 +10,7 @@ from helpers import pairings
 
 import query_code
 from similar_images.matching.match import strong_enough
-from similar_images.milvus.collection import Match
+from similar_images.milvus.schema import Match
 
 Fails = Callable[..., str]
 

@@ -8,8 +8,8 @@ from helpers import brute_force, exact_embedder, on_both_engines
 
 from similar_images.matching.recall import exact_search, recall
 from similar_images.milvus import collection as image_collection
-from similar_images.milvus.client import connect, resolve_uri
 from similar_images.milvus.collection import existing_collection
+from similar_images.milvus.connection import connect, resolve_uri
 from similar_images.network.embedding import embed_images
 
 milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)

@@ -10,8 +10,10 @@ from milvus_server import Server
 
 import query_code
 from similar_images.milvus import client as milvus
-from similar_images.milvus.client import CollectionError, connect, redact
-from similar_images.milvus.collection import VECTOR, ImageCollection, existing_collection
+from similar_images.milvus.client import CollectionError, redact
+from similar_images.milvus.collection import ImageCollection, existing_collection
+from similar_images.milvus.connection import connect
+from similar_images.milvus.schema import VECTOR
 from similar_images.milvus.vector_index import INDEXES
 
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 import query_code
 from similar_images.milvus import collection as image_collection
-from similar_images.milvus.client import connect, resolve_uri
 from similar_images.milvus.collection import ImageCollection, existing_collection
+from similar_images.milvus.connection import connect, resolve_uri
 from similar_images.network.embedding import embed_images
 from similar_images.pictures.decoding import DecodedImage
 from similar_images.pictures.image_files import Listing, iter_images

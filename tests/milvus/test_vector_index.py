@@ -7,8 +7,10 @@ import pytest
 from helpers import load, on_both_engines, rows
 
 import query_code
-from similar_images.milvus.client import Client, connect, resolve_uri
-from similar_images.milvus.collection import VECTOR, existing_collection
+from similar_images.milvus.client import Client
+from similar_images.milvus.collection import existing_collection
+from similar_images.milvus.connection import connect, resolve_uri
+from similar_images.milvus.schema import VECTOR
 from similar_images.milvus.vector_index import Index
 
 Fails = Callable[..., str]
@@ -44,7 +46,7 @@ def test_a_large_collection_gets_an_approximate_index_and_one_made_by_hand_stays
 ) -> None:
     def index() -> str:
         with connect(resolve_uri(None)) as client:
-            return existing_collection(client, "images").index()["index_type"]
+            return existing_collection(client, "images").index.current()["index_type"]
 
     with connect(resolve_uri(None)) as client:
         by_hand = Index("IVF_SQ8", {"nlist": 8}, {"nprobe": 8})
@@ -74,6 +76,6 @@ def test_a_collection_that_lost_its_index_gets_one_again_or_is_searched_exactly(
         assert "has lost its index; run python embed_and_load.py" in fails(query_code.main)
     assert load() == 0
     with connect(resolve_uri(None)) as client:
-        assert existing_collection(client, "images").index()["index_type"] == "HNSW"
+        assert existing_collection(client, "images").index.current()["index_type"] == "HNSW"
     assert rows() == before
     assert query_code.main([]) == 0

@@ -147,12 +147,12 @@ def test_a_worker_process_starts_with_little(name: str) -> None:
 FIRST_USE = """
 import sys, threading
 import numpy as np
-from similar_images.network.embedding import EmbeddingOptions, OpenVinoEmbedder
+from similar_images.network.embedding import EmbeddingOptions, make_embedder
 from similar_images.network.networks import find_network
 
 sys.setswitchinterval(1e-6)
 options = EmbeddingOptions("cpu", "float32", batch_size=1)
-embedder = OpenVinoEmbedder(find_network("resnet18", "random"), options, images=100)
+embedder = make_embedder(find_network("resnet18", "random"), options, images=100)
 pixels = np.zeros((1, *embedder.preprocessing.shape), np.uint8)
 together = threading.Barrier(2)
 

@@ -10,7 +10,7 @@ from helpers import exact_embedder
 from PIL import Image
 
 from similar_images.network import networks
-from similar_images.network.embedding import EmbeddingOptions, OpenVinoEmbedder, TorchEmbedder
+from similar_images.network.embedding import EmbeddingOptions, make_embedder
 from similar_images.network.model_description import ModelError
 from similar_images.network.networks import find_network
 from similar_images.network.torchvision_model import load_network
@@ -76,7 +76,7 @@ def test_every_kind_of_classifier_embeds_as_torchvisions_own(
     assert expected.shape[1] == int(network.model.dimension)
     kept = find_network(name, "random")
     assert kept.model == network.model
-    embedder = OpenVinoEmbedder(kept, EmbeddingOptions("cpu", "float32", 4), images=9)  # type: ignore[arg-type]
+    embedder = make_embedder(kept, EmbeddingOptions("cpu", "float32", 4), images=9)
     pixels = np.stack([embedder.preprocessing(picture) for picture in pictures])
     got = np.concatenate([embedder.embed(pixels[i : i + 4]) for i in range(0, len(pixels), 4)])
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
@@ -95,7 +95,7 @@ def test_float32_equals_torchvision_within_a_hundred_thousandth(
     single = [embedder.embed(one[None])[0] for one in pixels]
     np.testing.assert_allclose(single, expected, rtol=0, atol=1e-5)
     network = load_network("resnet18", str(weights))
-    plain = TorchEmbedder(network, "cpu", EmbeddingOptions("cpu"))
+    plain = make_embedder(network, EmbeddingOptions("cpu"), images=9)
     np.testing.assert_allclose(plain.embed(pixels), expected, rtol=0, atol=1e-5)
 
 
@@ -104,7 +104,7 @@ def test_a_gpu_keeps_the_embedding(weights: Path, pictures: list[Image.Image]) -
     exact = exact_embedder(str(weights), "resnet18")
     pixels = np.stack([exact.preprocessing(picture) for picture in pictures])
     network = load_network("resnet18", str(weights))
-    fast = TorchEmbedder(network, "cuda", EmbeddingOptions("cuda"))
+    fast = make_embedder(network, EmbeddingOptions("cuda"), images=9)
     cosines = (fast.embed(pixels) * exact.embed(pixels)).sum(axis=1)
     assert cosines.min() >= 0.9999
 

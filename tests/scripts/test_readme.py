@@ -24,8 +24,8 @@ from torchvision.models import resnet18
 import embed_and_load
 import query_code
 import split_images
-from similar_images.milvus.client import connect
 from similar_images.milvus.collection import existing_collection
+from similar_images.milvus.connection import connect
 
 # Run by Python at its start: points the two published addresses at the local server, and the
 # published checksums at its files. The download code itself is untouched.

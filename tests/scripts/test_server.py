@@ -13,8 +13,8 @@ import query_code
 from similar_images.loading import row_writer
 from similar_images.matching import near_duplicates
 from similar_images.milvus import client as milvus
-from similar_images.milvus.client import connect
 from similar_images.milvus.collection import ImageCollection, existing_collection
+from similar_images.milvus.connection import connect
 from similar_images.results import comparison_picture, gallery
 
 Fails = Callable[..., str]

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 import embed_and_load
-from similar_images.milvus.client import connect, resolve_uri
-from similar_images.milvus.collection import COLUMNS, STRONG, existing_collection
+from similar_images.milvus.collection import STRONG, existing_collection
+from similar_images.milvus.connection import connect, resolve_uri
+from similar_images.milvus.schema import COLUMNS
 from similar_images.network.embedding import Embedder, EmbeddingOptions, embed_images, make_embedder
 from similar_images.network.networks import find_network
 from similar_images.pictures.image_files import Listing, iter_images

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pymilvus.exceptions import MilvusException
 
-from similar_images.milvus.client import CollectionError, connect
+from similar_images.milvus.client import CollectionError
+from similar_images.milvus.connection import connect
 
 STARTED_WITHIN = 300  # seconds, on a busy machine; one that has ended is not waited for
 RUNTIME_FOLDERS = ("/run/milvus", "/tmp/milvus")  # fixed in its code, whoever has made them

@@ -1,0 +1,64 @@
+"""What a row of the collection holds: columns, the schema that Milvus is given, rows in and out."""
+
+import time
+import typing
+from collections.abc import Sequence
+
+import numpy as np
+
+from similar_images.pictures.decoding import DecodedImage
+from similar_images.pictures.image_files import MAX_PATH_BYTES
+
+if typing.TYPE_CHECKING:
+    from pymilvus import CollectionSchema
+
+KEY, VECTOR = "path", "embedding"
+# Beside them: Unix milliseconds UTC; bytes; pixels; nanoseconds since 1970.
+INTEGERS = ("inserted_at", "file_size", "width", "height", "modified_at")
+COLUMNS = (KEY, VECTOR, *INTEGERS)
+ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
+
+
+class StoredImage(typing.NamedTuple):
+    """What the collection knows about a picture's file when it was embedded."""
+
+    path: str
+    file_size: int  # bytes
+    modified_at: int  # nanoseconds since 1970
+
+
+class Match(typing.NamedTuple):
+    """A picture that a search found, and its cosine similarity to the query, -1 to 1."""
+
+    path: str
+    similarity: float
+
+
+def schema_of(dimension: int) -> "CollectionSchema":
+    """Return the schema of a collection of so many numbers a vector."""
+    from pymilvus import DataType, MilvusClient
+
+    schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field(KEY, DataType.VARCHAR, is_primary=True, max_length=MAX_PATH_BYTES)
+    schema.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=dimension)
+    for name in INTEGERS:
+        schema.add_field(name, DataType.INT64)
+    return schema
+
+
+def rows_of(images: Sequence[DecodedImage], embeddings: np.ndarray) -> list[dict[str, object]]:
+    """Return the rows of images, inserted now; embeddings: (N, dimension) float32."""
+    now = time.time_ns() // 1_000_000
+    return [
+        {VECTOR: embedding, "inserted_at": now, **image._asdict()}
+        for image, embedding in zip(images, embeddings, strict=True)
+    ]
+
+
+def quoted(text: str) -> str:
+    r"""Return text as a string in a Milvus filter; pymilvus itself quotes keys without escaping.
+
+    >>> print(quoted('a "b"'))
+    "a \"b\""
+    """
+    return '"' + text.translate(ESCAPES) + '"'

@@ -1,0 +1,47 @@
+"""Embed with torch: on a GPU, or on a processor that OpenVINO has no package for."""
+
+import os
+import typing
+
+import numpy as np
+
+if typing.TYPE_CHECKING:
+    from similar_images.network.torchvision_model import Network
+
+GPU_BATCH = 256
+TORCH_CPU_BATCH = 16
+GPU_STREAMS = 2
+
+
+class TorchEmbedder:
+    """A network in torch, in half precision on a GPU; an Embedder."""
+
+    def __init__(
+        self, network: "Network", *, device: str, precision: str, batch_size: int | None
+    ) -> None:
+        """Move the network to the device ('cpu', 'cuda' or 'mps')."""
+        import torch
+
+        self.preprocessing = network.preprocessing
+        on_gpu = device != "cpu"
+        self.batch_size = batch_size or (GPU_BATCH if on_gpu else TORCH_CPU_BATCH)
+        self.streams = GPU_STREAMS if on_gpu else 1
+        if precision == "auto":
+            precision = "float16" if on_gpu else "float32"
+        self._device = torch.device(device)
+        if device == "cuda":  # each of torchrun's processes on a machine takes its own
+            local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+            self._device = torch.device(device, local_rank % torch.cuda.device_count())
+        self._layers = network.layers.to(self._device)
+        body = self._layers.get_submodule("body")
+        body.to(getattr(torch, precision)).to(memory_format=torch.channels_last)
+        self.words = f"{self._device}, torch, {precision}, batches of {self.batch_size}"
+
+    def embed(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the embeddings of preprocessed images; see Embedder."""
+        import torch
+
+        with torch.inference_mode():
+            on_device = torch.from_numpy(pixels).to(self._device)
+            embeddings: np.ndarray = self._layers(on_device).cpu().numpy()
+            return embeddings
