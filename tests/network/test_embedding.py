@@ -101,7 +101,7 @@ def test_its_mistakes_end_in_one_line(photos: Path, fails: Fails) -> None:
     assert "resnet18" in fails(script.main, image, "--model", "resnet19", "--weights", "random")
 
 
-HEAVY = {"torch", "torchvision", "openvino", "pymilvus", "sklearn", "pandas"}
+HEAVY = {"torch", "torchvision", "openvino", "pymilvus", "sklearn", "pandas", "jinja2"}
 # What a module is about, it may import; the others none of these.
 MODULES = sorted(
     ".".join(path.relative_to(PROJECT).with_suffix("").parts)
