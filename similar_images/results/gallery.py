@@ -34,14 +34,6 @@ class Thumbnail(NamedTuple):
     crisp: bool = False  # enlarged by the browser, each pixel becoming a square
 
 
-class Distribution(NamedTuple):
-    """How many pairs with equal and with different labels lie in each of BINS similarity ranges."""
-
-    low: float  # where the first range begins; the last one ends at 1
-    equal: list[int]
-    different: list[int]
-
-
 class Cell(NamedTuple):
     """A cell of the confusion matrix; one with an anchor links to the first of its pairs."""
 
@@ -124,13 +116,16 @@ def _thumbnail(path: str) -> Thumbnail:
     return Thumbnail("", url, width, height, crisp)
 
 
-def _distribution(labelled: Sequence[Pair]) -> Distribution:
+def _distribution(labelled: Sequence[Pair]) -> tuple[float, list[int], list[int]]:
+    """Return where the first of BINS similarity ranges begins (the last one ends at 1), and the
+    number of pairs in each: with equal labels, and with different ones.
+    """
     low = min(0.999, *(pair.similarity for pair in labelled))
-    found = Distribution(low, [0] * BINS, [0] * BINS)
+    equal, different = [0] * BINS, [0] * BINS
     for pair in labelled:
         place = int((pair.similarity - low) / (1 - low) * BINS)
-        (found.equal if pair.same_label else found.different)[min(BINS - 1, place)] += 1
-    return found
+        (equal if pair.same_label else different)[min(BINS - 1, place)] += 1
+    return low, equal, different
 
 
 def _confusion(labelled: Sequence[Pair], labels: Iterable[str]) -> list[list[Cell]]:

@@ -4,12 +4,9 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from similar_images.text import counted, printable, share
-
-if TYPE_CHECKING:
-    import jinja2
 
 
 def render(template: str, **values: object) -> str:
@@ -41,7 +38,7 @@ def row(cells: Sequence[object]) -> str:
 
 
 @cache
-def _environment() -> "jinja2.Environment":
+def _environment() -> Any:
     import jinja2  # here, so that importing this package stays fast
 
     environment = jinja2.Environment(
