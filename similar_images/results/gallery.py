@@ -91,8 +91,7 @@ def _thumbnails(pairs: Iterable[Pair]) -> dict[str, Thumbnail]:
     for pair in pairs:
         for path, may_open in ((pair.query, True), (pair.match, pair.may_open_match)):
             if path not in made:
-                problem = "" if may_open else "not opened"
-                problem = problem or ("not shown" if size >= MAX_BYTES else "")
+                problem = "not shown" if size >= MAX_BYTES else "" if may_open else "not opened"
                 made[path] = Thumbnail(problem) if problem else _thumbnail(path)
                 size += len(made[path].url)
     return made
@@ -137,10 +136,8 @@ def _confusion(labelled: Sequence[Pair], labels: Iterable[str]) -> list[list[Cel
     there = [labels_of for labels_of in itertools.product(labels, labels) if labels_of in cells]
     fullest = sorted(there, key=lambda labels_of: -len(cells[labels_of]))[:MAX_CELLS]
     anchors = {labels_of: f"cell-{number}" for number, labels_of in enumerate(fullest)}
-    return [
-        [
-            Cell(query, match, cells[query, match], anchors.get((query, match), ""))
-            for match in labels
-        ]
-        for query in labels
-    ]
+
+    def cell(query: str, match: str) -> Cell:
+        return Cell(query, match, cells[query, match], anchors.get((query, match), ""))
+
+    return [[cell(query, match) for match in labels] for query in labels]

@@ -97,14 +97,13 @@ def _most_frequent(words: Iterable[str], number: int) -> list[str]:
 def _label_rows(first: Sequence[Pair]) -> list[tuple[str, Agreement, str]]:
     """Return the query labels, how often each was matched, and what it is most confused with."""
     by_label = defaultdict(list)
-    for pair in first:
-        if pair.same_label is not None:
-            by_label[pair.query_label].append(pair)
-    rows = []
-    for label, group in sorted(by_label.items()):
-        others = _most_frequent((p.match_label for p in group if not p.same_label), 1)
-        rows.append((label, _agreement(group), "".join(others) or "none"))
-    return rows
+    for pair in (pair for pair in first if pair.same_label is not None):
+        by_label[pair.query_label].append(pair)
+    confused = {
+        label: _most_frequent((p.match_label for p in group if not p.same_label), 1)
+        for label, group in by_label.items()
+    }
+    return [(x, _agreement(by_label[x]), "".join(confused[x]) or "none") for x in sorted(by_label)]
 
 
 def _near_duplicates(first: Sequence[Pair], near: Sequence[NearDuplicate]) -> NearDuplicates:

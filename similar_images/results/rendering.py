@@ -14,11 +14,11 @@ def render(template: str, **values: object) -> str:
 
     In HTML every value is escaped; a Markdown template passes text through `md` or `code`.
     """
-    return _environment().get_template(template).render(values)
+    return str(_environment().get_template(template).render(values))
 
 
 def md(text: str) -> str:
-    """Return text that can't start Markdown; in a table it also has to pass through `row`."""
+    """Return text that can't start Markdown; a table's cells also pass through `row`."""
     return "".join("\\" + char if char in r"\`*_{}[]<>#+!~&" else char for char in printable(text))
 
 
@@ -50,6 +50,6 @@ def _environment() -> Any:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"md": md, "code": code, "row": row, "counted": counted, "share": share}
-    environment.filters["thousands"] = "{:,}".format
+    filters = {"md": md, "code": code, "row": row, "counted": counted, "share": share}
+    environment.filters |= {**filters, "thousands": "{:,}".format}
     return environment
