@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ from PIL import Image
 
 from similar_images.console import Console
 from similar_images.pictures.decode_workers import end_with_parent
-from similar_images.splitting.digits import ImageSet
 from similar_images.text import printable
 from similar_images.whole_files import leftovers, partial_of, put_back, replacing_together
 
@@ -22,8 +22,28 @@ MANIFEST = ".written_by_split_images"  # in each folder: a line for each file th
 LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})  # what systems leave in folders
 
 
+class ImageSetError(Exception):
+    """A data set can't be read; the message says what to do."""
+
+
 class SplitError(Exception):
-    """A split that can't be made; the message says what to do."""
+    """A split can't be made or written; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Labelled RGB images in published order: what the reader of a data set returns.
+
+    pixels: (N, height, width, 3) uint8; labels: (N,) int64, indices into label_names, which
+    become the names of folders.
+    """
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    label_names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
 
 def split_positions(count: int, query_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
