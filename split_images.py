@@ -84,7 +84,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     images = load_images(args, console)
     count = min(len(images), args.limit or len(images))
     database, queries = split_positions(count, args.query_fraction, args.seed)
-    write_split(images, {args.database_set: database, args.query_set: queries}, console)
+    sets = {args.database_set: database, args.query_set: queries}
+    write_split(images, sets, console, args.overwrite)
     seconds = time.perf_counter() - start
     console.say(f"{args.database_set}: {len(database):,} images")
     console.say(f"{args.query_set}: {len(queries):,} images")

@@ -21,7 +21,7 @@ from similar_images.splitting.cifar10 import read_batch, read_label_names
 Fails = Callable[..., str]
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.integers(1, 5), st.randoms())
 def test_reader_returns_what_a_batch_holds(labels: list[int], number: int, rnd: Any) -> None:
     planes = np.frombuffer(rnd.randbytes(len(labels) * 3072), np.uint8).reshape(-1, 3072)
