@@ -172,7 +172,7 @@ def _set_items(values: list[Any], target: Any) -> dict[str | bytes, Any]:
 
 def _admitted(name: str) -> _Name:
     if name not in NAMES:
-        raise ValueError(f"it names {name}")
+        raise ValueError(f"it names {name.replace(' ', '.')}")
     return _Name(name)
 
 

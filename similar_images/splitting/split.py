@@ -107,8 +107,8 @@ def _files(folder: Path) -> list[str]:
 
 def _foreign_file(folder: Path) -> str | None:
     """Return the path of a file in a folder that no split wrote, if there is one."""
-    if not folder.is_dir():
-        return "it is not a folder" if folder.exists() else None
+    if folder.is_symlink() or not folder.is_dir():
+        return "it is not a folder" if os.path.lexists(folder) else None
     ours = {MANIFEST, *_manifest(folder)}
     return next((path for path in _files(folder) if path not in ours), None)
 
@@ -126,6 +126,7 @@ def _discard(folder: Path) -> None:
     file that is added at any time is kept, unless it replaces one of the split's own under the
     same name. The manifest goes last: the next run continues a deletion that was interrupted.
     """
+    _check(folder, folder, overwrite=True)
     ours = set(_manifest(folder))
     for path in _files(folder):
         if path in ours:
@@ -137,7 +138,7 @@ def _discard(folder: Path) -> None:
             (folder / MANIFEST).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not empty
             os.rmdir(parent)
-    _check(folder, folder, overwrite=True)
+    _check(folder, folder, overwrite=True)  # names what was added meanwhile
     if folder.exists():
         folder.rmdir()  # says why it can't be deleted
 

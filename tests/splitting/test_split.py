@@ -167,6 +167,18 @@ def test_pictures_named_like_ours_are_never_deleted(folder: str, fails: Fails) -
     assert mine.read_bytes() == b"mine"
 
 
+@pytest.mark.parametrize("link", [".database_set.old", ".query_set.partial"])
+def test_nothing_is_deleted_through_a_link(link: str, own_folder: Path, fails: Fails) -> None:
+    assert split_images.main(["--sample", "--limit", "20"]) == 0
+    Path("elsewhere").mkdir()
+    Path("database_set").rename("elsewhere/split")
+    os.symlink("elsewhere/split", link)
+    before = contents(Path("elsewhere"))
+    assert link in fails(split_images.main, "--sample", "--overwrite")
+    assert contents(Path("elsewhere")) == before
+    assert Path(link).is_symlink()
+
+
 def add_holiday(folder: str) -> None:
     Path(folder).mkdir(exist_ok=True)
     Path(folder, "holiday.jpg").write_bytes(b"mine")
