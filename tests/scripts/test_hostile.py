@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from helpers import LOAD, PROJECT, load, on_both_engines, rows
 from PIL import Image
@@ -17,7 +16,7 @@ from PIL import Image
 import embed_and_load
 import query_code
 import split_images
-from similar_images.pictures.decoding import decode, to_rgb
+from similar_images.pictures.decoding import decode
 from similar_images.pictures.image_files import ImageError
 
 Fails = Callable[..., str]
@@ -109,20 +108,6 @@ def test_an_unreadable_file_is_skipped_and_named() -> None:
         os.waitpid(child, 0)
         assert os.read(reading, 1000) == b"Permission denied"
         os.close(reading)
-
-
-@pytest.mark.parametrize("mode", ["P", "PA", "RGBA", "LA", "CMYK", "1", "L", "YCbCr", "RGB"])
-def test_every_mode_is_loaded_as_a_viewer_shows_it(mode: str, own_folder: Path) -> None:
-    rng = np.random.default_rng(3)
-    picture = Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8))
-    if mode == "PA":
-        picture = picture.convert("RGBA").convert("P")
-    picture = picture.convert(mode)
-    rgb = to_rgb(picture)
-    expected = picture.convert("RGBA")
-    white = Image.new("RGBA", picture.size, "white")
-    expected = Image.alpha_composite(white, expected).convert("RGB")
-    np.testing.assert_array_equal(np.asarray(rgb), np.asarray(expected))
 
 
 COMPOSE = (PROJECT / "docker-compose.yml").read_text()
