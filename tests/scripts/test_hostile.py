@@ -75,6 +75,43 @@ def save_gif(root: Path) -> Path:
     return path
 
 
+# Read first by worker processes; one of them dies of a picture with this name.
+KILLED_BY_A_PICTURE = """
+import os, signal
+open_file = os.open
+
+def open_or_die(path, *args, **options):
+    if os.path.basename(path) == "deadly.png":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return open_file(path, *args, **options)
+
+os.open = open_or_die
+"""
+
+
+def test_a_picture_that_kills_its_worker_is_named_and_keeps_its_row(
+    own_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (own_folder / "pictures").mkdir()
+    (own_folder / "hook").mkdir()
+    names = [*(f"{number}.png" for number in range(9)), "deadly.png"]
+    for number, name in enumerate(names):
+        Image.new("RGB", (12, 12), (9 * number, 99, 7)).save(f"pictures/{name}")
+    assert load("--images", "pictures") == 0
+    assert set(rows()) == set(names)
+    (own_folder / "hook/sitecustomize.py").write_text(KILLED_BY_A_PICTURE)
+    monkeypatch.setenv("PYTHONPATH", str(own_folder / "hook"))
+    for name in names:
+        os.utime(f"pictures/{name}", (1, 1))
+    options = ["--images", "pictures", "--batch-size", "4", "--prune", "--prune-most"]
+    capsys.readouterr()
+    assert load(*options, "--workers", "2") == 0
+    out = capsys.readouterr().out
+    assert "Loaded 9 images" in out
+    assert "deadly.png: a decode worker was killed while it decoded it (out of memory?)" in out
+    assert {path for path, row in rows().items() if row["modified_at"] != 10**9} == {"deadly.png"}
+
+
 def test_a_folder_of_nothing_but_bad_files_says_so(own_folder: Path, fails: Fails) -> None:
     Path("bad").mkdir()
     for number in range(3):
