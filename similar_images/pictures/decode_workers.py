@@ -104,18 +104,23 @@ def _as_array(memory: Any, shape: tuple[int, ...]) -> np.ndarray:
 def _decode_into(slot: int, start: int, paths: list[str]) -> Decoded:
     """In a worker process: decode pictures into a slot, from its place `start` on.
 
-    The process ends if one of them takes too long, even in C code that never returns.
+    The process ends if one of them takes too long, even in C code that never returns. The alarm
+    for that starts a thread, which takes as long as decoding a small picture: after quick pictures
+    it is not set anew, and may come a hundredth too early.
     """
     assert _work is not None
     images: list[DecodedImage] = []
     skipped: list[Skipped] = []
+    alarm_set = -math.inf
     for path in paths:
-        faulthandler.dump_traceback_later(_work.seconds, exit=True, file=_work.nowhere)
+        if time.monotonic() - alarm_set > _work.seconds / 100:
+            faulthandler.dump_traceback_later(_work.seconds, exit=True, file=_work.nowhere)
+            alarm_set = time.monotonic()
         out = _work.slots[slot, start + len(images) :]
         batch = decode_batch(_work.root, [path], _work.preprocessing, out)
-        faulthandler.cancel_dump_traceback_later()
         images += batch.images
         skipped += batch.skipped
+    faulthandler.cancel_dump_traceback_later()
     return images, skipped
 
 

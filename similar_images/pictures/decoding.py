@@ -97,7 +97,7 @@ def decode(root: Path, path: str) -> tuple[DecodedImage, Image.Image]:
     finally:
         os.close(handle)
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise ImageError("it changed while it was read")
+        raise ImageError("it changed while it was read", unseen=True)
     info = DecodedImage(path, before.st_size, before.st_mtime_ns, rgb.width, rgb.height)
     return info, rgb
 

@@ -18,8 +18,8 @@ from PIL import Image
 from similar_images.text import printable
 
 MAX_PATH_BYTES = 4096  # the collection's key holds no more
-# Pillow runs Ghostscript for EPS; inside IPTC it opens a picture of any format, EPS included. Of
-# the others it decodes no pixels, unless some package or Windows adds a handler.
+# Pillow runs Ghostscript for EPS; inside IPTC it opens a picture of any format, EPS included. The
+# others it only recognises: what decodes them is added by other packages, or is Windows's own.
 REFUSED_FORMATS = frozenset({"EPS", "IPTC", "WMF", "MPEG", "BUFR", "GRIB", "HDF5"})
 COMMON_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # tried first: each try costs 20 microseconds
 OPENED_BY_ANOTHER = frozenset({"MPO"})  # by the JPEG plugin
@@ -32,7 +32,7 @@ MAX_LISTINGS = 16  # of one folder that links lead to; links to links could doub
 class ImageError(Exception):
     """A picture that could not be read; the message is the reason.
 
-    unseen: nothing is known about the file's content, so that an earlier row of it may be right.
+    unseen: what the file holds now is not known, so that its row must be kept.
     """
 
     def __init__(self, reason: str, unseen: bool = False) -> None:
@@ -64,7 +64,7 @@ class Listing:
     left_out: collections.Counter[str] = field(default_factory=collections.Counter)  # by suffix
 
     def unseen(self) -> set[str]:
-        """Return the files and folders whose content is not known: their rows are kept."""
+        """Return the files and folders of which it is not known what they hold now."""
         return {item.path for item in self.skipped if item.unseen}
 
 
@@ -161,8 +161,8 @@ def left_out_in_words(left_out: Mapping[str, int]) -> str:
 def image_error(error: Exception) -> ImageError:
     """Return an error of the system or of a decoder as an ImageError without the picture's path.
 
-    After an error of the system, which has a number, the content is not known. "No such file" is
-    one of them: it may be a link to a disk that is not mounted.
+    After an error of the system, which has a number, it is not known what the file holds. That
+    goes for "No such file", too: it may be a link to a disk that is not mounted.
     """
     if isinstance(error, ImageError):
         return error

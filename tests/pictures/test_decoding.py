@@ -14,6 +14,7 @@ from PIL import Image, ImageCms
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as vision
 
+from similar_images.pictures import decoding
 from similar_images.pictures.decoding import MAX_ASPECT, TILE, Preprocessing, decode, to_rgb
 from similar_images.pictures.image_files import ImageError
 
@@ -323,5 +324,18 @@ def test_what_cannot_be_decoded_raises(what: str, own_folder: Path) -> None:
         path.mkdir()
     elif what == "pipe":
         os.mkfifo(path)
-    with pytest.raises(ImageError, match=r"\w"):
+    with pytest.raises(ImageError, match=r"\w") as caught:
         decode(own_folder, "x.png")
+    assert (what == "folder") == ("takes folders with --queries" in str(caught.value))
+    assert caught.value.unseen == (what == "missing")
+
+
+def test_a_picture_that_changes_while_it_is_read_is_refused(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its row is kept: what the file holds now is not known."""
+    noise(8, 8).save("x.png")
+    monkeypatch.setattr(decoding, "to_rgb", lambda image: os.utime("x.png", (1, 1)) or image)
+    with pytest.raises(ImageError, match="it changed while it was read") as caught:
+        decode(own_folder, "x.png")
+    assert caught.value.unseen

@@ -119,6 +119,7 @@ def test_a_folder_of_nothing_but_bad_files_says_so(own_folder: Path, fails: Fail
     assert load("--images", "bad") == 0
     assert rows() == {}
     assert "can't be read" in fails(query_code.main, "--queries", "bad")
+    assert "query_code.py takes folders with --queries" in fails(query_code.main, "bad")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
