@@ -13,12 +13,7 @@ from similar_images.loading.row_writer import RowWriter
 from similar_images.milvus.client import CollectionError, redact
 from similar_images.milvus.collection import BEGUN, ENDED, LOAD, ROWS, ImageCollection
 from similar_images.milvus.vector_index import FLAT, choose_index
-from similar_images.network.embedding import (
-    Embedder,
-    EmbeddingOptions,
-    embed_images,
-    make_embedder,
-)
+from similar_images.network.embedding import Embedder, EmbeddingOptions, embed_images, make_embedder
 from similar_images.network.model_description import Model
 from similar_images.pictures.image_files import Listing, Skipped, left_out_in_words
 from similar_images.text import counted, printable

@@ -16,8 +16,9 @@ import embed_and_load
 import query_code
 import split_images
 from similar_images.network import network_cache, networks
-from similar_images.network.embedding import EmbeddingOptions, TorchEmbedder, make_embedder
+from similar_images.network.embedding import EmbeddingOptions, make_embedder
 from similar_images.network.network_cache import ConvertedNetwork
+from similar_images.network.torch_embedder import TorchEmbedder
 
 linux = pytest.mark.skipif(
     sys.platform != "linux", reason="the cache folder is moved by a variable"
