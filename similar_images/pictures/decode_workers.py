@@ -44,14 +44,21 @@ class Batch:
 
 
 def decode_batch(
-    root: Path, paths: list[str], preprocessing: Preprocessing, out: np.ndarray
+    root: Path,
+    paths: list[str],
+    preprocessing: Preprocessing,
+    out: np.ndarray,
+    least_side: int | None = None,
 ) -> Batch:
-    """Decode root/path for each path into out, (at least len(paths), crop, crop, 3) uint8."""
+    """Decode root/path for each path into out, (at least len(paths), crop, crop, 3) uint8.
+
+    least_side: see decode().
+    """
     images: list[DecodedImage] = []
     skipped = []
     for path in paths:
         try:
-            info, rgb = decode(root, path)
+            info, rgb = decode(root, path, least_side)
             out[len(images)] = preprocessing(rgb)
             images.append(info)
         except ImageError as error:
@@ -79,6 +86,7 @@ class _Work:
     root: Path
     preprocessing: Preprocessing
     slots: np.ndarray
+    least_side: int | None  # see decode()
     seconds: float  # for one picture
     nowhere: int  # a file descriptor of the null device
 
@@ -88,12 +96,18 @@ _work: _Work | None = None  # this worker process's
 
 
 def _start_worker(
-    root: Path, preprocessing: Preprocessing, memory: Any, shape: tuple[int, ...], seconds: float
+    root: Path,
+    preprocessing: Preprocessing,
+    memory: Any,
+    shape: tuple[int, ...],
+    least_side: int | None,
+    seconds: float,
 ) -> None:
     """Prepare this worker process: note its work, and end with the parent."""
     global _work
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    _work = _Work(root, preprocessing, _as_array(memory, shape), seconds, nowhere)
+    slots = _as_array(memory, shape)
+    _work = _Work(root, preprocessing, slots, least_side, seconds, nowhere)
     end_with_parent()
 
 
@@ -117,7 +131,7 @@ def _decode_into(slot: int, start: int, paths: list[str]) -> Decoded:
             faulthandler.dump_traceback_later(_work.seconds, exit=True, file=_work.nowhere)
             alarm_set = time.monotonic()
         out = _work.slots[slot, start + len(images) :]
-        batch = decode_batch(_work.root, [path], _work.preprocessing, out)
+        batch = decode_batch(_work.root, [path], _work.preprocessing, out, _work.least_side)
         images += batch.images
         skipped += batch.skipped
     faulthandler.cancel_dump_traceback_later()
@@ -149,11 +163,14 @@ class Decoder:
         batch_size: int,
         workers: int,
         ahead: int = 4,
+        least_side: int | None = None,
     ) -> None:
+        """Start the workers; least_side: see decode()."""
         self.root = root
         self.preprocessing = preprocessing
         self.batch_size = batch_size
         self.workers = workers
+        self.least_side = least_side
         self.slots = workers + ahead
         self._free = collections.deque(range(self.slots))
         self._waiting: collections.deque[_Pending] = collections.deque()
@@ -166,8 +183,9 @@ class Decoder:
             self._pool = self._new_pool()
 
     def _new_pool(self) -> ProcessPoolExecutor:
-        work = (self.root, self.preprocessing, self._shared, self._memory.shape, PICTURE_SECONDS)
-        return ProcessPoolExecutor(self.workers, SPAWN, _start_worker, work)
+        work = (self.root, self.preprocessing, self._shared, self._memory.shape)
+        limits = (self.least_side, PICTURE_SECONDS)
+        return ProcessPoolExecutor(self.workers, SPAWN, _start_worker, (*work, *limits))
 
     def __enter__(self) -> "Decoder":
         return self
@@ -190,7 +208,7 @@ class Decoder:
         if not self._pool:
             for chunk in chunks:
                 out = np.empty((len(chunk), *self.preprocessing.shape), np.uint8)
-                yield decode_batch(self.root, chunk, self.preprocessing, out)
+                yield decode_batch(self.root, chunk, self.preprocessing, out, self.least_side)
             return
         for chunk in chunks:
             while not self._free:
