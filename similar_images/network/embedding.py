@@ -129,33 +129,46 @@ def core_count() -> int:
 
 
 class EmbeddedBatch(typing.NamedTuple):
-    """Images and their embeddings, (N, dimension) float32, and the images that had none."""
+    """Images and their embeddings, (N, dimension) float32, and the images that had none.
+
+    findings: what embed_images()'s `examine` returned for each image.
+    """
 
     images: list[DecodedImage]
     embeddings: np.ndarray
+    findings: list[typing.Any]
     skipped: list[Skipped]
 
 
 def embed_images(
-    embedder: Embedder, root: Path, paths: Iterable[str], workers: int | None = None
+    embedder: Embedder,
+    root: Path,
+    paths: Iterable[str],
+    workers: int | None = None,
+    examine: Examine | None = None,
 ) -> Iterator[EmbeddedBatch]:
     """Yield the embeddings of root/path in batches, in the order of paths.
 
     Paths are taken as they are needed, a few batches ahead. Worker processes decode while the
-    network runs. workers=None starts one for each core if there are images enough to be worth
-    it; 0 decodes in this process. Unreadable images are skipped and named. Raises ImageError
-    if a worker is killed.
+    network runs: large JPEGs at a reduced scale, unless the embedder is exact. workers=None starts
+    one for each core, or one for few images; 0 decodes in this process, and nothing protects it
+    from a picture that takes all memory. examine is called with each decoded picture, in the
+    workers. Unreadable images are skipped and named. Raises ImageError if no worker can be started.
     """
     paths = iter(paths)
-    first = list(itertools.islice(paths, INLINE_IMAGES + 1))
+    first = list(itertools.islice(paths, FEW_IMAGES + 1))
     if workers is None:
-        workers = 0 if len(first) <= INLINE_IMAGES else core_count()
+        workers = 1 if len(first) <= FEW_IMAGES else core_count()
     ahead = embedder.streams + 1
     waiting: collections.deque[tuple[Batch, Future[np.ndarray]]] = collections.deque()
+    task = Task(
+        root=root,
+        preprocessing=embedder.preprocessing,
+        least_side=None if embedder.exact else LEAST_SCALE * embedder.preprocessing.resize,
+        examine=examine,
+    )
     with (
-        Decoder(
-            root, embedder.preprocessing, embedder.batch_size, workers, ahead=2 * ahead
-        ) as decoder,
+        Decoder(task, embedder.batch_size, workers, ahead=2 * ahead) as decoder,
         ThreadPoolExecutor(ahead) as network,
     ):
 
@@ -163,7 +176,7 @@ def embed_images(
             batch, future = waiting.popleft()
             embeddings = future.result()
             decoder.release(batch)
-            return EmbeddedBatch(batch.images, embeddings, batch.skipped)
+            return EmbeddedBatch(batch.images, embeddings, batch.findings, batch.skipped)
 
         for batch in decoder.batches(itertools.chain(first, paths)):
             waiting.append((batch, network.submit(embedder.embed, batch.pixels)))
