@@ -1,4 +1,4 @@
-"""embedding.py and image_to_embedding.py: vectors of files, in all precisions and batch sizes."""
+"""embedding.py, its embedders and image_to_embedding.py: devices, precisions, batch sizes."""
 
 import json
 import os
@@ -9,14 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import PROJECT, exact_embedder, run_script
 
 import image_to_embedding as script
 from image_to_embedding import image_to_embedding
 from similar_images.network import embedding
-from similar_images.network.embedding import EmbeddingOptions, embed_images, make_embedder
+from similar_images.network.embedding import (
+    GPU_IMAGES,
+    EmbeddingOptions,
+    choose_device,
+    embed_images,
+    make_embedder,
+)
 from similar_images.network.model_description import ModelError
-from similar_images.network.networks import find_network
+from similar_images.network.networks import find_network, torch_network
+from similar_images.network.torch_embedder import TorchEmbedder, torch_device
 from similar_images.pictures.image_files import ImageError, Listing, iter_images
 
 Fails = Callable[..., str]
@@ -64,12 +72,83 @@ def test_a_containers_share_of_the_cores_is_kept_to(
 
 
 def test_a_device_that_is_not_there_is_named() -> None:
-    torch = pytest.importorskip("torch")
     device = "mps" if torch.cuda.is_available() else "cuda"
     if device == "mps" and torch.backends.mps.is_available():
         pytest.skip("this machine has both")
     with pytest.raises(ModelError, match=f"no {device} device"):
         make_embedder(find_network("resnet18", "random"), EmbeddingOptions(device), 5)
+
+
+@pytest.mark.parametrize(
+    ("device", "images", "gpus", "chosen"),
+    [
+        ("auto", GPU_IMAGES, ["cuda", "mps"], "cuda"),
+        ("auto", GPU_IMAGES, ["mps"], "mps"),
+        ("auto", GPU_IMAGES, [], "cpu"),
+        ("auto", GPU_IMAGES - 1, ["cuda", "mps"], "cpu"),
+        ("cuda", 1, ["cuda", "mps"], "cuda"),
+        ("mps", 1, ["cuda", "mps"], "mps"),
+        ("cpu", GPU_IMAGES, ["cuda", "mps"], "cpu"),
+    ],
+)
+def test_auto_takes_a_gpu_that_is_there_for_many_images(
+    device: str,
+    images: int,
+    gpus: list[str],
+    chosen: str,
+    own_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(embedding, "GPU_FILES", (str(own_folder),))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in gpus)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in gpus)
+    assert choose_device(device, images) == chosen
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no file says whether there is a GPU")
+def test_without_a_gpus_device_file_torch_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding, "GPU_FILES", ("/dev/no-such-gpu",))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: pytest.fail("torch was asked"))
+    assert choose_device("auto", GPU_IMAGES) == "cpu"
+
+
+@pytest.mark.parametrize(("local_rank", "index"), [(None, 0), ("0", 0), ("1", 1), ("3", 1)])
+def test_each_process_of_torchrun_gets_a_gpu(
+    local_rank: str | None, index: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if local_rank:
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert torch_device("cuda") == torch.device("cuda", index)
+    assert torch_device("mps") == torch.device("mps")
+
+
+def test_float32_turns_tf32_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions on a GPU are computed in TF32 by default: float32 rounded to 10 bits."""
+    for backend in (torch.backends.cudnn, torch.backends.cuda.matmul):
+        monkeypatch.setattr(backend, "allow_tf32", True)  # put back at the end
+    network = torch_network("resnet18", "random")
+    TorchEmbedder(network, device="cpu", precision="float32", batch_size=1)
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_precision_that_the_cpu_lacks_is_named(
+    precision: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is reported is what runs: the vectors are those of the precision that it names."""
+    network = find_network("resnet18", "random")
+    asked = make_embedder(network, EmbeddingOptions("cpu", precision, 1), 1)
+    used = asked.words.split(", ")[2]
+    warning = f"this CPU does not compute in {precision}; OpenVINO uses {used}\n"
+    assert capsys.readouterr().err == ("" if used == precision else f"warning: {warning}")
+    assert precision != "float32" or used == "float32"
+    reported = make_embedder(network, EmbeddingOptions("cpu", used, 1), 1)
+    assert capsys.readouterr().err == ""
+    pixels = np.random.default_rng(1).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(asked.embed(pixels), reported.embed(pixels))
 
 
 def test_the_function_gives_a_vector_of_unit_length(photos: Path) -> None:
