@@ -46,7 +46,7 @@ def test_faster_precisions_keep_the_embedding(precision: str, digits: Path) -> N
 
 @pytest.mark.parametrize("count", [1, 2, 5, 16, 17])
 def test_any_number_of_images_is_embedded_alike(count: int, digits: Path) -> None:
-    """Batches are filled up with nothing, and what is embedded of that is not given."""
+    """Batches are padded, and the embeddings of the padding are left out."""
     root = digits / "database_set"
     paths = sorted(image.path for image in iter_images(root, Listing()))[:count]
     options = EmbeddingOptions("cpu", "float32")
@@ -62,7 +62,7 @@ def test_any_number_of_images_is_embedded_alike(count: int, digits: Path) -> Non
     ("limit", "cores"),
     [("max 100000", 64), ("200000 100000", 2), ("150000 100000", 2), ("50000 100000", 1)],
 )
-def test_a_containers_share_of_the_cores_is_kept_to(
+def test_a_containers_limit_on_cores_is_respected(
     limit: str, cores: int, own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (own_folder / "cpu.max").write_text(f"{limit}\n")
@@ -165,7 +165,7 @@ def test_the_function_gives_a_vector_of_unit_length(photos: Path) -> None:
         image_to_embedding("nowhere.png", weights="random")
 
 
-def test_alone_it_prints_the_numbers(photos: Path, own_folder: Path) -> None:
+def test_the_script_prints_the_numbers(photos: Path, own_folder: Path) -> None:
     image = photos / "猫/三毛.webp"
     done = run_script("image_to_embedding.py", "--weights", "random", image, cwd=own_folder)
     assert done.returncode == 0, done.stderr
@@ -181,7 +181,7 @@ def test_its_mistakes_end_in_one_line(photos: Path, fails: Fails) -> None:
 
 
 HEAVY = {"torch", "torchvision", "openvino", "pymilvus", "sklearn", "pandas"}
-# What a module is about, it may import; the others none of these.
+# torchvision_model.py alone may import torch; the other modules import none of these.
 MODULES = sorted(
     ".".join(path.relative_to(PROJECT).with_suffix("").parts)
     for path in (PROJECT / "similar_images").rglob("[a-z]*.py")
@@ -223,7 +223,7 @@ def test_a_worker_process_starts_with_little(name: str) -> None:
     assert int(done.stdout.split()[0]) < 600
 
 
-# Threads change places at every step, so that both come to OpenVINO's bindings at once.
+# Threads are switched at every step, so that both enter OpenVINO's bindings at once.
 FIRST_USE = """
 import sys, threading
 import numpy as np
@@ -249,6 +249,6 @@ for thread in threads:
 
 
 def test_the_first_two_batches_do_not_wait_for_each_other() -> None:
-    """OpenVINO's bindings find NumPy at their first use, and hung if two threads made it."""
+    """OpenVINO's bindings look up NumPy at first use, and deadlocked if two threads did so."""
     for _ in range(5):
         subprocess.run([sys.executable, "-c", FIRST_USE], cwd=PROJECT, check=True, timeout=600)

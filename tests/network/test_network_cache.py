@@ -25,7 +25,7 @@ from similar_images.network.model_description import ModelError
 from similar_images.network.network_cache import ConvertedNetwork
 
 linux = pytest.mark.skipif(
-    sys.platform != "linux", reason="the cache folder is moved by a variable"
+    sys.platform != "linux", reason="an environment variable moves the cache"
 )
 
 
@@ -106,11 +106,11 @@ def test_a_network_stored_by_the_first_version_is_ignored_and_removed(cache: Pat
 
 
 @linux
-@pytest.mark.parametrize("changed", ["format", "openvino", "torch", "torchvision"])
+@pytest.mark.parametrize("changed", ["format", "openvino", "torchvision"])
 def test_what_another_version_converted_is_not_used(
     changed: str, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It stays for a day, for environments that are used by turns, and is then removed."""
+    """It stays for a day, for environments that are used alternately, and is then removed."""
     version = importlib.metadata.version
     others = {changed: "1.2.3"}
     with monkeypatch.context() as other:
@@ -163,7 +163,7 @@ def test_a_damaged_network_is_made_again(
 
 
 @linux
-def test_a_folder_that_others_can_write_to_is_not_believed(cache: Path) -> None:
+def test_a_folder_that_others_can_write_to_is_not_trusted(cache: Path) -> None:
     folder = kept()
     for place in (folder, cache):
         place.chmod(0o777)
@@ -184,7 +184,7 @@ def test_names_from_a_collection_lead_nowhere_else(cache: Path, own_folder: Path
 
 
 @linux
-def test_without_a_place_to_keep_it_the_network_works_all_the_same(
+def test_without_a_cache_folder_the_network_still_works(
     own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (own_folder / "file").write_bytes(b"")

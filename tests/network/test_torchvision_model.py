@@ -17,8 +17,8 @@ from similar_images.network.torchvision_model import load_network
 from similar_images.pictures.decoding import decode
 from similar_images.pictures.image_files import Listing, iter_images
 
-# Untrained weights as they were before any classifier could be chosen, and the stand-ins' hash is
-# over the same values: collections made then still answer.
+# The untrained weights of the first version, which knew ResNet18 alone: its collections must still
+# answer queries.
 RANDOM_SHA256 = "1ed140bb97b8dbed27430c125a97560647b2e8e93e187e7954d6bc6acc494f27"
 MODELS = ["resnet18", "resnet50", "convnext_tiny", "efficientnet_v2_s", "vit_b_16", "swin_t"]
 
