@@ -128,4 +128,4 @@ def test_strangers_words_are_not_opened(
     with connect(server.uri) as client:
         collection = existing_collection(client, "images")
         collection.set_properties(weights="/somebody/elses.pth", weights_sha256="0" * 64)
-    assert "somebody else's word" in fails(query_code.main, *queries)
+    assert "give the file with --weights" in fails(query_code.main, *queries)
