@@ -23,7 +23,8 @@ from similar_images.network.network_cache import ConvertedNetwork
 from similar_images.network.networks import torch_network_of
 from similar_images.network.openvino_embedder import CPU_BATCH, HINTS, OpenVinoEmbedder
 from similar_images.network.torch_embedder import GPU_BATCH, TorchEmbedder
-from similar_images.pictures.decode_workers import Batch, Decoder
+from similar_images.pictures.decode_task import Batch, Examine, Task
+from similar_images.pictures.decode_workers import Decoder
 from similar_images.pictures.decoding import DecodedImage, Preprocessing
 from similar_images.pictures.image_files import Skipped
 
@@ -36,7 +37,8 @@ PRECISIONS = ("auto", *HINTS)
 GPU_IMAGES = 1000  # fewer are embedded on the CPU before torch has found the GPU
 GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # of CUDA, CUDA in WSL, ROCm; on Linux
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # a container's quota and period, in microseconds
-INLINE_IMAGES = 64  # fewer are decoded before a worker process has started
+FEW_IMAGES = 64  # are decoded before more than one worker process has started
+SCALED_SIDE = 2  # times the network's resize: the least short side of a JPEG decoded at a scale
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,14 @@ class Embedder(typing.Protocol):
     """A network ready to embed; several threads may use it at once.
 
     streams: how many batches to submit at a time. words: device and precision, for reports.
+    exact: whether float32 was asked for, so that pictures are decoded whole.
     """
 
     preprocessing: Preprocessing
     batch_size: int
     streams: int
     words: str
+    exact: bool
 
     def embed(self, pixels: np.ndarray) -> np.ndarray:
         """Return the embeddings of preprocessed images.
@@ -149,26 +153,29 @@ def embed_images(
     root: Path,
     paths: Iterable[str],
     workers: int | None = None,
+    *,
+    for_few: int = 0,
     examine: Examine | None = None,
 ) -> Iterator[EmbeddedBatch]:
     """Yield the embeddings of root/path in batches, in the order of paths.
 
     Paths are taken as they are needed, a few batches ahead. Worker processes decode while the
     network runs: large JPEGs at a reduced scale, unless the embedder is exact. workers=None starts
-    one for each core, or one for few images; 0 decodes in this process, and nothing protects it
-    from a picture that takes all memory. examine is called with each decoded picture, in the
-    workers. Unreadable images are skipped and named. Raises ImageError if no worker can be started.
+    one for each core, or for_few of them for FEW_IMAGES; 0 decodes in this process, and nothing
+    protects it from a picture that takes all memory. examine is called with each decoded picture,
+    where it is decoded. Unreadable images are skipped and named. Raises ImageError if workers
+    can't be started.
     """
     paths = iter(paths)
     first = list(itertools.islice(paths, FEW_IMAGES + 1))
     if workers is None:
-        workers = 1 if len(first) <= FEW_IMAGES else core_count()
+        workers = for_few if len(first) <= FEW_IMAGES else core_count()
     ahead = embedder.streams + 1
     waiting: collections.deque[tuple[Batch, Future[np.ndarray]]] = collections.deque()
     task = Task(
         root=root,
         preprocessing=embedder.preprocessing,
-        least_side=None if embedder.exact else LEAST_SCALE * embedder.preprocessing.resize,
+        least_side=None if embedder.exact else SCALED_SIDE * embedder.preprocessing.resize,
         examine=examine,
     )
     with (

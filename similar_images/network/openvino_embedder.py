@@ -37,6 +37,7 @@ class OpenVinoEmbedder:
         A precision that the CPU lacks is replaced by OpenVINO, with a warning.
         """
         self.preprocessing = network.preprocessing
+        self.exact = precision == "float32"
         self.batch_size = batch_size or max(1, min(CPU_BATCH, images))
         self.streams = max(1, min(cores, -(-images // self.batch_size)))
         settings = {

@@ -28,6 +28,7 @@ class TorchEmbedder:
         import torch
 
         self.preprocessing = network.preprocessing
+        self.exact = precision == "float32"
         on_gpu = device != "cpu"
         self.batch_size = batch_size or (GPU_BATCH if on_gpu else TORCH_CPU_BATCH)
         self.streams = GPU_STREAMS if on_gpu else 1

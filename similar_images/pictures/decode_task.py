@@ -11,6 +11,8 @@ from PIL import Image
 from similar_images.pictures.decoding import DecodedImage, Preprocessing, decode
 from similar_images.pictures.image_files import ImageError, Skipped, skipped_for
 
+Examine = Callable[[DecodedImage, Image.Image], Any]  # a function of a module, sent to workers
+
 
 @dataclass
 class Batch:
@@ -32,13 +34,13 @@ class Task:
     """What is done with each picture; it is sent to the workers.
 
     least_side: see decode(). preprocessing: what makes the pixels of a batch; None for none.
-    examine: a function of a module, called with each decoded picture, which it may change.
+    examine: called with each decoded picture.
     """
 
     root: Path
     preprocessing: Preprocessing | None = None
     least_side: int | None = None
-    examine: Callable[[DecodedImage, Image.Image], Any] | None = None
+    examine: Examine | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
