@@ -1,8 +1,9 @@
-"""Before a load: what is to be loaded, and the collection that it goes into."""
+"""Before a load: its options, checks of the folder, and the collection to load into."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from similar_images.console import warn
 from similar_images.milvus.client import Client, CollectionError
 from similar_images.milvus.collection import BEGUN, LOAD, ImageCollection
 from similar_images.milvus.vector_index import FLAT
@@ -32,7 +33,7 @@ class LoadOptions:
 
 
 def check_source(folder: Path) -> None:
-    """Raise ImageError if it is plain that the folder holds nothing to load."""
+    """Raise ImageError if the folder does not exist or holds no images."""
     check_folder(folder, "--images")
     listing = Listing()
     if next(iter_images(folder, listing), None) is None and not listing.skipped:
@@ -52,12 +53,15 @@ def collection_to_load(client: Client, options: LoadOptions, model: Model) -> Im
     properties |= model.properties()
     beside_name = options.collection + NEW_SUFFIX
     found = ImageCollection.find(client, options.collection)
-    beside = ImageCollection.find(client, beside_name)
-    if beside and (found is None or options.recreate):  # left by an interrupted --recreate
-        if beside.root == Path(root) and model.same_vectors(beside.properties):
-            if found is None:
-                beside.rename(options.collection)
+    beside = find_interrupted(client, options) if found is None or options.recreate else None
+    if beside and found is None:  # interrupted after its old collection was dropped: it is complete
+        beside.rename(options.collection)
+        if options.recreate and _is_resumable(beside, root, model):
             return beside
+        found, beside = beside, None
+    if beside and _is_resumable(beside, root, model):
+        return beside
+    if beside:
         beside.drop()
     if found is None:
         return ImageCollection.create(client, options.collection, properties)
@@ -68,6 +72,26 @@ def collection_to_load(client: Client, options: LoadOptions, model: Model) -> Im
     if not found.index.current():
         found.use_index(FLAT)
     return found
+
+
+def find_interrupted(client: Client, options: LoadOptions) -> ImageCollection | None:
+    """Return the collection that an interrupted --recreate was loading, if there is one."""
+    return ImageCollection.find(client, options.collection + NEW_SUFFIX)
+
+
+def warn_if_interrupted(client: Client, options: LoadOptions) -> None:
+    """Warn of a collection that an interrupted --recreate has left beside the old one."""
+    name = options.collection + NEW_SUFFIX
+    if not options.recreate and client.ask("has_collection", name, advice=client.damaged):
+        warn(
+            f"an interrupted --recreate has left the collection {name}, which uses memory and "
+            "disk; run again with --recreate to complete and remove it"
+        )
+
+
+def _is_resumable(collection: ImageCollection, root: str, model: Model) -> bool:
+    """Return whether an interrupted load of this folder with this model can be continued."""
+    return collection.root == Path(root) and model.same_vectors(collection.properties)
 
 
 def check_same_model(collection: ImageCollection, model: Model) -> None:
@@ -82,10 +106,10 @@ def check_same_model(collection: ImageCollection, model: Model) -> None:
 
 
 def settle_root(collection: ImageCollection, root: str, moved: bool) -> None:
-    """Record the collection's folder, if it has moved; CollectionError if it is another one."""
+    """Record the folder's new place if --moved is given; CollectionError for another folder."""
     if str(collection.root) != root and not moved:
         raise CollectionError(
             f"the collection {collection.name} holds the folder {collection.root}; choose another "
-            "--collection, or add --moved if that folder is here now"
+            "--collection, add --moved if that folder is here now, or --recreate to replace it"
         )
     collection.set_properties(root=root)
