@@ -94,7 +94,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def load_options(args: argparse.Namespace) -> LoadOptions:
-    """Return what is to be loaded, and how."""
+    """Return the options of the load."""
     return LoadOptions(
         folder=args.images,
         collection=args.collection,

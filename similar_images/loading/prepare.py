@@ -46,37 +46,35 @@ def check_source(folder: Path) -> None:
 def collection_to_load(client: Client, options: LoadOptions, model: Model) -> ImageCollection:
     """Return the collection to load into, created if need be; with --recreate, one beside it.
 
-    Raises CollectionError if the collection holds another folder or another model's vectors.
+    All ranks that call it one after another get the same one. Raises CollectionError if the
+    collection holds another folder or another model's vectors.
     """
     root = str(options.folder.resolve())
     properties = {"root": root, "index": options.index or "auto", LOAD: BEGUN}
     properties |= model.properties()
     beside_name = options.collection + NEW_SUFFIX
     found = ImageCollection.find(client, options.collection)
-    beside = find_interrupted(client, options) if found is None or options.recreate else None
-    if beside and found is None:  # interrupted after its old collection was dropped: it is complete
-        beside.rename(options.collection)
-        if options.recreate and _is_resumable(beside, root, model):
+    beside = None  # left by an interrupted --recreate; alone, it is the complete one
+    if options.recreate or found is None:
+        beside = ImageCollection.find(client, beside_name)
+    if options.recreate:
+        if beside and beside.root == Path(root) and model.same_vectors(beside.properties):
             return beside
-        found, beside = beside, None
-    if beside and _is_resumable(beside, root, model):
-        return beside
+        if beside and found is None:
+            beside.rename(options.collection)
+        elif beside:
+            beside.drop()
+        return ImageCollection.create(client, beside_name, properties)
     if beside:
-        beside.drop()
+        beside.rename(options.collection)
+    found = found or beside
     if found is None:
         return ImageCollection.create(client, options.collection, properties)
-    if options.recreate:
-        return ImageCollection.create(client, beside_name, properties)
     check_same_model(found, model)
     settle_root(found, root, options.moved)
     if not found.index.current():
         found.use_index(FLAT)
     return found
-
-
-def find_interrupted(client: Client, options: LoadOptions) -> ImageCollection | None:
-    """Return the collection that an interrupted --recreate was loading, if there is one."""
-    return ImageCollection.find(client, options.collection + NEW_SUFFIX)
 
 
 def warn_if_interrupted(client: Client, options: LoadOptions) -> None:
@@ -87,11 +85,6 @@ def warn_if_interrupted(client: Client, options: LoadOptions) -> None:
             f"an interrupted --recreate has left the collection {name}, which uses memory and "
             "disk; run again with --recreate to complete and remove it"
         )
-
-
-def _is_resumable(collection: ImageCollection, root: str, model: Model) -> bool:
-    """Return whether an interrupted load of this folder with this model can be continued."""
-    return collection.root == Path(root) and model.same_vectors(collection.properties)
 
 
 def check_same_model(collection: ImageCollection, model: Model) -> None:

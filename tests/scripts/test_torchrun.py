@@ -1,11 +1,13 @@
 """Several loaders, started by torchrun, on a real server."""
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,12 +22,12 @@ pytest.importorskip("milvus", reason="there is a Milvus server for Linux alone")
 Loader = "subprocess.Popen[str]"
 
 
-def torchrun(ranks: int, uri: str, *options: str) -> Loader:
-    """Start embed_and_load.py on several ranks of this machine."""
+def torchrun(ranks: int, uri: str, *options: str, load: Sequence[str] = ("--prune",)) -> Loader:
+    """Start embed_and_load.py on several ranks of this machine; load: its own options."""
     launch = [sys.executable, "-m", "torch.distributed.run", *options]
     launch += ["--nproc-per-node", str(ranks), str(PROJECT / "embed_and_load.py")]
     return subprocess.Popen(
-        [*launch, *LOAD, "--milvus-uri", uri, "--prune"],
+        [*launch, *LOAD, "--milvus-uri", uri, *load],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -60,6 +62,14 @@ def test_ranks_load_every_image_once(images: set[str], server: Server) -> None:
     assert "191 were in already" in out
     assert f"{len(gone)} rows have no readable file any more: removed" in out
     assert rows(server.uri) == {path: stored[path] for path in images - set(gone)}
+
+
+def test_ranks_recreate_one_collection(images: set[str], server: Server) -> None:
+    load = torchrun(2, server.uri, load=["--recreate"])
+    errors = load.communicate()[1]
+    assert load.returncode == 0, errors
+    assert rows(server.uri).keys() == images
+    assert server.collections() == ["images"]
 
 
 def two_nodes(uri: str) -> list[Loader]:
@@ -192,11 +202,11 @@ if "RANK" in os.environ and "--multiprocessing-fork" not in sys.orig_argv:
 """
 
 
-@pytest.mark.parametrize("with_agent", [False, True])
+@pytest.mark.parametrize("fate", ["killed", "machine lost"])
 @pytest.mark.parametrize("rank", [0, 1])
 def test_when_a_rank_or_its_machine_dies_the_others_end(
     rank: int,
-    with_agent: bool,
+    fate: str,
     images: set[str],
     server: Server,
     own_folder: Path,
@@ -209,15 +219,20 @@ def test_when_a_rank_or_its_machine_dies_the_others_end(
         nodes = two_nodes(server.uri)
     try:
         wait_until(Path("held").exists, "the rank was held", lambda: nodes[rank].poll() is None)
-        if with_agent:
-            nodes[rank].kill()
-        os.kill(int(Path("held").read_text()), 9)
+        victim = int(Path("held").read_text())
+        if fate == "killed":
+            os.kill(victim, signal.SIGKILL)
+        else:  # nothing answers, and no connection is closed
+            for pid in (nodes[rank].pid, victim):
+                os.kill(pid, signal.SIGSTOP)
         other = nodes[1 - rank]
         errors = other.communicate(timeout=60)[1]
     finally:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            os.kill(int(Path("held").read_text()), signal.SIGKILL)
         for node in nodes:
             node.kill()
-            node.communicate()
+            node.wait()
     assert other.returncode == 1, errors
     (error,) = errors_in(errors)
     assert error.startswith(f"error: rank {1 - rank}: ")
