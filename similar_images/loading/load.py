@@ -129,7 +129,9 @@ def embed_and_upsert(job: Load, todo: Todo, tally: Tally, progress: SharedProgre
     )
     job.collection.set_properties(**{LOAD: BEGUN})
     with RowWriter(job.collection, progress) as writer:
-        for batch in embed_images(embedder, job.options.folder, todo, job.network.options.workers):
+        folder, workers = job.options.folder, job.network.options.workers
+        # At least one worker, even for a single image: one that kills it is skipped, see Decoder.
+        for batch in embed_images(embedder, folder, todo, workers, for_few=1):
             writer.add(batch.images, batch.embeddings)
             tally.skipped += batch.skipped
             progress.update(len(batch.skipped))
