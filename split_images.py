@@ -1,13 +1,13 @@
-"""Split CIFAR-10's 50,000 training images at random into two folders of PNGs.
+"""Split the 50,000 training images of CIFAR-10 at random into two folders of PNG files.
 
 Usage:
-  python split_images.py                      # CIFAR-10 from here, else downloaded
-  python split_images.py --cifar ~/data       # CIFAR-10 from there
+  python split_images.py                      # CIFAR-10 from the current folder, or downloaded
+  python split_images.py --cifar ~/data       # CIFAR-10 from another folder
   python split_images.py --sample             # scikit-learn's 1,797 digits instead
 
-Reads:  ./cifar-10-batches-py, else ./cifar-10-python.tar.gz, else the published archive
+Reads:  ./cifar-10-batches-py or ./cifar-10-python.tar.gz; if neither exists, downloads the latter
 Writes: database_set/<label>/<position>.png and query_set/<label>/<position>.png, where
-        position is the image's place in the published order
+        position is the image's position in the published order
 """
 
 import argparse
@@ -23,9 +23,16 @@ from similar_images.console import (
     status_of,
     whole_number,
 )
-from similar_images.splitting import cifar10
-from similar_images.splitting.digits import ImageSet, ImageSetError, sample_digits
-from similar_images.splitting.split import SplitError, check_targets, split_positions, write_split
+from similar_images.splitting.cifar10 import load_cifar10
+from similar_images.splitting.digits import load_digits
+from similar_images.splitting.split import (
+    ImageSet,
+    ImageSetError,
+    SplitError,
+    check_targets,
+    split_positions,
+    write_split,
+)
 
 SEEDS = whole_number(0, 2**32 - 1)
 
@@ -40,51 +47,45 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--query-fraction",
         type=number_between(0, 1),
         default=0.1,
-        metavar="SHARE",
-        help="part of the images (default: 0.1)",
+        metavar="FRACTION",
+        help="fraction of the images that become queries (default: 0.1)",
     )
     parser.add_argument(
-        "--seed", type=SEEDS, default=42, metavar="N", help="of the split (default: 42)"
+        "--seed", type=SEEDS, default=42, metavar="N", help="random seed of the split (default: 42)"
     )
     parser.add_argument(
-        "--limit", type=whole_number(2, 10**9), metavar="N", help="take only the first N images"
+        "--limit", type=whole_number(2, 10**9), metavar="N", help="use only the first N images"
     )
     parser.add_argument(
-        "--sample", action="store_true", help="scikit-learn's 1,797 digit images, no download"
+        "--sample", action="store_true", help="scikit-learn's 1,797 digits, no download"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier split")
     add_quiet_option(parser)
     args = parser.parse_args(argv)
     if args.sample and args.cifar:
-        parser.error("--sample and --cifar exclude each other")
+        parser.error("--sample and --cifar can't be used together")
     database, queries = args.database_set.resolve(), args.query_set.resolve()
     if database == queries or database in queries.parents or queries in database.parents:
-        parser.error("--database-set and --query-set must not lie in each other")
+        parser.error("--database-set and --query-set must not be the same or contain each other")
     return args
 
 
 def load_images(args: argparse.Namespace, console: Console) -> ImageSet:
-    """Return the images to split: the digits, or CIFAR-10 from where it is."""
+    """Return the images to split, from the reader of the data set that was chosen."""
     if args.sample:
-        console.say("Splitting scikit-learn's digits")
-        return sample_digits()
-    source = cifar10.find_cifar(args.cifar, console)
-    console.say(f"Splitting CIFAR-10 from {source}")
-    images = cifar10.load_cifar(source)
-    if len(images) != cifar10.PUBLISHED_IMAGES:
-        published = f"CIFAR-10 as published has {cifar10.PUBLISHED_IMAGES:,}"
-        console.trouble(f"note: {len(images):,} images; {published}")
-    return images
+        return load_digits(console)
+    return load_cifar10(args.cifar, console)
 
 
 def run(args: argparse.Namespace, console: Console) -> None:
-    """Load the images, split them, write both folders, and say what was made."""
+    """Load the images, split them, write both folders, and report their sizes."""
     start = time.perf_counter()
     check_targets([args.database_set, args.query_set], args.overwrite)
     images = load_images(args, console)
     count = min(len(images), args.limit or len(images))
     database, queries = split_positions(count, args.query_fraction, args.seed)
-    write_split(images, {args.database_set: database, args.query_set: queries}, console)
+    sets = {args.database_set: database, args.query_set: queries}
+    write_split(images, sets, console, args.overwrite)
     seconds = time.perf_counter() - start
     console.say(f"{args.database_set}: {len(database):,} images")
     console.say(f"{args.query_set}: {len(queries):,} images")
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit status."""
     args = parse_args(argv)
-    interrupted = "both folders are as they were, or whole; run it again"
+    interrupted = "both folders are as before, or complete; run it again"
     expected = (SplitError, ImageSetError)
     return status_of(lambda: run(args, Console(args.quiet)), expected, interrupted)
 

@@ -1,1 +1,1 @@
-"""The README's figures, measured: python -m benchmarks.run."""
+"""Benchmarks: the README's and the documentation's figures."""

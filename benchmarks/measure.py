@@ -1,6 +1,8 @@
-"""What every benchmark needs: the machine's limit, the machine in words, figures in words."""
+"""What the benchmarks share: images, times and memory, tables, a description of the machine."""
 
+import contextlib
 import importlib.metadata
+import json
 import os
 import platform
 import statistics
@@ -8,16 +10,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from similar_images.network.embedding import core_count
+from similar_images.pictures.image_files import ImageError, Listing, check_folder, iter_images
+from similar_images.whole_files import write_together
 
-GFLOP_PER_IMAGE = 3.64  # ResNet18 at 224×224: 1.82 G multiplications, each with its addition
-MATRICES = (1024, 4096)  # sides of the matrix products; the better one is the limit
 PROJECT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "torchvision", "openvino", "numpy", "Pillow", "pymilvus", "milvus-lite")
 
@@ -29,38 +32,44 @@ def seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def matrix_limit(precision: str, device: str = "cpu") -> float:
-    """Return what torch's matrix product reaches now, as ResNet18 images/s: a yardstick.
+def say(*words: object) -> None:
+    """Print what is being measured, with the time, on stderr."""
+    print(time.strftime("%H:%M:%S"), *words, file=sys.stderr, flush=True)
 
-    A network that multiplies less (Winograd's algorithm), or whose matrices fit the caches
-    better, can exceed it.
+
+def image_paths(root: Path, option: str) -> list[str]:
+    """Return the paths of a folder's images, sorted; ImageError if it is no folder or has none.
+
+    option: how another folder is chosen, such as --images.
     """
-    rates = []
-    for side in MATRICES:
-        matrix = torch.randn(side, side, device=device).to(getattr(torch, precision))
-        torch.mm(matrix, matrix)
-        times = max(3, 3 * MATRICES[-1] ** 3 // side**3 // 4)
-
-        def products(matrix: torch.Tensor = matrix, times: int = times) -> None:
-            for _ in range(times):
-                product = torch.mm(matrix, matrix)
-            float(product[0, 0])  # waits for a GPU
-
-        rates.append(times * 2 * side**3 / 1e9 / seconds(products) / GFLOP_PER_IMAGE)
-    return max(rates)
+    check_folder(root, option)
+    paths = sorted(image.path for image in iter_images(root, Listing()))
+    if not paths:
+        raise ImageError(f"{root} holds no images; choose {option}")
+    return paths
 
 
-def in_words(figure: list[float] | float) -> str:
-    """Return a figure with four digits, repetitions of one as 'median (least to most)'.
+def in_words(figure: float) -> str:
+    """Return a figure with four digits.
 
-    What is whole or large has all its digits before the point, a cosine that is almost 1 six.
+    A whole or large number has all its digits before the point, a cosine that is almost 1 six.
     """
-    if isinstance(figure, list):
-        median, least, most = map(in_words, (statistics.median(figure), min(figure), max(figure)))
-        return f"{median} ({least} to {most})"
     if figure >= 1000 or figure == round(figure):
         return f"{figure:,.0f}"
     return f"{figure:,.6f}" if 0.999 < figure < 1 else f"{figure:,.4g}"
+
+
+def table_of_figures(figures: Mapping[str, list[float] | float]) -> str:
+    """Return figures as a Markdown table: each with the number of runs that it comes from.
+
+    A list holds the values of several runs, a number is the result of a single one.
+    """
+    rows = []
+    for name, figure in figures.items():
+        runs = figure if isinstance(figure, list) else [figure]
+        spread = [in_words(min(runs)), in_words(max(runs))] if len(runs) > 1 else ["", ""]
+        rows.append([name, in_words(statistics.median(runs)), *spread, str(len(runs))])
+    return table(["figure", "value", "least", "most", "runs"], rows)
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -70,50 +79,64 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def machine() -> str:
-    """Return the hardware and the versions that figures belong to, as a sentence begins."""
+    """Return the hardware and the versions that figures were measured with."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     types = [k for k, v in torch.cpu.get_capabilities().items() if v is True and "bf16" in k]
-    memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    memory = ""
+    if hasattr(os, "sysconf"):  # Windows lacks it
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        memory = f", {round(size / 2**30)} GiB"
+    versions = [f"Python {platform.python_version()}"]
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions.append(f"{name} {importlib.metadata.version(name)}")
     return (
         f"{core_count()} cores of {[*names, platform.processor()][0]} "
-        f"({', '.join(sorted(types)) or 'no bfloat16'}){gpu}, {memory} GiB, {platform.system()} "
-        f"{platform.machine()}, Python {platform.python_version()}, {packages}"
+        f"({', '.join(sorted(types)) or 'no bfloat16'}){gpu}{memory}, {platform.system()} "
+        f"{platform.machine()}, {', '.join(versions)}"
+    )
+
+
+def write_results(folder: Path, name: str, results: Mapping[str, Any], text: str) -> None:
+    """Write figures as folder/name.json and a reader's text of them as folder/name.md."""
+    content = json.dumps(results, indent=1) + "\n"
+    write_together(
+        {folder / f"{name}.json": content.encode(), folder / f"{name}.md": text.encode()}
     )
 
 
 def run_script(script: str, *arguments: object, cwd: Path) -> tuple[float, float]:
     """Run a script of the project; return its seconds and its peak memory in MiB.
 
-    The memory is that of the process without its decode workers. Raises RuntimeError with what
-    it printed if it fails.
+    The memory is that of the process without its decode workers; see peak_memory(). Raises
+    RuntimeError with what the script printed if it fails.
     """
     command = [sys.executable, str(PROJECT / script), *map(str, arguments)]
     start = time.perf_counter()
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(command, cwd=cwd, stdout=output, stderr=subprocess.STDOUT)
-        peak = 0
+        peak = 0.0
         while process.poll() is None:
-            peak = max(peak, _peak_memory(process.pid))
+            peak = max(peak, peak_memory(process.pid))
             time.sleep(0.02)
         taken = time.perf_counter() - start
         if process.returncode:
             output.seek(0)
             raise RuntimeError(f"{' '.join(command)} failed:\n{output.read()}")
-    return taken, peak / 1024
+    return taken, peak
 
 
-def _peak_memory(pid: int) -> int:
-    """Return a process's peak resident memory in KiB so far; 0 where the system hides it."""
+def peak_memory(pid: int) -> float:
+    """Return a process's peak resident memory in MiB so far; 0 except on Linux."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return 0
     lines = [line for line in status.splitlines() if line.startswith("VmHWM")]
-    return int(lines[0].split()[1]) if lines else 0
+    return int(lines[0].split()[1]) / 1024 if lines else 0
 
 
 def nearest(queries: np.ndarray, database: np.ndarray) -> np.ndarray:
@@ -127,15 +150,16 @@ def agreement(
     other: tuple[np.ndarray, np.ndarray],
     labels: tuple[Sequence[str], Sequence[str]],
 ) -> dict[str, float]:
-    """Return how far the matches of `other` agree with the reference's.
+    """Return how far the matches of `other` agree with those of the reference.
 
     Each is (queries, database), (N, D) and (M, D) float32 of unit length; labels likewise.
-    What is given up is similarity by the reference's vectors: its own match's less the other's.
+    The similarity lost is that of the reference's match less that of the other's, both by the
+    reference's vectors.
     """
     queries, database = reference
     best, found = nearest(queries, database), nearest(*other)
     similarity = [np.einsum("ij,ij->i", queries, database[rows]) for rows in (best, found)]
-    given_up = similarity[0] - similarity[1]
+    lost = similarity[0] - similarity[1]
     cosines = [np.einsum("ij,ij->i", a, b) for a, b in zip(reference, other, strict=True)]
     query_labels, database_labels = (np.array(names) for names in labels)
     return {
@@ -143,8 +167,10 @@ def agreement(
         "database images": len(database),
         "least cosine": float(min(c.min() for c in cosines)),
         "equal nearest matches": float((best == found).mean()),
-        "similarity given up, mean": float(given_up.mean()),
-        "similarity given up, most": float(given_up.max()),
+        "similarity lost, mean": float(lost.mean()),
+        "similarity lost, most": float(lost.max()),
         "share of equal labels, float32": float((query_labels == database_labels[best]).mean()),
-        "share of equal labels, ours": float((query_labels == database_labels[found]).mean()),
+        "share of equal labels, this precision": float(
+            (query_labels == database_labels[found]).mean()
+        ),
     }

@@ -1,11 +1,15 @@
-"""Measure which changes of a picture are found to be the same picture, beside a perceptual hash.
+"""Measure which changed pictures are found to be near-duplicates, also by a perceptual hash.
 
 Usage:
-  python -m benchmarks.near_duplicates FOLDER [FOLDER ...]     # pictures; 400 of each at most
+  python -m benchmarks.near_duplicates database_set ~/Pictures
 
-ImageHash is compared where it is installed (pip install imagehash).
+Reads:  up to 400 pictures of each folder, drawn at random
+Writes: a table for each folder, to the terminal
+
+ImageHash's phash is compared if it is installed (pip install imagehash).
 """
 
+import argparse
 import importlib.util
 import io
 import sys
@@ -16,13 +20,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from benchmarks.measure import table
+from benchmarks.measure import image_paths, table
+from similar_images.console import script_parser, status_of
 from similar_images.matching.near_duplicates import find_near_duplicates
 from similar_images.matching.pairs import Pair
 from similar_images.pictures.decoding import decode
-from similar_images.pictures.image_files import Listing, iter_images
+from similar_images.pictures.image_files import ImageError
+from similar_images.text import printable
 
-COUNT = 400
+COUNT = 400  # pictures of a folder
 HASH_BITS = 8  # of 64 that may differ
 
 
@@ -55,7 +61,7 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def found_by_hash(one: Image.Image, other: Image.Image) -> bool:
-    """Return whether ImageHash's phash takes them, as they are or mirrored, for the same."""
+    """Return whether ImageHash's phash finds two pictures equal, as they are or mirrored."""
     import imagehash
 
     first = imagehash.phash(one)
@@ -66,7 +72,7 @@ def found_by_hash(one: Image.Image, other: Image.Image) -> bool:
 def shares_found(
     pictures: list[Image.Image], others: list[Image.Image], folder: Path
 ) -> tuple[float, float | None]:
-    """Return which shares of the pairs are found to be the same: by us, and by the hash."""
+    """Return the shares of the pairs found to be near-duplicates: by this project, by the hash."""
     pairs = []
     for number, both in enumerate(zip(pictures, others, strict=True)):
         names = [str(folder / f"{number}-{side}.png") for side in "ab"]
@@ -79,22 +85,54 @@ def shares_found(
     return ours, float(np.mean(list(map(found_by_hash, pictures, others))))
 
 
-def main(argv: list[str] | None = None) -> int:
+def read_pictures(root: Path) -> list[Image.Image]:
+    """Return up to COUNT pictures of a folder, drawn at random; ImageError if there are not two.
+
+    Files that can't be read are left out, with a line on stderr.
+    """
+    paths = image_paths(root, "another folder")
+    pictures = []
+    for i in np.random.default_rng(0).permutation(len(paths))[:COUNT]:
+        try:
+            pictures.append(decode(root, paths[i])[1])
+        except ImageError as error:
+            print(f"skipped {printable(paths[i])}: {printable(str(error))}", file=sys.stderr)
+    if len(pictures) < 2:
+        raise ImageError(f"{root} holds fewer than two readable pictures; choose another folder")
+    return pictures
+
+
+def measure(root: Path) -> str:
+    """Return the table of a folder."""
+    pictures = read_pictures(root)
+    others = {name: list(map(change, pictures)) for name, change in CHANGES.items()}
+    others["another picture (wrongly found)"] = pictures[1:] + pictures[:1]
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, changed in others.items():
+            shares = shares_found(pictures, changed, Path(folder))
+            rows.append([name, *("" if x is None else f"{x:.1%}" for x in shares)])
+    header = ["change", "found", "ImageHash phash"]
+    return f"{len(pictures)} pictures of {printable(str(root))}\n\n{table(header, rows)}\n"
+
+
+def run(folders: list[Path]) -> None:
     """Print a table for each folder."""
-    for root in map(Path, (argv or sys.argv)[1:]):
-        paths = sorted(image.path for image in iter_images(root, Listing()))
-        chosen = np.random.default_rng(0).permutation(len(paths))[:COUNT]
-        pictures = [decode(root, paths[i])[1] for i in chosen]
-        rows = []
-        with tempfile.TemporaryDirectory() as folder:
-            others = {name: list(map(change, pictures)) for name, change in CHANGES.items()}
-            others["another picture (wrongly found)"] = pictures[1:] + pictures[:1]
-            for name, changed in others.items():
-                shares = shares_found(pictures, changed, Path(folder))
-                rows.append([name, *("" if x is None else f"{x:.1%}" for x in shares)])
-        print(f"{len(pictures)} pictures of {root}\n")
-        print(table(["change", "found", "ImageHash phash"], rows), "\n")
-    return 0
+    for root in folders:
+        print(measure(root))
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Return the command line's options."""
+    parser = script_parser(__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="with pictures")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the benchmark; return its exit status."""
+    args = parse_args(argv)
+    return status_of(lambda: run(args.folders), (ImageError,), "nothing was changed; run it again")
 
 
 if __name__ == "__main__":

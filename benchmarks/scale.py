@@ -5,13 +5,14 @@ Usage:
   python -m benchmarks.scale --sizes 10000 100000 1000000
   python -m benchmarks.scale --milvus-uri http://localhost:19530 --indexes flat hnsw
 
-Writes: scale.json and scale.md in --output; those of another engine or size stay
+Reads:  scale.json in --output: the figures of other engines and sizes stay
+Writes: scale.json and scale.md in --output
 """
 
 import argparse
 import json
 import multiprocessing
-import resource
+import os
 import sys
 import tempfile
 import time
@@ -23,12 +24,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import machine, seconds, table
-from similar_images.console import script_parser, whole_number
+from benchmarks.measure import machine, peak_memory, say, seconds, table, write_results
+from similar_images.console import script_parser, status_of, whole_number
 from similar_images.loading.inventory import Inventory, State
 from similar_images.loading.row_writer import UPSERT_ROWS
 from similar_images.matching.recall import exact_search, recall
-from similar_images.milvus.client import is_lite
+from similar_images.milvus.client import CollectionError, is_lite
 from similar_images.milvus.collection import ImageCollection, existing_collection
 from similar_images.milvus.connection import connect
 from similar_images.milvus.schema import Match
@@ -38,7 +39,7 @@ from similar_images.pictures.image_files import FoundImage
 
 NAME = "scale_benchmark"
 CHUNK = 10_000  # rows made at a time
-DIMENSION, LATENT = 512, 32  # of the vectors, and what they really have, as real ones have few
+DIMENSION, LATENT = 512, 32  # of the vectors; their intrinsic one, which is low as in real ones
 QUERIES, TOP_K = 1000, 10
 HOMEWORK = Index("IVF_SQ8", {"nlist": 1000}, {"nprobe": 10})
 KINDS = {**INDEXES, "ivf_sq8": HOMEWORK}
@@ -47,7 +48,7 @@ KINDS = {**INDEXES, "ivf_sq8": HOMEWORK}
 def unit_vectors(count: int, seed: int) -> np.ndarray:
     """Return (count, 512) float32 of unit length: LATENT normal numbers through a random layer.
 
-    Not negative and near to each other, like a network's embeddings after their ReLU.
+    Non-negative and close to each other, like a network's embeddings after their ReLU.
     """
     layer = np.random.default_rng(0).standard_normal((LATENT, DIMENSION), dtype=np.float32)
     latent = np.random.default_rng(seed).standard_normal((count, LATENT), dtype=np.float32)
@@ -69,7 +70,7 @@ def path_of(number: int) -> str:
 
 
 def fill(uri: str, rows: int) -> dict[str, float]:
-    """Make the collection and upsert its rows; return what that took."""
+    """Make the collection and upsert its rows; return the time that takes."""
     with connect(uri) as client:
         properties = {"root": "/nowhere", "dimension": str(DIMENSION)}
         collection = ImageCollection.create(client, NAME, properties)
@@ -96,7 +97,7 @@ def resume(uri: str, rows: int) -> dict[str, float]:
 
 
 def search(uri: str, kind: str) -> dict[str, float]:
-    """Search with an index, held against an exact search beside Milvus."""
+    """Search with an index, compared with an exact search outside Milvus."""
     queries = unit_vectors(QUERIES, seed=0)
     with connect(uri) as client:
         collection = existing_collection(client, NAME)
@@ -119,22 +120,22 @@ def search(uri: str, kind: str) -> dict[str, float]:
     }
 
 
-def peak_bytes() -> int:
-    """Return the most memory that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def own_peak_memory() -> float:
+    """Return this process's peak memory in MiB; see peak_memory()."""
+    return peak_memory(os.getpid())
 
 
 def measure(uri: str, rows: int, kinds: list[str]) -> dict[str, float]:
-    """Fill a collection and measure all that is asked of it, each in a process of its own."""
+    """Fill a collection, check it for changes and search it, each in a new process."""
     figures: dict[str, float] = {}
     steps: list[tuple[Any, ...]] = [(fill, rows), (resume, rows)]
     for function, *args in [*steps, *((search, kind) for kind in kinds)]:
-        print(time.strftime("%H:%M:%S"), function.__name__, *args, file=sys.stderr, flush=True)
+        say(function.__name__, *args)
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            before = pool.submit(peak_bytes).result()
+            before = pool.submit(own_peak_memory).result()
             figures |= pool.submit(function, uri, *args).result()
-            if function in (fill, resume):
-                grown = (pool.submit(peak_bytes).result() - before) / 2**20
+            if before and function in (fill, resume):
+                grown = pool.submit(own_peak_memory).result() - before
                 figures[f"{function.__name__}: this process grew by, MiB"] = grown
     with connect(uri) as client:
         ImageCollection(client, NAME).drop()
@@ -157,28 +158,50 @@ def markdown(results: dict[str, Any]) -> str:
     )
 
 
-def main(argv: list[str] | None = None) -> int:
+def run(args: argparse.Namespace) -> None:
     """Measure each size in turn; write the figures after each."""
-    parser: argparse.ArgumentParser = script_parser(__doc__)
-    sizes = whole_number(1000, 10**9)
-    parser.add_argument("--sizes", nargs="+", type=sizes, default=[10_000, 100_000], metavar="N")
-    parser.add_argument("--milvus-uri", metavar="URI", help="a server (default: Milvus Lite)")
-    parser.add_argument("--indexes", nargs="+", choices=KINDS, default=["flat"])
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent, metavar="DIR")
-    args = parser.parse_args(argv)
     file = args.output / "scale.json"
     results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     results |= {"machine": machine(), "date": datetime.now(UTC).date().isoformat()}
-    args.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         uri = args.milvus_uri or str(Path(folder, "scale.db"))
         for rows in args.sizes:
             name = f"{'Milvus Lite' if is_lite(uri) else 'server'}, {rows:,} rows"
             results.setdefault("figures", {})[name] = measure(uri, rows, args.indexes)
-            file.write_text(json.dumps(results, indent=1) + "\n")
-            (args.output / "scale.md").write_text(markdown(results))
-    print((args.output / "scale.md").read_text())
-    return 0
+            write_results(args.output, "scale", results, markdown(results))
+    print(markdown(results))
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Return the command line's options."""
+    parser = script_parser(__doc__)
+    parser.add_argument(
+        "--sizes",
+        nargs="+",
+        type=whole_number(1000, 10**9),
+        default=[10_000, 100_000],
+        metavar="N",
+        help="rows of a collection (default: 10000 100000)",
+    )
+    parser.add_argument("--milvus-uri", metavar="URI", help="a server (default: Milvus Lite)")
+    parser.add_argument(
+        "--indexes", nargs="+", choices=KINDS, default=["flat"], help="default: flat"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path(__file__).parent,
+        metavar="DIR",
+        help="default: benchmarks",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the benchmark; return its exit status."""
+    args = parse_args(argv)
+    interrupted = f"the figures of the sizes that had ended are in {args.output}"
+    return status_of(lambda: run(args), (CollectionError,), interrupted)
 
 
 if __name__ == "__main__":

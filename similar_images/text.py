@@ -1,4 +1,13 @@
-"""Words and numbers for people: counted nouns, shares, text that stays on its line."""
+"""Text for people: counted nouns, percentages, names from outside that stay on their line."""
+
+import re
+
+# Control characters, bidirectional controls, line and paragraph separators, and surrogates (bytes
+# of a file name that are not UTF-8). A backslash only where it would read as one of our escapes.
+_ESCAPED = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+    r"|\\(?=u[0-9a-f]{4})"
+)
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
@@ -20,14 +29,14 @@ def share(part: int, whole: int) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Return text with all that could forge or reorder a line escaped: controls, bidi marks.
+    r"""Return text without the characters that could forge or reorder a line.
 
-    >>> printable("a\tb")
-    'a\\tb'
+    Each of them becomes \uNNNN, with four lower-case hexadecimal digits; everything else stays as
+    it is. A backslash that such digits follow already becomes \u005c, so that no two texts look
+    the same: replacing every \uNNNN by its character gives the text back. To be applied once, to
+    what is printed.
+
+    >>> printable("a\tb"), printable(r"C:\new\猫\u.png"), printable(r"C:\uface.png")
+    ('a\\u0009b', 'C:\\new\\猫\\u.png', 'C:\\u005cuface.png')
     """
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape", "replace").decode()
-        for char in text
-    )
+    return _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

@@ -1,18 +1,18 @@
-"""Files and folders that appear whole, several together, or not at all.
+"""Replaces files and folders together: afterwards all are as wanted, or all are as before.
 
-What is new is first written beside its place, as .NAME.partial. Then what is old is moved to
-.NAME.old, what is new into its place, and what is old is deleted: no step without a way back.
+New content is first written beside its place, as .NAME.partial. Then the old content is moved to
+.NAME.old, the new content to its place, and the old content is deleted. Each step can be undone.
 """
 
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 
 def partial_of(place: Path) -> Path:
-    """Return where something is written before it is moved to its place, on the same disk."""
+    """Return where new content is written before it is moved to its place on the same disk."""
     return _beside(place, "partial")
 
 
@@ -21,12 +21,12 @@ def _beside(place: Path, suffix: str) -> Path:
 
 
 def leftovers(place: Path) -> tuple[Path, Path]:
-    """Return what a run that was killed may have left beside a place: new content, and old."""
+    """Return where a killed run may have left new content and old content beside a place."""
     return partial_of(place), _beside(place, "old")
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a folder with all that it holds; a link's target stays."""
+    """Delete a file, or a folder with its content; of a link, only the link."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -34,7 +34,7 @@ def remove(path: Path) -> None:
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
-    """Write files that change together: all are as wanted afterwards, or all as before."""
+    """Write several files: afterwards all have the new content, or all are as before."""
     with replacing_together(list(contents)):
         for path, content in contents.items():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,60 +44,86 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
                 os.fsync(file.fileno())
 
 
-@contextlib.contextmanager
-def replacing_together(places: Sequence[Path]) -> Iterator[None]:
-    """Move what the body writes to partial_of(place) into each place; on an error, change nothing.
+def accept(found: Path, place: Path) -> None:
+    """Let whatever is found at a place be replaced."""
 
-    The places must not be links or mount points: resolve() them first.
+
+@contextlib.contextmanager
+def replacing_together(
+    places: Sequence[Path],
+    check: Callable[[Path, Path], None] = accept,
+    discard: Callable[[Path], None] = remove,
+) -> Iterator[None]:
+    """Move what the body writes to partial_of(place) to each place; on an error, change nothing.
+
+    check(found, place) raises an exception if the content of a place must not be replaced. It
+    is called directly before the content is moved away, where found is the place, and again
+    once it has been moved, so that a file that was added in between is put back with the rest.
+    discard(path) deletes old or partial content. The places must not be links or mount points:
+    resolve() them first.
     """
-    put_back(places)
+    put_back(places, check, discard)
     try:
         for place in places:
-            remove(partial_of(place))
+            discard(partial_of(place))
         yield
-        _replace(places)
+        _replace(places, check)
     finally:
         for place in places:
-            with contextlib.suppress(OSError):
-                remove(partial_of(place))
+            with contextlib.suppress(Exception):  # the first exception is the one to report
+                discard(partial_of(place))
     for place in places:
-        remove(_beside(place, "old"))
+        discard(_beside(place, "old"))
 
 
-def _replace(places: Sequence[Path]) -> None:
+def _replace(places: Sequence[Path], check: Callable[[Path, Path], None]) -> None:
+    for place in places:
+        check(place, place)
     try:
         for place in places:
             if place.exists():
                 os.replace(place, _beside(place, "old"))
+        for place in places:
+            check(_beside(place, "old"), place)
         for place in reversed(places):  # a folder that the next step reads comes last
             os.replace(partial_of(place), place)
     except BaseException:
-        for place in places:  # whatever has not been replaced stands in its partial still
-            old, new = _beside(place, "old"), partial_of(place)
-            if old.exists() or not new.exists():
-                if place.exists() and not new.exists():
-                    os.replace(place, new)
-                if old.exists():
-                    os.replace(old, place)
+        with contextlib.ExitStack() as steps:  # all are tried, even if one fails
+            for place in places:
+                steps.callback(_undo, place)
         raise
 
 
-def put_back(places: Sequence[Path]) -> None:
-    """Undo, or end, what a run that was killed while it replaced these places left behind."""
+def _undo(place: Path) -> None:
+    old, new = _beside(place, "old"), partial_of(place)
+    if not new.exists() and place.exists():  # the new content was moved to its place
+        os.replace(place, new)
+    if old.exists():
+        os.replace(old, place)
+
+
+def put_back(
+    places: Sequence[Path],
+    check: Callable[[Path, Path], None] = accept,
+    discard: Callable[[Path], None] = remove,
+) -> None:
+    """Undo, or complete, the replacement of these places by a run that was killed."""
+    for old in [_beside(place, "old") for place in places]:
+        check(old, old)
     replaced = all(place.exists() for place in places)
     for place in places:
         old = _beside(place, "old")
         if old.exists() and replaced:
-            remove(old)
+            discard(old)
         elif old.exists():
-            remove(place)
+            discard(place)
             os.replace(old, place)
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until a folder, its folders and their files are on the disk; OSError if they aren't.
+    """Wait until a folder and all that it holds are on the disk; OSError if that fails.
 
-    Windows syncs files alone: a folder can't be opened there.
+    On Windows only files are synced: folders can't be opened there.
     """
     for parent, _folders, files in os.walk(folder):
         for name in files:
@@ -111,7 +137,7 @@ def sync_folder(folder: Path) -> None:
 def _sync(path: Path, flags: int) -> None:
     try:
         handle = os.open(path, flags)
-    except FileNotFoundError:  # tidied away since it was listed
+    except FileNotFoundError:  # deleted since it was listed
         return
     try:
         os.fsync(handle)

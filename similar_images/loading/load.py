@@ -15,12 +15,7 @@ from similar_images.loading.ranks import Ranks
 from similar_images.loading.row_writer import RowWriter
 from similar_images.milvus.client import CollectionError
 from similar_images.milvus.collection import BEGUN, LOAD, ImageCollection
-from similar_images.network.embedding import (
-    Embedder,
-    EmbeddingOptions,
-    embed_images,
-    make_embedder,
-)
+from similar_images.network.embedding import Embedder, EmbeddingOptions, embed_images, make_embedder
 from similar_images.network.model_description import Model
 from similar_images.pictures.image_files import Listing, Skipped
 from similar_images.text import counted

@@ -1,4 +1,4 @@
-"""From a folder's pictures to vectors: options, choice of device, and the pipeline.
+"""Embed a folder's images: command-line options, choice of device, and the pipeline.
 
 Worker processes decode while the network runs. OpenVINO and torch are imported when first needed.
 """
@@ -20,7 +20,7 @@ import numpy as np
 from similar_images.console import warn, whole_number
 from similar_images.network.model_description import Model, ModelError
 from similar_images.network.network_cache import ConvertedNetwork
-from similar_images.network.networks import torch_network
+from similar_images.network.networks import torch_network_of
 from similar_images.network.openvino_embedder import CPU_BATCH, HINTS, OpenVinoEmbedder
 from similar_images.network.torch_embedder import GPU_BATCH, TorchEmbedder
 from similar_images.pictures.decode_workers import Batch, Decoder
@@ -33,14 +33,15 @@ if typing.TYPE_CHECKING:
 DEFAULT_MODEL = "resnet18"
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", *HINTS)
-GPU_IMAGES = 1000  # fewer take less time on the processor than torch takes to find the GPU
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # a container's: microseconds, per period of so many
+GPU_IMAGES = 1000  # fewer are embedded on the CPU before torch has found the GPU
+GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # of CUDA, CUDA in WSL, ROCm; on Linux
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # a container's quota and period, in microseconds
 INLINE_IMAGES = 64  # fewer are decoded before a worker process has started
 
 
 @dataclass(frozen=True)
 class EmbeddingOptions:
-    """How to embed, as the command line says it; None leaves the choice to the program."""
+    """How to embed, as given on the command line; None leaves the choice to the program."""
 
     device: str = "auto"
     precision: str = "auto"
@@ -51,7 +52,7 @@ class EmbeddingOptions:
 class Embedder(typing.Protocol):
     """A network ready to embed; several threads may use it at once.
 
-    streams: how many batches it computes at a time.
+    streams: how many batches to submit at a time. words: device and precision, for reports.
     """
 
     preprocessing: Preprocessing
@@ -70,7 +71,11 @@ class Embedder(typing.Protocol):
 def make_embedder(
     network: "ConvertedNetwork | Network", options: EmbeddingOptions, images: int
 ) -> Embedder:
-    """Return the network on the device and in the precision for so many images."""
+    """Return the network on the device and in the precision for this number of images.
+
+    Raises ModelError if there is no such device, or if torch has to read the weights again for a
+    GPU and they have changed.
+    """
     device = choose_device(options.device, images)
     precision, batch_size = options.precision, options.batch_size
     if isinstance(network, ConvertedNetwork):
@@ -82,15 +87,15 @@ def make_embedder(
                 images=images,
                 cores=core_count(),
             )
-        network = torch_network(network.model.architecture, network.model.weights)
+        network = torch_network_of(network.model)
     return TorchEmbedder(network, device=device, precision=precision, batch_size=batch_size)
 
 
 def choose_device(device: str, images: int) -> str:
-    """Return the device to compute on; 'auto' takes CUDA, else MPS, else the processor.
+    """Return the device to compute on; 'auto' takes CUDA, else MPS, else the CPU.
 
-    For few images it is the processor, before torch would be imported. Raises ModelError if
-    this machine has no such device.
+    For few images it is the CPU, without importing torch. Raises ModelError if this machine has
+    no such device.
     """
     if device == "cpu" or (device == "auto" and (images < GPU_IMAGES or not _may_have_gpu())):
         return "cpu"
@@ -105,15 +110,14 @@ def choose_device(device: str, images: int) -> str:
 
 
 def _may_have_gpu() -> bool:
-    """Return whether it is worth to import torch and ask it."""
-    signs = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # CUDA, CUDA in Windows's Linux, ROCm
-    return sys.platform != "linux" or any(map(os.path.exists, signs))
+    """Return whether to import torch, which takes seconds, and ask it for a GPU."""
+    return sys.platform != "linux" or any(map(os.path.exists, GPU_FILES))
 
 
 def core_count() -> int:
-    """Return how many cores this process may use; torchrun's on a machine share them.
+    """Return how many cores this process may use; torchrun's processes on a machine share them.
 
-    A container can see all of the machine's cores and be given the time of a few.
+    A container may see all cores of the machine but be limited to the time of a few.
     """
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
@@ -193,19 +197,25 @@ def add_weights_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_embedding_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that every script which embeds folders has."""
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="default: auto")
+    """Add --device, --precision, --batch-size and --workers."""
+    parser.add_argument(
+        "--device",
+        choices=DEVICES,
+        default="auto",
+        help=f"auto: a GPU, if there is one and {GPU_IMAGES:,} images or more to embed",
+    )
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
         default="auto",
-        help="auto: float16 on a GPU, what is fastest on a processor; float32 is exact",
+        help="auto: float16 on a GPU, the fastest on a CPU; float32 is exact; a precision that the "
+        "CPU lacks is replaced by one that it has, with a warning",
     )
     parser.add_argument(
         "--batch-size",
         type=whole_number(1, 4096),
         metavar="N",
-        help=f"images the network takes at a time (default: {CPU_BATCH}; on a GPU {GPU_BATCH})",
+        help=f"images per run of the network (default: {CPU_BATCH}; on a GPU {GPU_BATCH})",
     )
     parser.add_argument(
         "--workers",
@@ -216,7 +226,7 @@ def add_embedding_options(parser: argparse.ArgumentParser) -> None:
 
 
 def embedding_options(args: argparse.Namespace) -> EmbeddingOptions:
-    """Return what add_embedding_options() has read."""
+    """Return the values of the options that add_embedding_options() added."""
     return EmbeddingOptions(
         device=args.device,
         precision=args.precision,
@@ -226,9 +236,9 @@ def embedding_options(args: argparse.Namespace) -> EmbeddingOptions:
 
 
 def warn_if_random(model: Model) -> None:
-    """Say on stderr that an untrained network finds little more than equal colours."""
+    """Warn on stderr that an untrained network finds little more than similar colours."""
     if model.weights == "random":
         warn(
-            "--weights random is an untrained network, good for a trial without a download; its "
-            "matches are weaker than a trained one's"
+            "--weights random is an untrained network, for trying the scripts without a download; "
+            "its matches are weaker than a trained network's"
         )

@@ -1,15 +1,18 @@
 """Worker processes that decode a folder's pictures into shared memory, a batch at a time."""
 
 import collections
-import concurrent.futures
+import contextlib
 import ctypes
+import faulthandler
 import itertools
 import math
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
@@ -22,10 +25,14 @@ import numpy as np
 from similar_images.pictures.decoding import DecodedImage, Preprocessing, decode
 from similar_images.pictures.image_files import ImageError, Skipped, skipped_for
 
+PICTURE_SECONDS = 120  # a worker that decodes one picture for longer is ended
+KILLED = "a decode worker was killed while it decoded it (out of memory?)"
+SPAWN = multiprocessing.get_context("spawn")  # a fork copies locks that threads hold
+
 
 @dataclass
 class Batch:
-    """Decoded images, and those of the batch that could not be.
+    """Decoded pictures, and those of the batch that could not be decoded.
 
     pixels: (N, crop, crop, 3) uint8, N = len(images); valid until release() is called.
     """
@@ -67,22 +74,26 @@ def _exit_after(process: BaseProcess) -> None:
 
 @dataclass(frozen=True)
 class _Work:
-    """What a worker process decodes from, how, and to: (slots, N, crop, crop, 3) uint8."""
+    """What a worker process decodes from, how, and into: (slots, N, crop, crop, 3) uint8."""
 
     root: Path
     preprocessing: Preprocessing
     slots: np.ndarray
+    seconds: float  # for one picture
+    nowhere: int  # a file descriptor of the null device
 
 
+Decoded = tuple[list[DecodedImage], list[Skipped]]
 _work: _Work | None = None  # this worker process's
 
 
 def _start_worker(
-    root: Path, preprocessing: Preprocessing, memory: Any, shape: tuple[int, ...]
+    root: Path, preprocessing: Preprocessing, memory: Any, shape: tuple[int, ...], seconds: float
 ) -> None:
-    """Take what is to be done, and the shared memory."""
+    """Prepare this worker process: note its work, and end with the parent."""
     global _work
-    _work = _Work(root, preprocessing, _as_array(memory, shape))
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    _work = _Work(root, preprocessing, _as_array(memory, shape), seconds, nowhere)
     end_with_parent()
 
 
@@ -90,17 +101,45 @@ def _as_array(memory: Any, shape: tuple[int, ...]) -> np.ndarray:
     return np.frombuffer(memoryview(memory), np.uint8).reshape(shape)
 
 
-def _decode_into(slot: int, paths: list[str]) -> tuple[list[DecodedImage], list[Skipped]]:
+def _decode_into(slot: int, start: int, paths: list[str]) -> Decoded:
+    """In a worker process: decode pictures into a slot, from its place `start` on.
+
+    The process ends if one of them takes too long, even in C code that never returns. The alarm
+    for that starts a thread, which takes as long as decoding a small picture: after quick pictures
+    it is not set anew, and may come a hundredth too early.
+    """
     assert _work is not None
-    batch = decode_batch(_work.root, paths, _work.preprocessing, _work.slots[slot])
-    return batch.images, batch.skipped
+    images: list[DecodedImage] = []
+    skipped: list[Skipped] = []
+    alarm_set = -math.inf
+    for path in paths:
+        if time.monotonic() - alarm_set > _work.seconds / 100:
+            faulthandler.dump_traceback_later(_work.seconds, exit=True, file=_work.nowhere)
+            alarm_set = time.monotonic()
+        out = _work.slots[slot, start + len(images) :]
+        batch = decode_batch(_work.root, [path], _work.preprocessing, out)
+        images += batch.images
+        skipped += batch.skipped
+    faulthandler.cancel_dump_traceback_later()
+    return images, skipped
+
+
+@dataclass
+class _Pending:
+    """A batch that was given to the worker processes."""
+
+    slot: int
+    paths: list[str]
+    future: "Future[Decoded]"
 
 
 class Decoder:
     """Worker processes that decode pictures into shared memory; a context manager.
 
-    With workers=0 the calling process decodes, and no process is started. `ahead` batches are
-    decoded before they are asked for; a batch's memory is used again once it is released.
+    `ahead` batches are decoded before they are asked for; a batch's memory is used again once it
+    is released. A picture whose decoding takes longer than PICTURE_SECONDS, or whose worker is
+    killed or crashes, is skipped, and the others are decoded all the same. With workers=0 the
+    calling process decodes, and nothing protects it from such a picture.
     """
 
     def __init__(
@@ -116,23 +155,19 @@ class Decoder:
         self.batch_size = batch_size
         self.workers = workers
         self.slots = workers + ahead
-        self._free: collections.deque[int] = collections.deque(range(self.slots))
-        self._pool: concurrent.futures.ProcessPoolExecutor | None = None
+        self._free = collections.deque(range(self.slots))
+        self._waiting: collections.deque[_Pending] = collections.deque()
+        self._pool: ProcessPoolExecutor | None = None
         if workers:
-            self._start_pool()
+            # A file without a name: nothing is left of it, however this process ends.
+            shape = (self.slots, batch_size, *preprocessing.shape)
+            self._shared = SPAWN.RawArray(ctypes.c_ubyte, math.prod(shape))
+            self._memory = _as_array(self._shared, shape)
+            self._pool = self._new_pool()
 
-    def _start_pool(self) -> None:
-        spawn = multiprocessing.get_context("spawn")  # a fork copies locks that threads hold
-        shape = (self.slots, self.batch_size, *self.preprocessing.shape)
-        # Backed by a file without a name: nothing is left of it, however this process ends.
-        memory = spawn.RawArray(ctypes.c_ubyte, math.prod(shape))
-        self._memory = _as_array(memory, shape)
-        self._pool = concurrent.futures.ProcessPoolExecutor(
-            self.workers,
-            spawn,
-            _start_worker,
-            (self.root, self.preprocessing, memory, shape),
-        )
+    def _new_pool(self) -> ProcessPoolExecutor:
+        work = (self.root, self.preprocessing, self._shared, self._memory.shape, PICTURE_SECONDS)
+        return ProcessPoolExecutor(self.workers, SPAWN, _start_worker, work)
 
     def __enter__(self) -> "Decoder":
         return self
@@ -149,7 +184,7 @@ class Decoder:
     def batches(self, paths: Iterable[str]) -> Iterator[Batch]:
         """Yield the pictures at root/path in batches, in the order of paths.
 
-        Raises ImageError if a worker process is killed.
+        Raises ImageError if worker processes can't be started.
         """
         chunks = _chunked(paths, self.batch_size)
         if not self._pool:
@@ -157,26 +192,79 @@ class Decoder:
                 out = np.empty((len(chunk), *self.preprocessing.shape), np.uint8)
                 yield decode_batch(self.root, chunk, self.preprocessing, out)
             return
-        waiting: collections.deque[tuple[int, concurrent.futures.Future[Any]]] = collections.deque()
         for chunk in chunks:
             while not self._free:
-                yield self._finish(*waiting.popleft())
+                yield self._finish()
             slot = self._free.popleft()
-            waiting.append((slot, self._pool.submit(_decode_into, slot, chunk)))
-        while waiting:
-            yield self._finish(*waiting.popleft())
-
-    def _finish(self, slot: int, future: "concurrent.futures.Future[Any]") -> Batch:
-        try:
-            images, skipped = future.result()
-        except BrokenProcessPool as error:
-            raise ImageError("a decode worker was killed (out of memory?)") from error
-        return Batch(self._memory[slot, : len(images)], images, skipped, slot)
+            self._waiting.append(_Pending(slot, chunk, self._submit(slot, 0, chunk)))
+        while self._waiting:
+            yield self._finish()
 
     def release(self, batch: Batch) -> None:
         """Give a batch's memory back; its pixels must not be used any more."""
         if batch.slot is not None:
             self._free.append(batch.slot)
+
+    def _submit(self, slot: int, start: int, paths: list[str]) -> "Future[Decoded]":
+        assert self._pool
+        try:
+            return self._pool.submit(_decode_into, slot, start, paths)
+        except BrokenProcessPool as error:  # raised again where the result is asked for
+            broken: Future[Decoded] = Future()
+            broken.set_exception(error)
+            return broken
+
+    def _finish(self) -> Batch:
+        """Return the oldest batch.
+
+        When a worker dies, all batches that the workers had are lost. The oldest lost one is
+        decoded picture by picture, which finds the culprit if it is among them; the others are
+        given to new workers.
+        """
+        oldest = self._waiting.popleft()
+        try:
+            images, skipped = oldest.future.result()
+        except BrokenProcessPool:
+            self._restart()
+            images, skipped = self._one_by_one(oldest)
+            for pending in self._waiting:
+                if pending.future.exception():
+                    pending.future = self._submit(pending.slot, 0, pending.paths)
+        return Batch(self._memory[oldest.slot, : len(images)], images, skipped, oldest.slot)
+
+    def _restart(self) -> None:
+        """Start new workers, after the last of the old ones has ended and writes no more."""
+        assert self._pool
+        self._pool.shutdown(wait=True)
+        self._pool = self._new_pool()
+
+    def _one_by_one(self, batch: _Pending) -> Decoded:
+        """Decode a batch's pictures alone; skip those that their worker dies of."""
+        images: list[DecodedImage] = []
+        skipped: list[Skipped] = []
+        for path in batch.paths:
+            self._check_alive()
+            began = time.monotonic()
+            try:
+                decoded, failed = self._submit(batch.slot, len(images), [path]).result()
+                images += decoded
+                skipped += failed
+            except BrokenProcessPool:
+                late = time.monotonic() - began >= PICTURE_SECONDS
+                reason = f"decoding it takes more than {PICTURE_SECONDS} s" if late else KILLED
+                skipped.append(Skipped(path, reason, unseen=True))
+                self._restart()
+        return images, skipped
+
+    def _check_alive(self) -> None:
+        """Make sure that a worker answers, so that no picture is blamed for one that was dead."""
+        assert self._pool
+        for _ in range(2):
+            with contextlib.suppress(BrokenProcessPool):
+                self._pool.submit(os.getpid).result()
+                return
+            self._restart()
+        raise ImageError("decode workers end as soon as they start; try --workers 0")
 
 
 def _chunked(items: Iterable[str], size: int) -> Iterator[list[str]]:

@@ -1,11 +1,14 @@
-"""From a file to the network's input: a picture as a viewer shows it, resized and cut.
+"""From a file to the network's input: decoded to RGB, upright, resized and cropped.
 
-Pillow and NumPy only: a decode worker imports this file and starts in a fraction of a second.
+Of large packages only Pillow and NumPy are imported: a decode worker imports this file as it
+starts.
 """
 
+import contextlib
 import os
 import stat
 import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -15,40 +18,41 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from similar_images.pictures.image_files import ImageError, image_error, readable_formats
 
-EXACT_RESIZE = 256  # by a power of two, whose multiples have no rounding
+EXACT_RESIZE = 256  # a power of two: its multiples are not rounded
 MAX_ASPECT = 16  # beyond it, resizing the whole picture would need gigabytes
+TILE = 512  # pixels: the side of the squares in which a picture is converted
 
 
 class DecodedImage(NamedTuple):
-    """What is known of a picture once it is decoded; the file as it was while decoding."""
+    """A picture's size, and its file's size and time when it was decoded."""
 
     path: str
     file_size: int  # bytes
     modified_at: int  # nanoseconds since 1970
-    width: int  # pixels, as a viewer shows it
+    width: int  # pixels, upright
     height: int
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes the square that a network takes: resized, its centre cut out."""
+    """How a picture becomes the square that a network takes: resized, then its centre cropped."""
 
     resize: int  # pixels: the short side after the resize
     crop: int  # pixels: the side of the square
-    interpolation: str = "bilinear"  # Pillow's name of it
+    interpolation: str = "bilinear"  # as Pillow names it
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """The shape of its result: height, width, channels."""
+        """Height, width and channels of the result."""
         return self.crop, self.crop, 3
 
     def __call__(self, image: Image.Image) -> np.ndarray:
-        """Return an RGB image as the network sees it before normalising: (crop, crop, 3) uint8.
+        """Return the network's input before normalisation, (crop, crop, 3) uint8, of an RGB image.
 
-        Equal to torchvision's Resize and CenterCrop on a Pillow image. Only of a square resized to
-        256 is the part that the crop keeps resized alone: there, both give the same values to the
-        bit (elsewhere they round differently), in 0.30 ms of a CIFAR-10 image instead of 0.37.
-        Very long pictures, too, are cut first, and may differ by one grey level.
+        It equals torchvision's Resize and CenterCrop of the Pillow image. Where a square is resized
+        to 256, only the part that the crop keeps is resized: that gives the same bits there (other
+        sizes round differently) and takes 0.30 ms instead of 0.37 for a CIFAR-10 image. Very long
+        pictures are cropped first, too, and may differ by one grey level.
         """
         width, height = image.size
         short = min(width, height)
@@ -65,18 +69,20 @@ class Preprocessing:
         return np.asarray(whole.crop((left, upper, left + self.crop, upper + self.crop)))
 
     def _crop_span(self, side: int, short: int) -> tuple[int, int]:
-        """Return where the crop starts on a side of the resized image, and that side's length."""
+        """Return where the crop starts along a side of the resized image, and its length."""
         resized = self.resize * side // short
         return round((resized - self.crop) / 2), resized
 
 
 def decode(root: Path, path: str) -> tuple[DecodedImage, Image.Image]:
-    """Return what is known of root/path and its pixels as an RGB image, as a viewer shows it.
+    """Return a description of the picture root/path and its pixels as an RGB image; see to_rgb.
 
-    Raises ImageError if Pillow can't decode it, or if the file changed meanwhile.
+    Raises ImageError if Pillow can't decode it, or if the file changes meanwhile.
     """
+    if os.path.isdir(root / path):
+        raise ImageError("it is a folder; query_code.py takes folders with --queries")
     try:
-        # Opened without waiting: a FIFO that has taken a picture's place must not hold us up.
+        # Opened without waiting: a FIFO that has taken a picture's place would block for ever.
         flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         handle = os.open(root / path, os.O_RDONLY | flags)
     except OSError as error:
@@ -91,7 +97,7 @@ def decode(root: Path, path: str) -> tuple[DecodedImage, Image.Image]:
     finally:
         os.close(handle)
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise ImageError("it changed while it was read")
+        raise ImageError("it changed while it was read", unseen=True)
     info = DecodedImage(path, before.st_size, before.st_mtime_ns, rgb.width, rgb.height)
     return info, rgb
 
@@ -99,52 +105,78 @@ def decode(root: Path, path: str) -> tuple[DecodedImage, Image.Image]:
 def _decode_file(file: BinaryIO) -> Image.Image:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's limit for bombs is an error all the same
+            warnings.simplefilter("ignore")  # beyond twice Pillow's limit of pixels is an error
             with Image.open(file, formats=readable_formats()) as image:
                 return to_rgb(image)
     except UnidentifiedImageError as error:
         raise ImageError("not a picture in a format that Pillow decodes") from error
-    except Exception as error:  # decoders of damaged files raise what they like
+    except Exception as error:  # decoders of damaged files raise any kind of exception
         raise image_error(error) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Return an image of any mode as RGB, upright, over white where it is transparent.
+    """Return an image of any mode as RGB: its first frame, upright by its EXIF orientation.
 
-    Of an animated image it is the first frame.
+    What is transparent is laid over white. Embedded colour profiles (ICC) are not applied, as by
+    torchvision's loaders, which call Image.open(...).convert("RGB"). The given image may be
+    changed. At most 4 bytes a pixel are needed beside it, and some 15 MB.
     """
     image.load()
-    try:
-        upright = ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF data don't hide the picture in a viewer either
-        upright = image
-    if upright.mode == "RGB" and "transparency" not in upright.info:
-        return upright
-    if upright.mode.startswith(("I", "F")):
-        return Image.fromarray(to_bytes(np.asarray(upright))).convert("RGB")
-    if upright.mode in ("RGBa", "La"):  # colours multiplied by their opacity
-        upright = upright.convert(upright.mode[:-1] + "A")
-    if upright.has_transparency_data:
-        rgba = upright.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return upright.convert("RGB")
+    with contextlib.suppress(Exception):  # a viewer shows a picture with damaged EXIF data, too
+        ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith(("I", "F")):
+        return _in_tiles(image, _grey_scale(image))
+    if image.has_transparency_data:
+        return _in_tiles(image, _over_white)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def to_bytes(values: np.ndarray) -> np.ndarray:
-    """Return grey values of 16 bits, 32 bits or floats as uint8, scaled by what they hold.
+def _in_tiles(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Return an image as RGB, converted in squares: wider types then take little memory."""
+    rgb = Image.new("RGB", image.size)
+    for box, tile in _tiles(image):
+        rgb.paste(convert(tile), box)
+    return rgb
 
-    16 bits keep the higher eight. Others are taken for 0 to 1 (floats), for 8 bits or for 16
-    bits if they fit, and else are spread from their least to their most.
+
+def _tiles(image: Image.Image) -> Iterator[tuple[tuple[int, int, int, int], Image.Image]]:
+    for upper in range(0, image.height, TILE):
+        for left in range(0, image.width, TILE):
+            lower, right = min(upper + TILE, image.height), min(left + TILE, image.width)
+            yield (left, upper, right, lower), image.crop((left, upper, right, lower))
+
+
+def _over_white(tile: Image.Image) -> Image.Image:
+    if tile.mode in ("RGBa", "La"):  # colours multiplied by their opacity
+        tile = tile.convert(tile.mode[:-1] + "A")
+    rgba = tile.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, "white")
+    return Image.alpha_composite(white, rgba).convert("RGB")
+
+
+def _grey_scale(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """Return what converts grey values of 16 bits, 32 bits or floats to 8 bits.
+
+    Of 16 bits the higher eight are kept. Other values are taken to be from 0 to 1 (floats), of 8
+    bits or of 16 bits if they all fit, and else are scaled from their least to their greatest.
     """
-    if values.dtype.itemsize == 2:
-        return (values // 256).clip(0, 255).astype(np.uint8)
-    finite = values[np.isfinite(values)]
-    least, most = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    low, high = least, most
-    if least >= 0:
-        tops = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (255.0, 65535.0)
-        low, high = 0.0, next((top for top in tops if most <= top), most)
-    known = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low)
-    grey = (known - low) * (255 / ((high - low) or 1))
-    return grey.clip(0, 255).round().astype(np.uint8)
+    if image.mode.startswith("I;16"):
+        return lambda tile: Image.fromarray((np.asarray(tile) // 256).astype(np.uint8))
+    least, most = np.inf, -np.inf
+    for _, tile in _tiles(image):
+        values = np.asarray(tile, np.float64)
+        finite = np.isfinite(values)
+        least = min(least, values.min(initial=np.inf, where=finite))
+        most = max(most, values.max(initial=-np.inf, where=finite))
+    low, high = (least, most) if least <= most else (0.0, 1.0)
+    if low >= 0:
+        tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+        low, high = 0.0, next((top for top in tops if high <= top), high)
+    scale = 255 / ((high - low) or 1)
+
+    def to_grey(tile: Image.Image) -> Image.Image:
+        values = np.asarray(tile, np.float64)
+        known = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+        return Image.fromarray(((known - low) * scale).clip(0, 255).round().astype(np.uint8))
+
+    return to_grey

@@ -1,11 +1,10 @@
-"""Pictures under a folder: found by their names' suffixes, named, labelled.
+"""Find the pictures under a folder by the suffixes of their names, and label them.
 
-Pillow alone: a decode worker imports this file and starts in a fraction of a second.
+Of large packages only Pillow is imported: a decode worker imports this file as it starts.
 """
 
 import collections
 import contextlib
-import errno
 import functools
 import os
 import stat
@@ -19,19 +18,21 @@ from PIL import Image
 from similar_images.text import printable
 
 MAX_PATH_BYTES = 4096  # the collection's key holds no more
-# Pillow reads these by running another program, or only names them without decoding pixels.
-REFUSED_FORMATS = frozenset({"EPS", "WMF", "MPEG", "BUFR", "GRIB", "HDF5"})
+# Pillow runs Ghostscript for EPS; inside IPTC it opens a picture of any format, EPS included. The
+# others it only recognises: what decodes them is added by other packages, or is Windows's own.
+REFUSED_FORMATS = frozenset({"EPS", "IPTC", "WMF", "MPEG", "BUFR", "GRIB", "HDF5"})
 COMMON_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # tried first: each try costs 20 microseconds
 OPENED_BY_ANOTHER = frozenset({"MPO"})  # by the JPEG plugin
-# What a package would add to the formats, by suffix; see readable_formats.
-PACKAGES = dict.fromkeys((".heic", ".heif", ".hif", ".avif"), "pillow-heif")
+# The package that adds a format, by suffix; see readable_formats.
+PACKAGES = dict.fromkeys((".heic", ".heif", ".hif"), "pillow-heif")
 LEFT_OUT_LISTED = 8  # suffixes that a line names
+MAX_LISTINGS = 16  # of one folder that links lead to; links to links could double at each level
 
 
 class ImageError(Exception):
-    """A picture that can't be had; the message is the reason.
+    """A picture that could not be read; the message is the reason.
 
-    unseen: the system refused to show the file, so that it may be the picture that it was.
+    unseen: what the file holds now is not known, so that its row must be kept.
     """
 
     def __init__(self, reason: str, unseen: bool = False) -> None:
@@ -48,22 +49,22 @@ class FoundImage(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """A file that could not be taken, and why; whether the system refused to show it."""
+    """A file or folder that was skipped, and why."""
 
     path: str
     reason: str
-    unseen: bool = False  # what it holds is not known: it may be the picture that it was
+    unseen: bool = False  # as of ImageError
 
 
 @dataclass
 class Listing:
-    """What was met under a folder beside the pictures."""
+    """What was found under a folder besides the pictures."""
 
     skipped: list[Skipped] = field(default_factory=list)
     left_out: collections.Counter[str] = field(default_factory=collections.Counter)  # by suffix
 
     def unseen(self) -> set[str]:
-        """Return the files and folders that could not be looked at."""
+        """Return the files and folders of which it is not known what they hold now."""
         return {item.path for item in self.skipped if item.unseen}
 
 
@@ -78,7 +79,7 @@ def label_of(path: str) -> str:
 
 @functools.cache
 def readable_formats() -> tuple[str, ...]:
-    """Return Pillow's names of the formats that we decode, with pillow-heif's if it is there."""
+    """Return Pillow's names of the formats that we decode, and pillow-heif's if it is installed."""
     with contextlib.suppress(ImportError):
         import pillow_heif
 
@@ -96,8 +97,20 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, name in extensions.items() if name in formats)
 
 
+def has_image_suffix(path: str) -> bool:
+    """Return whether a path's suffix is that of a format that can be decoded now.
+
+    A row whose path has none is not to be pruned: the picture may be there, and the package that
+    decodes it uninstalled.
+
+    >>> has_image_suffix("frog/1.PNG"), has_image_suffix("frog.png/1")
+    (True, False)
+    """
+    return os.path.splitext(path)[1].lower() in image_suffixes()
+
+
 def check_folder(folder: Path, option: str) -> None:
-    """Raise ImageError unless folder is one; option: how another is chosen, such as --images."""
+    """Raise ImageError unless folder is one; `option` names the option that chooses another."""
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise ImageError(f"{folder} {what}; run python split_images.py or choose {option}")
@@ -106,12 +119,14 @@ def check_folder(folder: Path, option: str) -> None:
 def iter_images(
     root: Path, listing: Listing, wanted: Callable[[str], bool] = lambda _: True
 ) -> Iterator[FoundImage]:
-    """Yield every picture under root, by file name suffix, as the folders list them: in no order.
+    """Yield every picture under root, by the suffix of its name, in no particular order.
 
-    Nothing is kept: the first comes at once, however many there are. Links are followed, but
-    never in a circle. Files and folders whose names begin with a dot are left out, as are paths
-    that are not `wanted`. Files that no image suffix names, and what can't be taken, are noted
-    in `listing`. Raises OSError if root itself can't be listed.
+    The list is not kept in memory: the first picture is yielded at once. Files and folders whose
+    names begin with a dot are left out, as are paths that are not `wanted`. Other files, and what
+    can't be listed, are noted in `listing`. Raises OSError if root itself can't be listed.
+
+    Links are followed, but never in a circle. A folder that several links lead to is listed under
+    each of its paths, up to MAX_LISTINGS of them in alphabetical order.
     """
     for path, entry in _walk(root, listing):
         if wanted(path):
@@ -122,7 +137,7 @@ def iter_images(
 
 
 def left_out_in_words(left_out: Mapping[str, int]) -> str:
-    """Return how many files no decoder takes, by suffix, with the package that would.
+    """Return how many files were left out, by suffix, with the package that would decode them.
 
     >>> left_out_in_words({".svg": 1, ".heic": 3000})
     'left out: 3,000 .heic (pip install pillow-heif), 1 .svg'
@@ -139,29 +154,34 @@ def left_out_in_words(left_out: Mapping[str, int]) -> str:
 
 
 def image_error(error: Exception) -> ImageError:
-    """Return what a system or a decoder raised as an ImageError, without the picture's path."""
+    """Return an error of the system or of a decoder as an ImageError without the picture's path.
+
+    After an error of the system, which has a number, it is not known what the file holds. That
+    goes for "No such file", too: it may be a link to a disk that is not mounted.
+    """
     if isinstance(error, ImageError):
         return error
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    number = error.errno if isinstance(error, OSError) else None
-    return ImageError(reason, unseen=number not in (None, errno.ENOENT))
+    return ImageError(reason, unseen=isinstance(error, OSError) and error.errno is not None)
 
 
 def skipped_for(path: str, error: Exception) -> Skipped:
-    """Return the note on a picture that could not be taken for this error."""
+    """Return the note on a picture that was skipped because of this error."""
     known = image_error(error)
     return Skipped(path, str(known), known.unseen)
 
 
 @dataclass(frozen=True)
 class _Folder:
-    """A folder to be listed, and those that it lies in."""
+    """A folder to be listed, and the folder that it is in."""
 
     path: str  # '' for the root
     identity: tuple[int, int]
     parent: "_Folder | None" = None
+    linked: bool = False  # the path goes through a link
 
-    def holds(self, identity: tuple[int, int]) -> bool:
+    def lies_in(self, identity: tuple[int, int]) -> bool:
+        """Return whether it, or a folder above it, has this identity."""
         folder: _Folder | None = self
         while folder and folder.identity != identity:
             folder = folder.parent
@@ -172,59 +192,68 @@ def _walk(root: Path, listing: Listing) -> Iterator[tuple[str, "os.DirEntry[str]
     """Yield the path under root and the entry of every file that may be a picture."""
     top = os.fspath(root)
     folders = [_Folder("", _identity(top))]
+    listings: collections.Counter[tuple[int, int]] = collections.Counter()
     while folders:
         folder = folders.pop()
+        if folder.linked:
+            listings[folder.identity] += 1
+        if listings[folder.identity] > MAX_LISTINGS:
+            reason = f"a folder that is listed under {MAX_LISTINGS} other paths already"
+            listing.skipped.append(Skipped(folder.path, reason, unseen=True))
+            continue
+        inside: list[_Folder] = []
         try:
-            with os.scandir(os.path.join(top, folder.path) if folder.path else top) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    path = f"{folder.path}/{entry.name}" if folder.path else entry.name
-                    if _is_folder(entry, path, listing):
-                        _descend(folder, path, entry, folders, listing)
-                        continue
-                    suffix = os.path.splitext(entry.name)[1].lower()
-                    if suffix in image_suffixes():
-                        yield path, entry
-                    else:
-                        listing.left_out[suffix] += 1
+            yield from _files(top, folder, inside, listing)
         except OSError as error:
             if not folder.path:
                 raise
             listing.skipped.append(skipped_for(folder.path, error)._replace(unseen=True))
+        folders += sorted(inside, key=lambda found: found.path, reverse=True)
+
+
+def _files(
+    top: str, folder: _Folder, inside: list[_Folder], listing: Listing
+) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
+    """Yield the files of one folder that may be pictures; add its folders to `inside`."""
+    with os.scandir(os.path.join(top, folder.path) if folder.path else top) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            path = f"{folder.path}/{entry.name}" if folder.path else entry.name
+            if _is_folder(entry, path, listing):
+                inside += _folder_to_list(folder, path, entry, listing)
+            elif has_image_suffix(path):
+                yield path, entry
+            else:
+                listing.left_out[os.path.splitext(path)[1].lower()] += 1
 
 
 def _is_folder(entry: "os.DirEntry[str]", path: str, listing: Listing) -> bool:
-    """Return whether an entry is a folder; a link that leads nowhere may have been one."""
+    """Return whether an entry is a folder; note a link to nothing, which may have been one."""
     try:
         if entry.is_dir():
             return True
-        leads_nowhere = entry.is_symlink() and not os.path.exists(entry.path)
+        broken = entry.is_symlink() and not os.path.exists(entry.path)
     except OSError:  # links in a circle, a folder that may not be entered
-        leads_nowhere = True
-    suffix = os.path.splitext(entry.name)[1].lower()
-    if leads_nowhere and suffix not in image_suffixes():  # a picture's is noted when it is taken
+        broken = True
+    if broken and not has_image_suffix(path):  # a picture is noted by iter_images
         listing.skipped.append(Skipped(path, "a link to nothing", unseen=True))
     return False
 
 
-def _descend(
-    folder: _Folder,
-    path: str,
-    entry: "os.DirEntry[str]",
-    folders: list[_Folder],
-    listing: Listing,
-) -> None:
-    """Put a folder among those to be listed, unless it is one that it lies in."""
+def _folder_to_list(
+    parent: _Folder, path: str, entry: "os.DirEntry[str]", listing: Listing
+) -> list[_Folder]:
+    """Return the folder of an entry; none, and a note, where a link leads back to it."""
     try:
         identity = _identity(entry.path)
     except OSError as error:
         listing.skipped.append(skipped_for(path, error)._replace(unseen=True))
-        return
-    if folder.holds(identity):
+        return []
+    if parent.lies_in(identity):
         listing.skipped.append(Skipped(path, "a link to a folder that it lies in"))
-    else:
-        folders.append(_Folder(path, identity, folder))
+        return []
+    return [_Folder(path, identity, parent, parent.linked or entry.is_symlink())]
 
 
 def _identity(path: str) -> tuple[int, int]:

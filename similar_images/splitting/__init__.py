@@ -1,1 +1,1 @@
-"""What split_images.py does: read a data set, and split it into two folders of PNGs."""
+"""Used by split_images.py: reads a data set and splits it into two folders of PNG files."""

@@ -1,20 +1,17 @@
-"""CIFAR-10's published batches: found, downloaded, unpickled safely."""
+"""Reads CIFAR-10 as published: from its folder of batches, its archive, or a download."""
 
-import io
 import os
-import pickle
-import pickletools
 import re
 import shutil
 import tarfile
 import zlib
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 
 from similar_images.console import Console
-from similar_images.splitting.digits import ImageSet, ImageSetError
+from similar_images.splitting.pickle_reader import read_pickle, to_array
+from similar_images.splitting.split import ImageSet, ImageSetError
 from similar_images.text import printable
 
 BATCH_FOLDER = "cifar-10-batches-py"
@@ -25,134 +22,42 @@ PUBLISHED_IMAGES = 50_000
 SIDE = 32
 PIXELS = 3 * SIDE * SIDE
 MAX_FILE_BYTES = 64 * 2**20  # a published batch has 31 MB
-MAX_MEMO = 1_000_000  # a published batch uses 20,000; a larger index only reserves memory
-# What a pickle of arrays and plain containers is made of, in the opcodes of Python 2 and 3.
-PICKLE_OPCODES = frozenset(
-    """
-    PROTO FRAME STOP MARK MEMOIZE BINPUT LONG_BINPUT BINGET LONG_BINGET PUT GET NONE NEWTRUE
-    NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 STRING BINSTRING SHORT_BINSTRING BINBYTES
-    SHORT_BINBYTES BINUNICODE SHORT_BINUNICODE EMPTY_DICT EMPTY_LIST EMPTY_TUPLE DICT LIST TUPLE
-    TUPLE1 TUPLE2 TUPLE3 APPEND APPENDS SETITEM SETITEMS GLOBAL STACK_GLOBAL REDUCE BUILD
-    """.split()  # noqa: SIM905
-)
-
-
-class _Dtype:
-    """Stands in for numpy.dtype while a batch is unpickled: keeps what it was made from."""
-
-    def __init__(self, *args: object) -> None:
-        self.code = args[0] if args else None
-
-    def __setstate__(self, state: object) -> None:
-        pass  # byte order and alignment: one byte has neither
-
-
-class _Array:
-    """Stands in for numpy.ndarray while a batch is unpickled: keeps the state, builds nothing."""
-
-    def __init__(self, *args: object) -> None:
-        self.state: tuple[Any, ...] = ()
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.state = state
-
-    def to_numpy(self) -> np.ndarray:
-        """Return the array, (N, 3072) uint8; ValueError if it is anything else."""
-        _version, shape, dtype, column_order, data = self.state
-        if not isinstance(dtype, _Dtype) or dtype.code not in ("u1", b"u1"):
-            raise ValueError("data is not of dtype uint8")
-        if len(shape) != 2 or shape[1] != PIXELS or column_order or not isinstance(data, bytes):
-            raise ValueError(f"data has shape {shape}, not (N, {PIXELS})")
-        return np.frombuffer(data, np.uint8).reshape(shape)
-
-
-def _new_array(*args: object) -> _Array:
-    return _Array()
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    return text.encode("latin1")  # how Python 3 writes bytes in protocol 2
-
-
-class BatchUnpickler(pickle.Unpickler):
-    """An unpickler that admits NumPy arrays and plain containers, and runs nothing of NumPy's.
-
-    Each name that a CIFAR-10 batch needs is answered with a stand-in of ours; every other
-    name is refused.
-    """
-
-    ADMITTED: ClassVar[dict[tuple[str, str], Any]] = {
-        ("numpy.core.multiarray", "_reconstruct"): _new_array,
-        ("numpy._core.multiarray", "_reconstruct"): _new_array,
-        ("numpy", "ndarray"): _Array,
-        ("numpy", "dtype"): _Dtype,
-        ("_codecs", "encode"): _encode,
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return our stand-in for module.name; UnpicklingError if there is none."""
-        try:
-            stand_in = self.ADMITTED[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it names {module}.{name}") from None
-        if isinstance(stand_in, type):
-            return stand_in
-        return lambda *args: stand_in(*args)  # a BUILD changes this one, and not ours
-
-
-def unpickle(data: bytes) -> dict[str, Any]:
-    """Return the dictionary that data holds, its keys as str, its strings as bytes.
-
-    Raises ValueError for anything but a dictionary of arrays and plain containers. Opcodes
-    are looked at before any of them is carried out.
-    """
-    for opcode, argument, _position in pickletools.genops(data):
-        if opcode.name not in PICKLE_OPCODES:
-            raise ValueError(f"it holds the pickle opcode {opcode.name}")
-        if opcode.name.endswith("PUT") and int(argument or 0) > MAX_MEMO:
-            raise ValueError("its memo is too large")
-    content = BatchUnpickler(io.BytesIO(data), encoding="bytes").load()
-    if not isinstance(content, dict):
-        raise ValueError("it is not a dictionary")
-    return {key.decode() if isinstance(key, bytes) else key: content[key] for key in content}
 
 
 def read_label_names(data: bytes) -> list[str]:
-    """Return the label names of batches.meta; ValueError if they can't name folders."""
-    names = unpickle(data)["label_names"]
+    """Return the label names of batches.meta; an exception if they can't name folders."""
+    names = read_pickle(data)["label_names"]
     names = [name.decode() if isinstance(name, bytes) else name for name in names]
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
+            raise ValueError(f"the label name {name[:100]!r} can't name a folder")
     if not names or len(set(names)) != len(names):
         raise ValueError("its label names are missing or repeated")
-    for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-            raise ValueError(f"the label name {name!r} can't name a folder")
     return names
 
 
 def read_batch(data: bytes, number: int, label_count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the images and labels of pickled batch `number` (1 to 5).
 
-    Images are (N, 32, 32, 3) uint8, labels (N,) int64. Raises ValueError where keys, shape,
-    dtype or labels aren't those of a CIFAR-10 batch.
+    Images are (N, 32, 32, 3) uint8, labels (N,) int64. Raises an exception, usually ValueError,
+    if the keys, shape, dtype or labels aren't those of a CIFAR-10 batch.
     """
-    batch = unpickle(data)
+    batch = read_pickle(data)
     title = batch.get("batch_label", b"training batch %d of 5" % number)
     if title not in (f"training batch {number} of 5", b"training batch %d of 5" % number):
-        raise ValueError(f"it calls itself {title!r}")
-    if not isinstance(batch["data"], _Array):
-        raise ValueError("data is not an array")
-    pixels = batch["data"].to_numpy()
+        raise ValueError(f"its batch_label is {title!r}")
+    pixels = to_array(batch["data"], PIXELS)
     labels = batch["labels"]
     if not isinstance(labels, list) or not len(labels) == len(pixels) > 0:
-        raise ValueError(f"labels don't match its {len(pixels)} images")
+        raise ValueError(f"it doesn't have one label for each of its {len(pixels)} images")
     if not all(type(label) is int and 0 <= label < label_count for label in labels):
-        raise ValueError(f"labels are not all numbers from 0 to {label_count - 1}")
+        raise ValueError(f"its labels are not all numbers from 0 to {label_count - 1}")
     images = pixels.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(images), np.array(labels, dtype=np.int64)
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:
-    """Return the contents of the five batches and batches.meta in a folder, by name."""
+    """Return the contents of batches.meta and the five batches in a folder, by file name."""
     contents = {}
     for name in (META, *BATCHES):
         path = folder / name
@@ -165,9 +70,9 @@ def read_folder(folder: Path) -> dict[str, bytes]:
 
 
 def read_archive(archive: Path) -> dict[str, bytes]:
-    """Return the contents of the five batches and batches.meta in the archive, by name.
+    """Return the contents of batches.meta and the five batches in the archive, by file name.
 
-    Nothing is unpacked to disk, so no path or link inside the archive is ever followed.
+    Nothing is unpacked to disk, so no path or link inside the archive is followed.
     """
     wanted = {f"{BATCH_FOLDER}/{name}": name for name in (META, *BATCHES)}
     contents: dict[str, bytes] = {}
@@ -184,12 +89,12 @@ def read_archive(archive: Path) -> dict[str, bytes]:
         ) from error
     missing = sorted(set(wanted.values()) - set(contents))
     if missing:
-        raise ImageSetError(f"{archive} lacks {missing[0]}; delete it to download it again")
+        raise ImageSetError(f"{archive} has no {missing[0]}; delete it to download it again")
     return contents
 
 
 def download_archive(archive: Path) -> None:
-    """Download the published archive, which appears whole and with its published MD5 or not at all.
+    """Download the published archive and check its MD5; nothing appears at `archive` otherwise.
 
     Source: https://www.cs.toronto.edu/~kriz/cifar.html
     """
@@ -203,15 +108,15 @@ def download_archive(archive: Path) -> None:
         os.replace(partial / ARCHIVE, archive)
     except (OSError, RuntimeError) as error:
         raise ImageSetError(
-            f"{CIFAR10.url} could not be downloaded ({error}); put {ARCHIVE} here by hand, "
-            "or run with --sample"
+            f"{CIFAR10.url} could not be downloaded ({error}); put {ARCHIVE} here yourself "
+            "or add --sample"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def find_cifar(folder: Path | None, console: Console) -> Path:
-    """Return the batch folder or archive to read: in `folder`, else here, else downloaded here."""
+def find_source(folder: Path | None, console: Console) -> Path:
+    """Return the batch folder or archive to read: from `folder`, from here, or downloaded."""
     place = folder or Path()
     if (place / BATCHES[0]).exists():
         return place
@@ -225,8 +130,8 @@ def find_cifar(folder: Path | None, console: Console) -> Path:
     return place / ARCHIVE
 
 
-def load_cifar(source: Path) -> ImageSet:
-    """Return CIFAR-10's training images in published order from a batch folder or an archive."""
+def read_source(source: Path) -> ImageSet:
+    """Return the training images of a batch folder or an archive, in published order."""
     contents = read_archive(source) if source.is_file() else read_folder(source)
     name = META
     try:
@@ -234,9 +139,20 @@ def load_cifar(source: Path) -> ImageSet:
         batches = []
         for number, name in enumerate(BATCHES, start=1):
             batches.append(read_batch(contents.pop(name), number, len(label_names)))
-    except Exception as error:  # what a damaged pickle raises has no common class
-        told = printable(str(error))[:200] or type(error).__name__
-        reason = f"{name} is not a CIFAR-10 batch ({told})"
+    except Exception as error:  # exceptions caused by damaged pickles have no common base class
+        cause = printable(str(error)[:200]) or type(error).__name__
+        reason = f"{name} is not a CIFAR-10 batch ({cause[:200]})"
         raise ImageSetError(f"{source}: {reason}; get it again or leave out --cifar") from error
     pixels, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
     return ImageSet(pixels, labels, label_names)
+
+
+def load_cifar10(folder: Path | None, console: Console) -> ImageSet:
+    """Find and return CIFAR-10's training images; ImageSetError if they can't be read."""
+    source = find_source(folder, console)
+    console.say(f"Splitting CIFAR-10 from {source}")
+    images = read_source(source)
+    if len(images) != PUBLISHED_IMAGES:
+        published = f"CIFAR-10 as published has {PUBLISHED_IMAGES:,}"
+        console.trouble(f"note: {len(images):,} images; {published}")
+    return images

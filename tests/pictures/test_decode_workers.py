@@ -1,13 +1,17 @@
-"""decode_workers.py: batches are the same whoever decodes them."""
+"""decode_workers.py: batches are the same whoever decodes them, and whoever dies of it."""
 
+import multiprocessing
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from similar_images.pictures import decode_workers
 from similar_images.pictures.decode_workers import Decoder
 from similar_images.pictures.decoding import Preprocessing, decode
-from similar_images.pictures.image_files import Listing, iter_images
+from similar_images.pictures.image_files import ImageError, Listing, Skipped, iter_images
 
 preprocess = Preprocessing(256, 224)
 
@@ -36,3 +40,127 @@ def test_a_batch_of_bad_pictures_is_empty(own_folder: Path) -> None:
         (batch,) = decoder.batches(["a.png", "b.png", "c.png"])
     assert not batch.images
     assert len(batch.skipped) == 3
+
+
+# Every Python process that starts with this in a folder of $PYTHONPATH reads it first.
+HOOK = """
+import os, re, signal, sys
+
+open_file = os.open
+
+def open_or_die(path, *args, **options):
+    name = os.path.basename(path)
+    if "kills" in name:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "crashes" in name:
+        os.abort()
+    if "hangs" in name:
+        re.match("(a+)+$", "a" * 99 + "b")  # in C code, for ever, while no other thread runs
+    return open_file(path, *args, **options)
+
+os.open = open_or_die
+if os.environ.get("DIE_AT_ONCE") and "--multiprocessing-fork" in sys.argv:
+    os._exit(1)
+"""
+
+
+@pytest.fixture
+def deadly(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder; worker processes die of those of its pictures whose names say so."""
+    (own_folder / "hook").mkdir()
+    (own_folder / "hook/sitecustomize.py").write_text(HOOK)
+    monkeypatch.setenv("PYTHONPATH", str(own_folder / "hook"))
+    return own_folder
+
+
+def draw(folder: Path, names: list[str]) -> None:
+    """Write pictures, each of a colour of its own."""
+    for number, name in enumerate(names):
+        Image.new("RGB", (8, 8), (number, 255 - number, 7)).save(folder / name, "PNG")
+
+
+def decoded(decoder: Decoder, names: Iterator[str] | list[str]) -> tuple[list[str], list[Skipped]]:
+    """Return which pictures came, in their order, and which were skipped; check their pixels."""
+    came: list[str] = []
+    skipped: list[Skipped] = []
+    held = []
+    for batch in decoder.batches(names):
+        for image, pixels in zip(batch.images, batch.pixels, strict=True):
+            expected = preprocess(decode(decoder.root, image.path)[1])
+            np.testing.assert_array_equal(pixels, expected)
+            came.append(image.path)
+        skipped += batch.skipped
+        held.append(batch)
+        if len(held) == 2:  # as the network does, which works on one while others are decoded
+            decoder.release(held.pop(0))
+    for batch in held:
+        decoder.release(batch)
+    return came, skipped
+
+
+KILLERS = {0: "kills", 9: "crashes", 10: "kills", 20: "crashes", 29: "kills"}
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_picture_that_its_worker_dies_of_costs_no_other(workers: int, deadly: Path) -> None:
+    names = [f"{number:02d} {KILLERS.get(number, '')}.png" for number in range(30)]
+    draw(deadly, names)
+    with Decoder(deadly, preprocess, 4, workers, ahead=3) as decoder:
+        came, skipped = decoded(decoder, names)
+    culprits = [names[number] for number in KILLERS]
+    assert came == [name for name in names if name not in culprits]
+    reason = "a decode worker was killed while it decoded it (out of memory?)"
+    assert skipped == [Skipped(name, reason, unseen=True) for name in culprits]
+    assert not multiprocessing.active_children()
+
+
+def test_a_picture_that_takes_too_long_is_skipped(
+    deadly: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode_workers, "PICTURE_SECONDS", 2)
+    names = [f"{number}.png" for number in range(5)] + ["hangs.png", "6.png", "7.png"]
+    draw(deadly, names)
+    with Decoder(deadly, preprocess, 2, workers=2) as decoder:
+        came, skipped = decoded(decoder, names)
+    assert came == [name for name in names if name != "hangs.png"]
+    assert skipped == [Skipped("hangs.png", "decoding it takes more than 2 s", unseen=True)]
+
+
+def test_workers_that_the_system_kills_cost_no_picture(own_folder: Path) -> None:
+    """Idle or busy, at many moments of a run: a picture that is in order is never skipped."""
+    names = [f"{number:02d}.png" for number in range(48)]
+    draw(own_folder, names)
+    kills = 0
+
+    def killing() -> Iterator[str]:
+        nonlocal kills
+        for number, name in enumerate(names):
+            if number % 7 == 6:
+                for process in multiprocessing.active_children():
+                    process.kill()
+                    kills += 1
+            yield name
+
+    with Decoder(own_folder, preprocess, 3, workers=2, ahead=2) as decoder:
+        came, skipped = decoded(decoder, killing())
+        idle = multiprocessing.active_children()
+        for process in idle:
+            process.kill()
+            process.join()
+        came_later, skipped_later = decoded(decoder, names)
+    assert kills
+    assert idle
+    assert came == came_later == names
+    assert skipped == skipped_later == []
+
+
+def test_workers_that_cannot_start_end_in_an_error(
+    deadly: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIE_AT_ONCE", "1")
+    draw(deadly, ["x.png"])
+    with (
+        Decoder(deadly, preprocess, 4, workers=2) as decoder,
+        pytest.raises(ImageError, match="as soon as they start; try --workers 0"),
+    ):
+        list(decoder.batches(["x.png"]))

@@ -1,17 +1,21 @@
 """decoding.py: pictures decoded and preprocessed, against Pillow and torchvision."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import PROJECT
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as vision
 
-from similar_images.pictures.decoding import MAX_ASPECT, Preprocessing, decode, to_bytes
+from similar_images.pictures import decoding
+from similar_images.pictures.decoding import MAX_ASPECT, TILE, Preprocessing, decode, to_rgb
 from similar_images.pictures.image_files import ImageError
 
 preprocess = Preprocessing(256, 224)
@@ -65,13 +69,67 @@ def test_modes_decode_as_pillow_converts_them(mode: str, own_folder: Path) -> No
     assert info.file_size == Path("x.tif").stat().st_size
 
 
+def with_palette(mode: str, pixel: object, transparency: object = None) -> Image.Image:
+    image = Image.new(mode, (1, 1), pixel)  # type: ignore[arg-type]
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    return with_transparent(image, transparency) if transparency is not None else image
+
+
+def with_transparent(image: Image.Image, colour: object) -> Image.Image:
+    image.info["transparency"] = colour  # as the decoders of PNG and GIF note it
+    return image
+
+
+def pixel(mode: str, value: object) -> Image.Image:
+    return Image.new(mode, (1, 1), value)  # type: ignore[arg-type]
+
+
+SHOWN = [  # a picture of one pixel, and its colour over white, computed by hand
+    (pixel("1", 1), (255, 255, 255)),
+    (pixel("L", 100), (100, 100, 100)),
+    (with_transparent(pixel("L", 100), 100), (255, 255, 255)),
+    (with_transparent(pixel("L", 100), 99), (100, 100, 100)),
+    (pixel("LA", (100, 128)), (177, 177, 177)),  # 100 * 128/255 + 127
+    (pixel("La", (50, 128)), (177, 177, 177)),  # the grey value is multiplied already
+    (pixel("RGB", (1, 2, 3)), (1, 2, 3)),
+    (with_transparent(pixel("RGB", (1, 2, 3)), (1, 2, 3)), (255, 255, 255)),
+    (pixel("RGBA", (255, 0, 0, 255)), (255, 0, 0)),
+    (pixel("RGBA", (255, 0, 0, 128)), (255, 127, 127)),
+    (pixel("RGBA", (255, 0, 0, 0)), (255, 255, 255)),
+    (pixel("RGBa", (128, 0, 0, 128)), (255, 127, 127)),
+    (pixel("RGBX", (9, 8, 7, 6)), (9, 8, 7)),
+    (with_palette("P", 1), (10, 20, 30)),
+    (with_palette("P", 1, 1), (255, 255, 255)),
+    (with_palette("P", 1, bytes([255, 128])), (132, 137, 142)),  # 10 * 128/255 + 127, and so on
+    (with_palette("PA", (1, 128)), (132, 137, 142)),
+    (pixel("CMYK", (0, 255, 255, 0)), (255, 0, 0)),
+    (pixel("CMYK", (0, 0, 0, 100)), (155, 155, 155)),
+    (pixel("YCbCr", (76, 85, 255)), (254, 0, 0)),  # red, rounded
+    (pixel("HSV", (85, 255, 255)), (0, 255, 0)),
+    (pixel("I;16", 25_700), (100, 100, 100)),
+    (pixel("I;16B", 25_700), (100, 100, 100)),
+    (pixel("I", 100), (100, 100, 100)),
+    (pixel("F", 0.2), (51, 51, 51)),
+]
+
+
+@pytest.mark.parametrize(("image", "colour"), SHOWN, ids=lambda x: getattr(x, "mode", ""))
+def test_every_mode_is_shown_in_its_colours(
+    image: Image.Image, colour: tuple[int, int, int]
+) -> None:
+    rgb = to_rgb(image.copy())
+    assert (rgb.mode, rgb.size, rgb.getpixel((0, 0))) == ("RGB", (1, 1), colour)
+
+
 def test_transparency_is_shown_over_white(own_folder: Path) -> None:
-    image = noise(20, 20).convert("RGBA")
-    image.putalpha(Image.linear_gradient("L").resize((20, 20)))
-    image.save("x.png")
+    """In a picture larger than the squares that are converted at a time."""
+    size = (TILE + 20, 2 * TILE + 3)
+    image = noise(*size).convert("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize(size))
+    image.save("x.tif")
     white = Image.new("RGBA", image.size, "white")
     expected = Image.alpha_composite(white, image).convert("RGB")
-    np.testing.assert_array_equal(np.asarray(decode(own_folder, "x.png")[1]), np.asarray(expected))
+    np.testing.assert_array_equal(np.asarray(decode(own_folder, "x.tif")[1]), np.asarray(expected))
 
 
 def test_sixteen_bits_keep_the_higher_eight(own_folder: Path) -> None:
@@ -98,21 +156,108 @@ def test_sixteen_bits_keep_the_higher_eight(own_folder: Path) -> None:
 def test_numbers_are_scaled_by_what_they_hold(
     values: np.ndarray, expected: list[int], own_folder: Path
 ) -> None:
-    assert to_bytes(values).tolist() == [expected]
     Image.fromarray(np.repeat(values, 3, axis=0)).save("x.tif")
     shown = np.asarray(decode(own_folder, "x.tif")[1])
     assert shown[1, :, 2].tolist() == expected
 
 
-def test_exif_orientation_is_honoured(own_folder: Path) -> None:
-    image = noise(30, 20)
+def test_numbers_are_scaled_by_the_whole_picture(own_folder: Path) -> None:
+    """Its least and greatest value lie in different squares of those converted at a time."""
+    values = np.zeros((TILE + 5, 2 * TILE + 5), np.float32)
+    values[0, 0], values[-1, -1], values[1, -1], values[-1, 0] = -100, 300, np.nan, -np.inf
+    Image.fromarray(values).save("x.tif")
+    shown = np.asarray(decode(own_folder, "x.tif")[1])[..., 0]
+    assert [shown[0, 0], shown[-1, -1], shown[1, -1], shown[-1, 0]] == [0, 255, 0, 0]
+    assert set(np.unique(shown)) == {0, 64, 255}  # zero is a quarter of the way
+
+
+# Kinds of pictures, and what Pillow's own image takes: bytes a pixel.
+KINDS = {"F": 4, "I": 4, "I;16": 2, "RGBA": 4, "LA": 4, "CMYK": 4, "P": 1, "RGB": 4}
+SIDE = 3000
+MEMORY = """
+import sys
+from pathlib import Path
+from similar_images.pictures.decoding import Preprocessing, decode
+
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+preprocess = Preprocessing(256, 224)
+preprocess(decode(Path(), "small.tif")[1])
+before = peak()
+preprocess(decode(Path(), "large.tif")[1])
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+@pytest.mark.parametrize("mode", KINDS)
+def test_a_large_picture_takes_little_beside_its_decoded_pixels(
+    mode: str, own_folder: Path
+) -> None:
+    for name, side in (("small.tif", 100), ("large.tif", SIDE)):
+        image = Image.linear_gradient("L").resize((side, side))
+        if mode == "I;16":
+            image = Image.fromarray(np.asarray(image, np.uint16) * 257)
+        elif mode in ("RGBA", "LA"):
+            image.putalpha(image.copy())
+        if mode != "I;16":
+            image = image.convert(mode)
+        if mode == "P":
+            image.info["transparency"] = bytes(range(256))
+        image.save(name, "PNG" if mode == "P" else "TIFF")
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    printed = subprocess.check_output([sys.executable, "-c", MEMORY], env=environment)
+    assert int(printed) / SIDE**2 < KINDS[mode] + 8
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (1, 900), (900, 1), (1, 5000), (5000, 1)])
+@pytest.mark.parametrize("name", ["F.tif", "I.tif", "RGBA.png", "P.gif", "RGB.jpg", "1.bmp"])
+def test_pictures_one_pixel_wide_or_high(
+    name: str, size: tuple[int, int], own_folder: Path
+) -> None:
+    Image.new(name.partition(".")[0], size, 1).save(name)
+    info, rgb = decode(own_folder, name)
+    assert (info.width, info.height) == rgb.size == size
+    assert preprocess(rgb).shape == (224, 224, 3)
+
+
+def test_embedded_colour_profiles_are_not_applied(own_folder: Path) -> None:
+    """As torchvision's loaders don't apply them either; this one would change every colour."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ"))
+    image = noise(20, 20)
+    image.save("x.png", icc_profile=profile.tobytes())
+    with Image.open("x.png") as opened:
+        assert opened.info["icc_profile"]
+        expected = opened.convert("RGB")
+    shown = np.asarray(decode(own_folder, "x.png")[1])
+    np.testing.assert_array_equal(shown, np.asarray(expected))
+    np.testing.assert_array_equal(shown, np.asarray(image))
+
+
+# How a camera that was held in each of EXIF's orientations stores an upright picture.
+STORED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+@pytest.mark.parametrize("orientation", range(1, 10))
+def test_exif_orientation_is_honoured(orientation: int, own_folder: Path) -> None:
+    upright = noise(30, 20)
+    stored = upright.transpose(STORED[orientation]) if orientation in STORED else upright
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees
-    image.save("x.png", exif=exif)
+    exif[0x0112] = orientation
+    stored.save("x.png", exif=exif)
     info, rgb = decode(own_folder, "x.png")
-    assert (info.width, info.height) == (20, 30)
-    turned = image.transpose(Image.Transpose.ROTATE_270)
-    np.testing.assert_array_equal(np.asarray(rgb), np.asarray(turned))
+    assert (info.width, info.height) == (30, 20)
+    np.testing.assert_array_equal(np.asarray(rgb), np.asarray(upright))
 
 
 def test_a_gif_named_png_decodes_and_shows_its_first_frame(own_folder: Path) -> None:
@@ -179,5 +324,18 @@ def test_what_cannot_be_decoded_raises(what: str, own_folder: Path) -> None:
         path.mkdir()
     elif what == "pipe":
         os.mkfifo(path)
-    with pytest.raises(ImageError, match=r"\w"):
+    with pytest.raises(ImageError, match=r"\w") as caught:
         decode(own_folder, "x.png")
+    assert (what == "folder") == ("takes folders with --queries" in str(caught.value))
+    assert caught.value.unseen == (what == "missing")
+
+
+def test_a_picture_that_changes_while_it_is_read_is_refused(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its row is kept: what the file holds now is not known."""
+    noise(8, 8).save("x.png")
+    monkeypatch.setattr(decoding, "to_rgb", lambda image: os.utime("x.png", (1, 1)) or image)
+    with pytest.raises(ImageError, match="it changed while it was read") as caught:
+        decode(own_folder, "x.png")
+    assert caught.value.unseen

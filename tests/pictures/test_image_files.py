@@ -1,6 +1,7 @@
-"""image_files.py: pictures found under a folder, and nothing left out in silence."""
+"""image_files.py: which pictures are found under a folder, and what is said of the rest."""
 
 import os
+import random
 import subprocess
 import sys
 import tracemalloc
@@ -15,11 +16,10 @@ from helpers import PROJECT
 from PIL import Image
 
 from similar_images.pictures.image_files import (
+    MAX_LISTINGS,
     Listing,
-    image_suffixes,
     iter_images,
     left_out_in_words,
-    readable_formats,
 )
 
 
@@ -74,7 +74,57 @@ def test_links_are_followed_but_never_in_a_circle(photos: Path, own_folder: Path
     assert len(found) == 10
     skipped = {"deep/loop", "dangling.png", "pipe.png", "unmounted"}
     assert {item.path for item in listing.skipped} == skipped
-    assert listing.unseen() == {"unmounted"}
+    assert listing.unseen() == {"unmounted", "dangling.png"}, "both may be on a disk not mounted"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links are POSIX's")
+def test_a_folder_that_two_links_lead_to_is_listed_under_both_names(own_folder: Path) -> None:
+    paint(own_folder / "pictures/2020/rome/1.png")
+    paint(own_folder / "root/own.png")
+    (own_folder / "root/by place").symlink_to(own_folder / "pictures/2020/rome")
+    (own_folder / "root/by year").symlink_to(own_folder / "pictures/2020")
+    (own_folder / "root/the same").symlink_to(own_folder / "pictures/2020")
+    found, listing = found_in(own_folder / "root")
+    assert found == ["by place/1.png", "by year/rome/1.png", "own.png", "the same/rome/1.png"]
+    assert not listing.skipped
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links are POSIX's")
+def test_links_to_links_do_not_double_at_each_level(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels = 18  # 2 ** 18 paths
+    for level in range(levels):
+        folder = own_folder / f"levels/{level}"
+        paint(folder / "x.png")
+        for name in ("a", "b"):
+            (folder / name).symlink_to(f"../{level + 1}")
+    paint(own_folder / f"levels/{levels}/x.png")
+    root = own_folder / "levels/0"
+    found, listing = found_in(root)
+    for level in range(levels + 1):
+        paths = [path for path in found if path.count("/") == level]
+        assert len(paths) == min(2**level, MAX_LISTINGS)
+    assert f"{'a/' * levels}x.png" in found
+    assert all(path.count("a") + path.count("b") > 4 for path in listing.unseen())
+    scandir, other_orders = os.scandir, random.Random(1)
+
+    class Shuffled:
+        def __init__(self, folder: str) -> None:
+            with scandir(folder) as entries:
+                self.entries = list(entries)
+            other_orders.shuffle(self.entries)
+
+        def __enter__(self) -> Iterator["os.DirEntry[str]"]:
+            return iter(self.entries)
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(os, "scandir", Shuffled)
+    again, listed_again = found_in(root)
+    assert again == found, "whatever order the system lists a folder in"
+    assert listed_again.unseen() == listing.unseen()
 
 
 def test_folders_are_found_where_an_entry_knows_no_inode(
@@ -159,11 +209,19 @@ def test_what_cannot_be_listed_is_named_and_not_seen(
     assert listing.skipped[0].reason == "Permission denied"
 
 
-def test_every_suffix_that_pillow_opens_is_taken() -> None:
-    formats = set(readable_formats())
-    for suffix, name in Image.registered_extensions().items():
-        assert (suffix in image_suffixes()) == (name in formats or name == "MPO"), suffix
-    assert {".mpo", ".ftc", ".ftu", ".jpg", ".png", ".webp", ".tif"} <= image_suffixes()
+TAKEN = [".jpg", ".jpeg", ".jfif", ".png", ".gif", ".webp", ".avif", ".bmp", ".tif", ".tiff"]
+TAKEN += [".jp2", ".mpo", ".ico", ".icns", ".psd", ".tga", ".ppm", ".dds", ".qoi", ".ftc", ".ftu"]
+LEFT_OUT = [".eps", ".ps", ".iim", ".pdf", ".wmf", ".emf", ".mpg", ".mpeg", ".h5", ".hdf"]
+LEFT_OUT += [".grib", ".bufr", ".svg", ".txt", ".mp4", ".zip", ""]
+
+
+def test_pictures_are_told_from_other_files_by_suffix(own_folder: Path) -> None:
+    for suffix in TAKEN + LEFT_OUT:
+        Path(f"x{suffix}").touch()
+        Path(f"y{suffix.upper()}").touch()
+    found, listing = found_in(own_folder)
+    assert found == sorted(f"x{x}" for x in TAKEN) + sorted(f"y{x.upper()}" for x in TAKEN)
+    assert listing.left_out == dict.fromkeys(LEFT_OUT, 2)
 
 
 def test_what_is_left_out_is_counted_by_suffix(own_folder: Path) -> None:
@@ -184,9 +242,10 @@ def test_heic_is_named_with_its_package_and_taken_with_it(own_folder: Path) -> N
     code = (
         "import sys, json\n{}\n"
         "from pathlib import Path\n"
-        "from similar_images.pictures.image_files import Listing, iter_images, left_out_in_words\n"
+        "from similar_images.pictures.image_files import *\n"
         "listing = Listing()\n"
         "print([image.path for image in iter_images(Path('.'), listing)])\n"
+        "print(has_image_suffix('x.heic'))\n"
         "print(left_out_in_words(listing.left_out) if listing.left_out else '')"
     )
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
@@ -197,9 +256,9 @@ def test_heic_is_named_with_its_package_and_taken_with_it(own_folder: Path) -> N
 
     Path("x.heic").write_bytes(b"")
     without = printed(code.format("sys.modules['pillow_heif'] = None"))
-    assert without == ["[]", "left out: 1 .heic (pip install pillow-heif)"]
+    assert without == ["[]", "False", "left out: 1 .heic (pip install pillow-heif)"]
     pytest.importorskip("pillow_heif", reason="optional")
-    assert printed(code.format("")) == ["['x.heic']", ""]
+    assert printed(code.format("")) == ["['x.heic']", "True", ""]
 
 
 def test_a_heic_picture_is_decoded(own_folder: Path) -> None:

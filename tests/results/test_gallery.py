@@ -18,7 +18,7 @@ from similar_images.results import gallery as module
 from similar_images.results.gallery import gallery
 
 SUMMARY = Summary(queries=3, images=9, model="m", index="exact", device="cpu")
-EVIL = "a\"><script>alert(1)</script>&'`\u202e"
+EVIL = "a\"><script>alert(1)</script>&'`|{{ 7 * 7 }}\u202e\u202f\n"
 VOID = {"meta", "img", "br"}
 
 
@@ -87,6 +87,7 @@ def test_all_parts_are_there_with_letters_paths_and_similarities() -> None:
     pairs = sample(200, 5)
     page = page_of(pairs)
     checker = checked(page)
+    assert page.startswith("<!DOCTYPE html>\n<html")
     ids = {a["id"] for _, a in checker.tags if "id" in a}
     wanted = {"drawn", "near", "different", "second", "weakest", "distribution", "confusion"}
     assert wanted <= ids
@@ -101,6 +102,7 @@ def test_all_parts_are_there_with_letters_paths_and_similarities() -> None:
         assert str(link["href"]).startswith("#")
         assert str(link["href"])[1:] in ids
     assert "script" not in {tag for tag, _ in checker.tags}
+    assert len(checker.attributes("table")) == len(checker.attributes("caption")) == 1
     assert not re.search(r"https?:", page)
 
 
@@ -112,7 +114,7 @@ def test_each_cell_of_the_confusion_table_leads_to_its_pairs() -> None:
             labels = (f"label {query}", f"label {match}")
             some = [p for p in pairs if (p.query_label, p.match_label) == labels]
             link = re.search(
-                rf'<a href="#(cell-\d+)" aria-label="{len(some)} pairs: {" → ".join(labels)}">',
+                rf'<a href="#(cell-\d+)" aria-label="{len(some)} pairs?: {" → ".join(labels)}">',
                 page,
             )
             assert bool(link) == bool(some)
@@ -139,14 +141,23 @@ def test_thumbnails_stop_before_the_page_is_too_large(monkeypatch: pytest.Monkey
     assert len(page) < 700_000
 
 
+def test_numbers_and_nouns_agree() -> None:
+    page = page_of(sample(1, 1))
+    assert 'aria-label="1 pair: label 0 → label 0"' in page
+    assert not re.search(r"\b1 (pair|image)s\b", page)
+
+
 def test_no_name_can_break_out_of_the_page() -> None:
     (name,) = paint(1)
     pair = Pair(EVIL, name, 0.5, 1, EVIL, "b")
     gone = Pair(name, EVIL, 0.4, 1, "b", EVIL)
-    page = gallery([pair, gone], [pair], [], [], SUMMARY, EVIL)
+    summary = Summary(queries=2, images=9, model=EVIL, index=EVIL, device=EVIL)
+    near = [NearDuplicate(gone, (EVIL,))]
+    page = gallery([pair, gone], [pair], near, [SecondLook(pair, EVIL, 5)], summary, EVIL)
     checker = checked(page)
     assert "script" not in {tag for tag, _ in checker.tags}
     assert "\u202e" not in page
+    assert "{{ 7 * 7 }}" in page, "no name is read as a template"
     assert all(not name.startswith("on") for _, a in checker.tags for name in a)
 
 
@@ -169,24 +180,39 @@ def test_small_pictures_are_crisp_and_large_ones_reduced() -> None:
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
+# Run in the page: what is shown, what is too wide, and the lowest contrast of a text (WCAG 2).
+PROBE = """<script>addEventListener('load', () => {
+  const images = [...document.images], all = [...document.querySelectorAll('body *')];
+  const wide = all.filter(e => !e.closest('.scroll') &&
+    e.getBoundingClientRect().right > document.documentElement.clientWidth + 1);
+  const rgba = colour => [...colour.match(/[\\d.]+/g).map(Number), 1].slice(0, 4);
+  const over = ([r, g, b, a], under) => [r, g, b].map((c, i) => a * c + (1 - a) * under[i]);
+  const behind = e => e ? over(rgba(getComputedStyle(e).backgroundColor), behind(e.parentElement))
+    : [255, 255, 255];
+  const light = rgb => rgb.map(c => c / 255)
+    .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0.05);
+  const contrast = e => {
+    const [a, b] = [light(rgba(getComputedStyle(e).color).slice(0, 3)), light(behind(e))];
+    return Math.max(a, b) / Math.min(a, b); };
+  const texts = all.filter(e => !e.closest('svg') &&
+    [...e.childNodes].some(node => node.nodeType == 3 && node.data.trim()));
+  document.title = JSON.stringify({shown: images.filter(i => i.naturalWidth).length,
+    of: images.length, wide: wide.map(e => e.tagName), contrast: Math.min(...texts.map(contrast)),
+    dark: matchMedia('(prefers-color-scheme: dark)').matches}); });</script>"""
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-@pytest.mark.parametrize("width", [360, 1280])
-def test_a_browser_shows_the_page(width: int, own_folder: Path) -> None:
-    """Every picture is decoded, and nothing is wider than the window but the table."""
-    Path("gallery.html").write_text(page_of(sample(60, 4)), encoding="utf-8")
-    probe = (
-        "<script>addEventListener('load', () => { const images = [...document.images];"
-        "const wide = [...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll') &&"
-        "e.getBoundingClientRect().right > document.documentElement.clientWidth + 1);"
-        "document.title = JSON.stringify({shown: images.filter(i => i.naturalWidth).length,"
-        "of: images.length, wide: wide.map(e => e.tagName)}); });</script>"
-    )
-    page = Path("gallery.html").read_text(encoding="utf-8")
-    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
-    Path("probed.html").write_text(page.replace("</head>", f"{probe}</head>"), encoding="utf-8")
+@pytest.mark.parametrize(("width", "dark"), [(360, True), (1280, False)])
+def test_a_browser_shows_the_page(width: int, dark: bool, own_folder: Path) -> None:
+    """Pictures are decoded, texts have contrast, nothing is wider than the window but the table."""
+    pairs = [*sample(60, 4), Pair("0.png", "1.png", 0.9, 1, "always right", "always right")]
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page_of(pairs))
+    Path("probed.html").write_text(page.replace("</head>", f"{PROBE}</head>"), encoding="utf-8")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     options += [f"--window-size={width},900", f"--user-data-dir={own_folder / 'profile'}"]
     options += ["--no-first-run", "--disable-sync", "--disable-component-update", "--disable-quic"]
+    options += [f"--blink-settings=preferredColorScheme={int(not dark)}"]
     done = subprocess.run(
         [str(CHROMIUM), *options, "--dump-dom", (own_folder / "probed.html").as_uri()],
         capture_output=True,
@@ -197,6 +223,8 @@ def test_a_browser_shows_the_page(width: int, own_folder: Path) -> None:
     figures = json.loads(title[1])
     assert figures["shown"] == figures["of"] > 50
     assert figures["wide"] == []
+    assert figures["dark"] == dark
+    assert figures["contrast"] >= 4.5
 
 
 def test_matches_that_agree_on_another_label_are_worth_a_second_look() -> None:

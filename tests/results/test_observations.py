@@ -1,12 +1,43 @@
 """observations.py: the report's numbers and words."""
 
+import dataclasses
+import itertools
 import re
+
+import pytest
 
 from similar_images.matching.near_duplicates import NearDuplicate
 from similar_images.matching.pairs import Pair, Summary
+from similar_images.matching.second_look import SecondLook
 from similar_images.results.observations import report
 
 SUMMARY = Summary(queries=3, images=9, model="m", index="exact", device="cpu")
+EVIL = "a|b](http://x)<script>`'\"``|{{ 7 * 7 }}\u202e\u202f\n# heading\n\n- item"
+
+
+def full_summary(name: str) -> Summary:
+    """A summary in which nothing is missing, with a name wherever there can be one."""
+    names = dict.fromkeys(["model", "index", "device", "recall", "filter"], name)
+    return Summary(3, 9, **names, min_similarity=0.5, skipped=[name] * 7, unmatched=2)  # type: ignore[arg-type]
+
+
+def checked(text: str) -> str:
+    """Check that empty lines separate a Markdown text's blocks, and that tables are whole."""
+    assert text.endswith("\n")
+    for block in text[:-1].split("\n\n"):
+        lines = block.split("\n")
+        assert all(lines), "an empty line too many"
+        kinds = {re.match(r"(\||- |#+ |)", line)[1] for line in lines}  # type: ignore[index]
+        assert len(kinds) == 1, block
+        if kinds == {"|"}:
+            assert len(lines) > 2, block
+            assert re.fullmatch(r"(\|-+:?)+\|", lines[1])
+            # A backslash and what it escapes count for nothing.
+            columns = {re.sub(r"\\.", "", line).count("|") for line in lines}
+            assert len(columns) == 1, block
+        else:
+            assert "\\|" not in block.replace("\\\\", "")
+    return text
 
 
 def test_observations_count_right() -> None:
@@ -21,23 +52,67 @@ def test_observations_count_right() -> None:
     assert "| cat | 2 | 1 | 50.0% | dog (1) |" in text
     assert "| dog | 1 | 1 | 100.0% | none |" in text
     assert "- cat → dog: 1 pair" in text
-    assert "The weakest of them is B, at 0.7000." in text
+    assert "The least similar of them is B, at 0.7000." in text
     assert "Pairs with different labels: B." in text
     assert "rank 3 of 3" in text
-    assert "1 query of 3 have as their nearest match their own picture" in text
+    assert "For 1 of 3 queries, the nearest match is a near-duplicate" in text
     assert "66.7% with them, **50.0% without**" in text
     assert "mirrored (1)" in text
 
 
+def test_near_duplicates_of_lower_rank_are_counted_by_themselves() -> None:
+    pairs = [
+        Pair("q/cat/1", "d/cat/1", 0.9, 1, "cat", "cat"),
+        Pair("q/cat/1", "d/cat/2", 0.8, 2, "cat", "cat"),
+        Pair("q/dog/1", "d/dog/1", 0.9, 1, "dog", "dog"),
+        Pair("q/dog/1", "d/dog/2", 0.8, 2, "dog", "dog"),
+    ]
+    changed = [("mirrored",), ("recoloured",), None, ("recoloured",)]
+    near = [NearDuplicate(p, change) for p, change in zip(pairs, changed, strict=True) if change]
+    text = report(pairs, pairs[:1], near, [], SUMMARY)
+    assert "For 1 of 2 queries, the nearest match" in text
+    assert "The most frequent changes: mirrored (1).\n" in text
+    assert "recoloured" not in text
+    assert "Near-duplicates among the matches of lower rank: 2." in text
+    assert "For 0 of 2 queries, the nearest match" in report(
+        pairs, pairs[:1], near[1:], [], SUMMARY
+    )
+
+
+@pytest.mark.parametrize("name", ["plain", EVIL])
+def test_every_combination_of_sections_is_sound_markdown(name: str) -> None:
+    full = full_summary(name)
+    for labelled, wrong, ranks, changes, looks, summary in itertools.product(
+        (True, False), (True, False), (1, 2), ((), (1,), (2,), (1, 2)), (0, 7), (SUMMARY, full)
+    ):
+        label, other = (name, name + "x" * wrong) if labelled else ("", "")
+        pairs = [Pair(name, name, 0.9 / rank, rank, label, other) for rank in range(1, ranks + 1)]
+        pairs.append(dataclasses.replace(pairs[0], query="unlabelled", match_label=""))
+        near = [NearDuplicate(pair, (name,)) for pair in pairs[:-1] if pair.rank in changes]
+        second = [SecondLook(pairs[0], name, 5)] * looks
+        text = checked(report(pairs, pairs, near, second, summary))
+        assert ("## Possible label errors" in text) == bool(looks)
+        assert ("- Recall: " in text) == (summary is full)
+        assert ("confusions" in text) == (labelled and wrong)
+        assert ("up to rank 2" in text) == (labelled and ranks == 2)
+
+
 def test_labels_cannot_break_out_of_the_report() -> None:
-    evil = "a|b](http://x)<script>`\n# heading"
-    pair = Pair(evil, evil, 0.5, 1, evil, "b")
-    text = report([pair], [pair], [], [], SUMMARY)
+    pair = Pair(EVIL, EVIL, 0.5, 1, EVIL, "b")
+    near, second = [NearDuplicate(pair, (EVIL,))], [SecondLook(pair, EVIL, 5)]
+    text = checked(report([pair], [pair], near, second, full_summary(EVIL)))
     assert "\n# heading" not in text
-    assert "<script>" not in re.sub(r"(`+).*?\1", "", text), "only ever in a code span"
-    for line in text.splitlines():
-        if line.startswith("| a"):
-            assert line.replace("\\|", "").count("|") == 6
+    assert "\u202e" not in text
+    outside = re.sub(r"(?<![`\\])(`+)(?!`).*?(?<!`)\1(?!`)", "", text)
+    assert "<script>" not in outside, "only ever in a code span"
+    assert not re.search(r"(?<!\\)\]\(http", outside)
+    assert "{{ 7 * 7 }}" in text, "no name is read as a template"
+
+
+def test_a_backslash_before_a_bar_does_not_split_a_cell() -> None:
+    pair = Pair(r"a\|<b>", "b", 0.5)
+    text = checked(report([pair], [pair], [], [], SUMMARY))
+    assert r"| A | a\\\|\<b\> | `b` |" in text
 
 
 def test_the_original_report_would_have_named_both_of_its_wrong_pairs() -> None:
@@ -100,4 +175,4 @@ def test_the_nearest_few_are_rated_together() -> None:
         Pair("q/a/1", f"d/{label}/1", 0.9, 1 + n, "a", label) for n, label in enumerate("abaa")
     ]
     text = report(pairs, pairs, [], [], SUMMARY)
-    assert "Of all 4 matches of the 4 nearest, 75.0% share the query's label." in text
+    assert "Of all 4 matches up to rank 4, 75.0% share the query's label." in text

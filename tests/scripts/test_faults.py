@@ -38,7 +38,7 @@ from similar_images.loading import row_writer
 from similar_images.milvus.client import Client, CollectionError
 from similar_images.milvus.collection import ImageCollection, existing_collection
 from similar_images.milvus.connection import connect
-from similar_images.network.embedding import OpenVinoEmbedder
+from similar_images.network.openvino_embedder import OpenVinoEmbedder
 from similar_images.pictures import decode_workers
 from similar_images.pictures.decoding import Preprocessing
 

@@ -19,7 +19,7 @@ from similar_images.milvus import lite
 from similar_images.milvus.collection import STRONG, ImageCollection
 from similar_images.milvus.connection import connect, resolve_uri
 from similar_images.network import torchvision_model as model
-from similar_images.network.embedding import OpenVinoEmbedder
+from similar_images.network.openvino_embedder import OpenVinoEmbedder
 from similar_images.pictures import image_files
 
 Fails = Callable[..., str]

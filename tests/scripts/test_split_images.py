@@ -114,7 +114,7 @@ def test_an_interrupted_run_leaves_what_was_there(
     assert process.returncode == (130 if stop == signal.SIGINT else -signal.SIGKILL)
     assert {path: path.read_bytes() for path in own_folder.rglob("*_set/*/*.png")} == before
     if stop == signal.SIGINT:
-        assert errors == "interrupted: both folders are as they were, or whole; run it again\n"
+        assert errors == "interrupted: both folders are as before, or complete; run it again\n"
         assert not list(own_folder.glob(".*"))
     assert split_images.main(["--overwrite"] if overwrite else []) == 0  # what was left is gone
     assert len(written(Path("database_set"))) == 900

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import PROJECT, raising_at, written
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import split_images
+from similar_images.splitting import split
 from similar_images.splitting.split import SplitError, check_targets, split_positions
 
 Fails = Callable[..., str]
@@ -30,6 +31,7 @@ def test_default_split_is_the_original_homeworks() -> None:
     assert not set(database) & set(queries)
 
 
+@settings(deadline=None)
 @given(st.integers(2, 400), st.floats(0.01, 0.99), st.integers(0, 2**32 - 1))
 def test_every_image_lands_on_exactly_one_side(count: int, fraction: float, seed: int) -> None:
     try:
@@ -75,18 +77,28 @@ def test_no_step_of_overwriting_is_without_a_way_back(
 KILLED = """
 import os, signal, sys
 import split_images
-replace, calls = os.replace, []
+name, number = sys.argv[1], int(sys.argv[2])
+function, calls = getattr(os, name), []
 
-def killed(*places):
+def killed(*places, **options):
     calls.append(1)
-    if len(calls) == int(sys.argv[1]):
+    if len(calls) == number:
         os.kill(os.getpid(), signal.SIGKILL)
-    replace(*places)
+    function(*places, **options)
 
 if __name__ == "__main__":
-    os.replace = killed
-    split_images.main(sys.argv[2:])
+    setattr(os, name, killed)
+    split_images.main(["--sample", "--limit", "60", "--overwrite"])
 """
+
+
+def kill_an_overwriting_run(folder: Path, name: str, number: int) -> None:
+    """Kill a run, in a process of its own, at its call of this number of a function of os."""
+    (folder / "killed.py").write_text(KILLED)
+    command = [sys.executable, "killed.py", name, str(number)]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    assert subprocess.run(command, env=environment).returncode == -signal.SIGKILL
+    (folder / "killed.py").unlink()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
@@ -96,11 +108,7 @@ def test_a_run_killed_between_its_steps_is_undone_by_the_next(
 ) -> None:
     assert split_images.main(["--sample", "--limit", "50"]) == 0
     before = contents(own_folder)
-    (own_folder / "killed.py").write_text(KILLED)
-    command = [sys.executable, "killed.py", str(number), "--sample", "--limit", "60", "--overwrite"]
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    assert subprocess.run(command, env=environment).returncode == -signal.SIGKILL
-    (own_folder / "killed.py").unlink()
+    kill_an_overwriting_run(own_folder, "replace", number)
     with pytest.raises(SplitError, match="add --overwrite"):
         check_targets([Path("database_set"), Path("query_set")], overwrite=False)
     for partial in own_folder.glob(".*.partial"):
@@ -108,6 +116,20 @@ def test_a_run_killed_between_its_steps_is_undone_by_the_next(
     assert contents(own_folder) == before
     assert split_images.main(["--sample", "--limit", "60", "--overwrite"]) == 0
     assert len(written(Path("database_set"))) == 54
+    assert sorted(os.listdir(own_folder)) == ["database_set", "query_set"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+@pytest.mark.parametrize(("name", "number"), [("unlink", 2), ("unlink", 46), ("rmdir", 11)])
+def test_a_run_killed_while_it_deletes_the_old_split_is_completed_by_the_next(
+    name: str, number: int, own_folder: Path
+) -> None:
+    assert split_images.main(["--sample", "--limit", "50"]) == 0
+    kill_an_overwriting_run(own_folder, name, number)
+    assert len(written(Path("database_set"))) == 54
+    assert Path(".database_set.old").exists()
+    with pytest.raises(SplitError, match="add --overwrite"):
+        check_targets([Path("database_set"), Path("query_set")], overwrite=False)
     assert sorted(os.listdir(own_folder)) == ["database_set", "query_set"]
 
 
@@ -143,6 +165,102 @@ def test_pictures_named_like_ours_are_never_deleted(folder: str, fails: Fails) -
     error = fails(split_images.main, "--sample", "--limit", "20", "--overwrite")
     assert "did not write (clip1/00001.png)" in error
     assert mine.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("link", [".database_set.old", ".query_set.partial"])
+def test_nothing_is_deleted_through_a_link(link: str, own_folder: Path, fails: Fails) -> None:
+    assert split_images.main(["--sample", "--limit", "20"]) == 0
+    Path("elsewhere").mkdir()
+    Path("database_set").rename("elsewhere/split")
+    os.symlink("elsewhere/split", link)
+    before = contents(Path("elsewhere"))
+    assert link in fails(split_images.main, "--sample", "--overwrite")
+    assert contents(Path("elsewhere")) == before
+    assert Path(link).is_symlink()
+
+
+def add_holiday(folder: str) -> None:
+    Path(folder).mkdir(exist_ok=True)
+    Path(folder, "holiday.jpg").write_bytes(b"mine")
+
+
+def adding_at(number: int, folder: str, function: Callable[..., object]) -> Callable[..., object]:
+    """Return a function that at its call of this number first adds a user's file to a folder."""
+    calls: list[object] = []
+
+    def adding(*arguments: object, **options: object) -> object:
+        calls.append(arguments)
+        if len(calls) == number:
+            add_holiday(folder)
+        return function(*arguments, **options)
+
+    return adding
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    ("module", "name", "folder"),
+    [
+        (split_images, "load_images", "database_set"),
+        (split_images, "load_images", "query_set"),
+        (split_images, "load_images", ".query_set.old"),
+        (split_images, "load_images", ".database_set.partial"),
+        (split, "replacing_together", "query_set"),
+        (split.concurrent.futures, "as_completed", "database_set"),
+        (split.concurrent.futures, "as_completed", "query_set"),
+    ],
+)
+def test_a_file_added_before_the_folders_are_replaced_is_kept(
+    module: object,
+    name: str,
+    folder: str,
+    overwrite: bool,
+    fails: Fails,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = ["--overwrite"] if overwrite else []
+    if overwrite:
+        assert split_images.main(["--sample", "--limit", "20"]) == 0
+    before = contents(Path())
+    monkeypatch.setattr(module, name, adding_at(1, folder, getattr(module, name)))
+    error = fails(split_images.main, "--sample", "--limit", "30", *options)
+    assert f"{folder} holds what split_images.py did not write (holiday.jpg)" in error
+    assert contents(Path()) == {**before, f"{folder}/holiday.jpg": b"mine"}
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "folder", "kept"),
+    [
+        ("replace", 1, "database_set", "database_set"),  # moved away with it, and put back
+        ("replace", 2, "query_set", "query_set"),
+        ("replace", 2, ".database_set.old", "database_set"),
+        ("replace", 3, ".database_set.old", ".database_set.old"),
+        ("replace", 4, ".query_set.old", ".query_set.old"),
+        ("replace", 3, "query_set", "query_set"),
+        ("replace", 4, "database_set", "database_set"),
+        ("unlink", 1, ".database_set.old", ".database_set.old"),
+        ("unlink", 19, ".database_set.old/7", ".database_set.old/7"),
+        ("rmdir", 1, ".query_set.old", ".query_set.old"),
+    ],
+)
+def test_a_file_added_while_the_folders_are_replaced_is_kept(
+    name: str,
+    number: int,
+    folder: str,
+    kept: str,
+    fails: Fails,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert split_images.main(["--sample", "--limit", "20"]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(os, name, adding_at(number, folder, getattr(os, name)))
+        error = fails(split_images.main, "--sample", "--limit", "30", "--overwrite")
+    assert Path(kept, "holiday.jpg").read_bytes() == b"mine"
+    assert "holiday.jpg" in error or f"{folder}'" in error
+    assert sorted(written(Path())) in (list(range(20)), list(range(30)))
+    Path(kept, "holiday.jpg").unlink()
+    assert split_images.main(["--sample", "--limit", "40", "--overwrite"]) == 0
+    assert len(written(Path("database_set"))) == 36
 
 
 def test_what_systems_leave_in_folders_is_in_nobodys_way() -> None:

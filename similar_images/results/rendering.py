@@ -1,0 +1,55 @@
+"""Fill in the templates of gallery.html and observations.md; untrusted text is escaped."""
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from similar_images.text import counted, printable, share
+
+
+def render(template: str, **values: object) -> str:
+    """Return a file of templates/, filled in. A missing value is an error, not an empty place.
+
+    In HTML every value is escaped; a Markdown template passes text through `md` or `code`.
+    """
+    return str(_environment().get_template(template).render(values))
+
+
+def md(text: str) -> str:
+    """Return text that can't start Markdown; a table's cells also pass through `row`."""
+    return "".join("\\" + char if char in r"\`*_{}[]<>#+!~&" else char for char in printable(text))
+
+
+def code(text: str) -> str:
+    """Return text as a code span that it can't end."""
+    text = printable(text)
+    if "\\|" in text:  # a table would be split here: a code span knows no escaped backslash
+        return md(text)
+    fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
+    space = " " if len(fence) > 1 else ""
+    return f"{fence}{space}{text}{space}{fence}"
+
+
+def row(cells: Sequence[object]) -> str:
+    """Return a row of a Markdown table."""
+    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+@cache
+def _environment() -> Any:
+    import jinja2  # here, so that importing this package stays fast
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=jinja2.select_autoescape(),
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: printable(value) if type(value) is str else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    filters = {"md": md, "code": code, "row": row, "counted": counted, "share": share}
+    environment.filters |= {**filters, "thousands": "{:,}".format}
+    return environment
