@@ -11,7 +11,7 @@ from similar_images.loading.inventory import Inventory
 from similar_images.loading.prepare import LoadOptions
 from similar_images.milvus.client import CollectionError
 from similar_images.milvus.collection import ImageCollection
-from similar_images.pictures.image_files import image_suffixes
+from similar_images.pictures.image_files import has_image_suffix
 
 MOST = 0.5  # pruning more than this share of the rows needs --prune-most
 
@@ -55,7 +55,7 @@ def find_missing(
             continue
         *folders, _ = above = list(_above(image.path))
         if (
-            os.path.splitext(image.path)[1].lower() not in image_suffixes()
+            not has_image_suffix(image.path)
             or not unseen.isdisjoint(above)
             or any(map(is_empty, folders))
         ):
