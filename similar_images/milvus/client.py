@@ -126,11 +126,13 @@ class Client:
 
     exact_rows: up to so many rows, search is exact by default.
     needs_index: whether a search needs an index; if not, search without one is exact.
+    reads_rows_to_count: whether a count with a filter reads all columns of the rows into memory.
     is_own: whether the collections' properties can be trusted, since only this user writes them.
     """
 
     exact_rows = EXACT_ROWS
     needs_index = True
+    reads_rows_to_count = False
     is_own = False
     damaged = RUN_AGAIN  # what to do if a collection can't be opened
 

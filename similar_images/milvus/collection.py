@@ -147,6 +147,8 @@ class ImageCollection:
 
     def count(self, expression: str = "") -> int:
         """Return the exact number of rows, or of those for which a Milvus filter is true."""
+        if expression and self.client.reads_rows_to_count:
+            return sum(map(len, self._pages((KEY,), READ_ROWS, expression)))
         advice = CHECK_FILTER if expression else RESUME
         return int(self._query(expression, ["count(*)"], advice)[0]["count(*)"])
 
@@ -182,7 +184,8 @@ class ImageCollection:
         def page_after(last: str | None) -> list[dict[str, typing.Any]]:
             after = f"{KEY} > {quoted(last)}" if last is not None else f'{KEY} != ""'
             wanted = f"({expression}) and {after}" if expression else after
-            return self._query(wanted, columns, self.client.damaged, limit=rows_a_page, **IN_ORDER)
+            advice = CHECK_FILTER if expression else self.client.damaged
+            return self._query(wanted, columns, advice, limit=rows_a_page, **IN_ORDER)
 
         with ThreadPoolExecutor(1) as pool:  # reads the next page while this one is used
             coming, before = pool.submit(page_after, None), ""

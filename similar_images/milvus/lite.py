@@ -38,6 +38,7 @@ class LiteClient(Client):
 
     exact_rows = sys.maxsize
     needs_index = False  # a FLAT index would store the vectors twice, on disk and in memory
+    reads_rows_to_count = True
     is_own = True
     damaged = REBUILD
     _warned = False
