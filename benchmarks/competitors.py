@@ -72,11 +72,10 @@ class Pictures(Dataset):
 def embed_with_loader(body: nn.Module, pictures: Pictures, workers: int) -> np.ndarray:
     """Embed pictures with torch's DataLoader and a network as it is, (N, dimension) float32.
 
-    The worker processes are spawned: a fork would copy the locks of threads that are running.
+    To be called in a process of its own: it forks worker processes, and leaves a handler of
+    SIGCHLD behind, in which a process that has used OpenVINO crashes.
     """
-    loader = DataLoader(
-        pictures, LOADER_BATCH, num_workers=workers, multiprocessing_context="spawn"
-    )
+    loader = DataLoader(pictures, LOADER_BATCH, num_workers=workers)
     with torch.inference_mode():
         parts = [nn.functional.normalize(body(batch).flatten(1)) for batch in loader]
     return torch.cat(parts).numpy()
