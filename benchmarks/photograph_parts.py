@@ -26,7 +26,7 @@ from similar_images.loading.row_writer import RowWriter
 from similar_images.milvus.collection import ImageCollection
 from similar_images.milvus.connection import connect
 from similar_images.network.embedding import (
-    INLINE_IMAGES,
+    FEW_IMAGES,
     Embedder,
     EmbeddingOptions,
     core_count,
@@ -40,7 +40,7 @@ from similar_images.text import printable
 
 LARGE = (11547, 8660)  # pixels: 100 megapixels
 LARGE_FILES = 2  # that are made; the others are links to them
-LARGE_COUNT = INLINE_IMAGES + 1  # the fewest that worker processes decode
+LARGE_COUNT = FEW_IMAGES + 1  # the fewest that worker processes decode
 Figures = dict[str, list[float] | float]  # several runs, or a single one
 
 

@@ -129,6 +129,8 @@ NOT_RUN_HERE = {
     ),
     "python -m benchmarks.scale --sizes 10000 100000 1000000": "test_benchmarks.py, smaller",
     "python -m benchmarks.near_duplicates cifar-10/database_set ~/Pictures": "test_benchmarks.py",
+    "python -m benchmarks.photographs --photographs ~/Pictures": "test_benchmarks.py, smaller",
+    "python -m benchmarks.formats --photographs ~/Pictures": "test_benchmarks.py, smaller",
     "docker compose up --detach --wait": "wants a container engine",
 }
 
