@@ -3,7 +3,7 @@
 Usage:
   python embed_and_load.py                                    # database_set into ./milvus.db
   python embed_and_load.py --images ~/Pictures --collection pictures
-  python embed_and_load.py --model resnet50 --collection finer
+  python embed_and_load.py --model resnet50 --collection resnet50
   python embed_and_load.py --milvus-uri http://localhost:19530 --index hnsw
   python embed_and_load.py --weights random                   # no download; for a trial
   torchrun --nproc-per-node 4 embed_and_load.py --milvus-uri http://localhost:19530
@@ -70,12 +70,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--prune",
         action="store_true",
-        help="remove the rows of files that are gone or no longer images",
+        help="remove rows whose file no longer exists or is no longer an image",
     )
     parser.add_argument(
         "--prune-most",
         action="store_true",
-        help="with --prune: even if these are more than half of the rows",
+        help="allow --prune to remove more than half of the rows",
     )
     parser.add_argument(
         "--index",
@@ -84,7 +84,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "(default: the collection's, auto for a new one)",
     )
     parser.add_argument(
-        "--moved", action="store_true", help="the collection's folder has moved to --images"
+        "--moved", action="store_true", help="record --images as the collection's new location"
     )
     add_quiet_option(parser)
     args = parser.parse_args(argv)
@@ -147,7 +147,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     ranks = Ranks()
     expected = (CollectionError, ImageError, ModelError, RankError)
-    interrupted = "what is loaded is kept; run it again to go on"
+    interrupted = "loaded rows are kept; run it again to resume"
     return status_of(lambda: run(args, ranks), expected, interrupted, ranks.prefix)
 
 

@@ -62,7 +62,7 @@ def image_to_embedding(
 def _embedder(model: str, weights: str, device: str) -> Embedder:
     network = find_network(model, weights)
     warn_if_random(network.model)
-    return make_embedder(network, EmbeddingOptions(device, "float32"), images=1)
+    return make_embedder(network, EmbeddingOptions(device=device, precision="float32"), images=1)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

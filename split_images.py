@@ -41,8 +41,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the command line's options."""
     parser = script_parser(__doc__)
     parser.add_argument("--cifar", type=Path, metavar="DIR", help="folder that holds CIFAR-10")
-    parser.add_argument("--database-set", type=Path, default=Path("database_set"), metavar="DIR")
-    parser.add_argument("--query-set", type=Path, default=Path("query_set"), metavar="DIR")
+    for name, what in (("database_set", "database images"), ("query_set", "queries")):
+        option = f"--{name.replace('_', '-')}"
+        text = f"folder for the {what} (default: {name})"
+        parser.add_argument(option, type=Path, default=Path(name), metavar="DIR", help=text)
     parser.add_argument(
         "--query-fraction",
         type=number_between(0, 1),

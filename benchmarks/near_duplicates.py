@@ -106,7 +106,7 @@ def measure(root: Path) -> str:
     """Return the table of a folder."""
     pictures = read_pictures(root)
     others = {name: list(map(change, pictures)) for name, change in CHANGES.items()}
-    others["another picture (wrongly found)"] = pictures[1:] + pictures[:1]
+    others["a different image, falsely detected"] = pictures[1:] + pictures[:1]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name, changed in others.items():

@@ -1,1 +1,1 @@
-"""How the scripts do it: a subpackage for each script, over pictures, network and milvus."""
+"""What the scripts do, in a subpackage for each, based on pictures, network and milvus."""

@@ -192,7 +192,9 @@ def script_parser(description: str | None) -> argparse.ArgumentParser:
 def add_quiet_option(parser: argparse.ArgumentParser) -> None:
     """Add --quiet."""
     parser.add_argument(
-        "--quiet", action="store_true", help="print results, warnings and errors only; no bars"
+        "--quiet",
+        action="store_true",
+        help="print results, warnings and errors only; no progress bars",
     )
 
 

@@ -55,10 +55,10 @@ def report(job: Load, tally: Tally, seconds: float) -> None:
     say, trouble = job.console.say, job.console.trouble
     rate = f", {tally.loaded / seconds:.1f} images/s" if tally.loaded else ""
     loaded = f"Loaded {counted(tally.loaded, 'image')} in {seconds:.1f} s{rate}"
-    say(f"{loaded}; {tally.kept:,} were in already")
+    say(f"{loaded}; {tally.kept:,} were already in the collection")
     if tally.pruned.gone:
         what = "removed" if tally.pruned.removed else "kept; --prune removes them"
-        say(f"{tally.pruned.gone:,} rows have no readable file any more: {what}")
+        say(f"{counted(tally.pruned.gone, 'row')} without a readable file: {what}")
     if tally.pruned.unseen:
         rows = counted(tally.pruned.unseen, "row")
         say(
@@ -67,7 +67,7 @@ def report(job: Load, tally: Tally, seconds: float) -> None:
         )
     if tally.skipped:
         number = len(tally.skipped) + tally.skipped_unnamed
-        trouble(f"Skipped, since they could not be read: {number:,}")
+        trouble(f"Skipped unreadable files: {number:,}")
         for skipped in tally.skipped:
             trouble(f"  {printable(skipped.path)}: {printable(skipped.reason)}")
         if tally.skipped_unnamed:

@@ -163,4 +163,5 @@ def prune(job: Load, inventory: Inventory, unseen: set[str], progress: SharedPro
         removed = may_prune(ranks.add("gone", 0), ranks.add("rows", 0), options)
     if removed:
         job.collection.delete(missing.gone)
-    return Pruned(len(missing.gone), len(missing.gone) if removed else 0, missing.unseen)
+    gone = len(missing.gone)
+    return Pruned(gone=gone, removed=gone if removed else 0, unseen=missing.unseen)

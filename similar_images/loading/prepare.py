@@ -80,7 +80,7 @@ def collection_to_load(client: Client, options: LoadOptions, model: Model) -> Im
 def warn_if_interrupted(client: Client, options: LoadOptions) -> None:
     """Warn of a collection that an interrupted --recreate has left beside the old one."""
     name = options.collection + NEW_SUFFIX
-    if not options.recreate and client.ask("has_collection", name, advice=client.damaged):
+    if not options.recreate and ImageCollection.exists(client, name):
         warn(
             f"an interrupted --recreate has left the collection {name}, which uses memory and "
             "disk; run again with --recreate to complete and remove it"

@@ -28,7 +28,7 @@ class Missing:
     unseen: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pruned:
     """How many rows have no file: see Missing; removed: how many of the gone were deleted."""
 

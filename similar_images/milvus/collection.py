@@ -70,13 +70,18 @@ class ImageCollection:
                 "choose another --collection"
             )
 
+    @staticmethod
+    def exists(client: Client, name: str) -> bool:
+        """Return whether there is a collection of that name, whoever made it."""
+        return bool(client.ask("has_collection", name, advice=client.damaged))
+
     @classmethod
     def find(cls, client: Client, name: str) -> "ImageCollection | None":
         """Return the collection of that name, ready for searches, or None if there is none.
 
         A collection without an index can be loaded into, but not searched: see use_index().
         """
-        if not client.ask("has_collection", name, advice=client.damaged):
+        if not cls.exists(client, name):
             return None
         collection = cls(client, name)
         if collection.index.current():

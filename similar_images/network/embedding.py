@@ -41,7 +41,7 @@ FEW_IMAGES = 64  # are decoded before more than one worker process has started
 SCALED_SIDE = 2  # times the network's resize: the least short side of a JPEG decoded at a scale
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EmbeddingOptions:
     """How to embed, as given on the command line; None leaves the choice to the program."""
 
@@ -222,14 +222,14 @@ def add_embedding_options(parser: argparse.ArgumentParser) -> None:
         "--device",
         choices=DEVICES,
         default="auto",
-        help=f"auto: a GPU, if there is one and {GPU_IMAGES:,} images or more to embed",
+        help=f"auto: a GPU, if there is one and at least {GPU_IMAGES:,} images are to be embedded",
     )
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
         default="auto",
         help="auto: float16 on a GPU, the fastest on a CPU; float32 is exact; a precision that the "
-        "CPU lacks is replaced by one that it has, with a warning",
+        "CPU does not support is replaced, with a warning",
     )
     parser.add_argument(
         "--batch-size",

@@ -30,7 +30,7 @@ class Model:
     architecture: str
     preprocessing: str
     dimension: str
-    layer: str = "what enters the last layer, unit length"
+    layer: str = "input of the last layer, scaled to unit length"
 
     @property
     def words(self) -> str:

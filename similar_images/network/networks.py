@@ -1,6 +1,5 @@
 """Find the network that embeds: in the cache, or else read by torch, converted and cached."""
 
-import importlib
 import importlib.util
 import sys
 import types
@@ -79,8 +78,9 @@ def _check_same_vectors(model: Model, properties: Mapping[str, str]) -> None:
 def import_openvino() -> types.ModuleType:
     """Import OpenVINO without the package that reports its use (telemetry)."""
     sys.modules.setdefault("openvino_telemetry", typing.cast(types.ModuleType, None))
-    module: types.ModuleType = importlib.import_module("openvino")
-    return module
+    import openvino
+
+    return typing.cast(types.ModuleType, openvino)
 
 
 def has_openvino() -> bool:

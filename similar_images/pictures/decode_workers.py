@@ -50,7 +50,7 @@ class _Work:
     task: Task
     slots: np.ndarray
     seconds: float  # for one picture
-    nowhere: int  # a file descriptor of the null device
+    null_device: int  # a file descriptor
 
 
 Decoded = tuple[list[DecodedImage], list[Any], list[Skipped]]
@@ -60,8 +60,8 @@ _work: _Work | None = None  # this worker process's
 def _start_worker(task: Task, memory: Any, shape: tuple[int, ...], seconds: float) -> None:
     """Prepare this worker process: note its work, and end with the parent."""
     global _work
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    _work = _Work(task, _as_array(memory, shape), seconds, nowhere)
+    null_device = os.open(os.devnull, os.O_WRONLY)
+    _work = _Work(task, _as_array(memory, shape), seconds, null_device)
     end_with_parent()
 
 
@@ -83,7 +83,7 @@ def _decode_into(slot: int, start: int, paths: list[str]) -> Decoded:
     alarm_set = -math.inf
     for path in paths:
         if time.monotonic() - alarm_set > _work.seconds / 100:
-            faulthandler.dump_traceback_later(_work.seconds, exit=True, file=_work.nowhere)
+            faulthandler.dump_traceback_later(_work.seconds, exit=True, file=_work.null_device)
             alarm_set = time.monotonic()
         out = _work.slots[slot, start + len(images) :]
         batch = decode_batch(_work.task, [path], out)
@@ -181,9 +181,9 @@ class Decoder:
     def _finish(self) -> Batch:
         """Return the oldest batch.
 
-        When a worker dies, all batches that the workers had are lost. The oldest lost one is
-        decoded picture by picture, which finds the culprit if it is among them; the others are
-        given to new workers.
+        When a worker dies, all batches that the workers had are lost. The oldest one is decoded
+        picture by picture, which identifies the picture that caused it, if it is among them; the
+        others are given to new workers.
         """
         oldest = self._waiting.popleft()
         try:
@@ -204,7 +204,7 @@ class Decoder:
         self._pool = self._new_pool()
 
     def _one_by_one(self, batch: _Pending) -> Decoded:
-        """Decode a batch's pictures alone; skip those that their worker dies of."""
+        """Decode a batch's pictures alone; skip those that kill their worker."""
         images: list[DecodedImage] = []
         findings: list[Any] = []
         skipped: list[Skipped] = []
@@ -224,7 +224,7 @@ class Decoder:
         return images, findings, skipped
 
     def _check_alive(self) -> None:
-        """Make sure that a worker answers, so that no picture is blamed for one that was dead."""
+        """Make sure that a worker answers: a dead one would make it skip an innocent picture."""
         assert self._pool
         for _ in range(2):
             with contextlib.suppress(BrokenProcessPool):

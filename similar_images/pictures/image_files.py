@@ -237,7 +237,7 @@ def _is_folder(entry: "os.DirEntry[str]", path: str, listing: Listing) -> bool:
     except OSError:  # links in a circle, a folder that may not be entered
         broken = True
     if broken and not has_image_suffix(path):  # a picture is noted by iter_images
-        listing.skipped.append(Skipped(path, "a link to nothing", unseen=True))
+        listing.skipped.append(Skipped(path, "a broken symbolic link", unseen=True))
     return False
 
 

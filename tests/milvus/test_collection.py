@@ -110,7 +110,7 @@ def test_names_cannot_break_a_filter_or_a_line(
     for row in written:
         assert row["query"] == row["match"]
     assert load("--images", "odd names") == 0
-    assert f"{len(names)} were in already" in capsys.readouterr().out
+    assert f"{len(names)} were already in the collection" in capsys.readouterr().out
     for name in names[::2]:
         (own_folder / "odd names" / name).unlink()
     assert load("--images", "odd names", "--prune", "--prune-most") == 0

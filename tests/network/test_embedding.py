@@ -36,7 +36,7 @@ def test_faster_precisions_keep_the_embedding(precision: str, digits: Path) -> N
     paths = [image.path for image in iter_images(root, Listing())][:100]
     exact = embed_images(exact_embedder(name="resnet18"), root, paths, workers=0)
     expected = np.concatenate([batch.embeddings for batch in exact])
-    options = EmbeddingOptions("cpu", precision, batch_size=8)
+    options = EmbeddingOptions(device="cpu", precision=precision, batch_size=8)
     fast = make_embedder(find_network("resnet18", "random"), options, len(paths))
     batches = list(embed_images(fast, root, paths, workers=2))
     assert [image.path for batch in batches for image in batch.images] == paths
@@ -49,7 +49,7 @@ def test_any_number_of_images_is_embedded_alike(count: int, digits: Path) -> Non
     """Batches are padded, and the embeddings of the padding are left out."""
     root = digits / "database_set"
     paths = sorted(image.path for image in iter_images(root, Listing()))[:count]
-    options = EmbeddingOptions("cpu", "float32")
+    options = EmbeddingOptions(device="cpu", precision="float32")
     embedder = make_embedder(find_network("resnet18", "random"), options, count)
     got = np.concatenate([b.embeddings for b in embed_images(embedder, root, paths, 0)])
     single = make_embedder(find_network("resnet18", "random"), options, 1)
@@ -76,7 +76,7 @@ def test_a_device_that_is_not_there_is_named() -> None:
     if device == "mps" and torch.backends.mps.is_available():
         pytest.skip("this machine has both")
     with pytest.raises(ModelError, match=f"no {device} device"):
-        make_embedder(find_network("resnet18", "random"), EmbeddingOptions(device), 5)
+        make_embedder(find_network("resnet18", "random"), EmbeddingOptions(device=device), 5)
 
 
 @pytest.mark.parametrize(
@@ -140,12 +140,16 @@ def test_a_precision_that_the_cpu_lacks_is_named(
 ) -> None:
     """What is reported is what runs: the vectors are those of the precision that it names."""
     network = find_network("resnet18", "random")
-    asked = make_embedder(network, EmbeddingOptions("cpu", precision, 1), 1)
+    asked = make_embedder(
+        network, EmbeddingOptions(device="cpu", precision=precision, batch_size=1), 1
+    )
     used = asked.words.split(", ")[2]
     warning = f"this CPU does not compute in {precision}; OpenVINO uses {used}\n"
     assert capsys.readouterr().err == ("" if used == precision else f"warning: {warning}")
     assert precision != "float32" or used == "float32"
-    reported = make_embedder(network, EmbeddingOptions("cpu", used, 1), 1)
+    reported = make_embedder(
+        network, EmbeddingOptions(device="cpu", precision=used, batch_size=1), 1
+    )
     assert capsys.readouterr().err == ""
     pixels = np.random.default_rng(1).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
     np.testing.assert_array_equal(asked.embed(pixels), reported.embed(pixels))
@@ -157,7 +161,7 @@ def test_the_function_gives_a_vector_of_unit_length(photos: Path) -> None:
     assert vector.shape == (512,)
     assert vector.dtype == np.float32
     assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
-    options = EmbeddingOptions("cpu", "float32")
+    options = EmbeddingOptions(device="cpu", precision="float32")
     embedder = make_embedder(find_network("resnet18", "random"), options, 1)
     (batch,) = embed_images(embedder, image.parent, [image.name])
     np.testing.assert_array_equal(vector, batch.embeddings[0])
@@ -231,7 +235,7 @@ from similar_images.network.embedding import EmbeddingOptions, make_embedder
 from similar_images.network.networks import find_network
 
 sys.setswitchinterval(1e-6)
-options = EmbeddingOptions("cpu", "float32", batch_size=1)
+options = EmbeddingOptions(device="cpu", precision="float32", batch_size=1)
 embedder = make_embedder(find_network("resnet18", "random"), options, images=100)
 pixels = np.zeros((1, *embedder.preprocessing.shape), np.uint8)
 together = threading.Barrier(2)

@@ -155,7 +155,7 @@ def test_a_damaged_network_is_made_again(
     folder = kept()
     assert own_folder in folder.parents
     pixels = np.full((1, 224, 224, 3), 77, np.uint8)
-    options = EmbeddingOptions("cpu", "float32")
+    options = EmbeddingOptions(device="cpu", precision="float32")
     expected = make_embedder(networks.find_network("resnet18", "random"), options, 1).embed(pixels)
     damage(folder / name, how)
     network = networks.find_network("resnet18", "random")
@@ -191,13 +191,13 @@ def test_without_a_cache_folder_the_network_still_works(
     (own_folder / "file").write_bytes(b"")
     monkeypatch.setenv("XDG_CACHE_HOME", str(own_folder / "file"))
     network = networks.find_network("resnet18", "random")
-    embedder = make_embedder(network, EmbeddingOptions("cpu"), 1)
+    embedder = make_embedder(network, EmbeddingOptions(device="cpu"), 1)
     assert embedder.embed(np.zeros((1, 224, 224, 3), np.uint8)).shape == (1, 512)
 
 
 def test_without_openvino_torch_embeds(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = np.full((2, 224, 224, 3), 99, np.uint8)
-    options = EmbeddingOptions("cpu", "float32")
+    options = EmbeddingOptions(device="cpu", precision="float32")
     ours = make_embedder(networks.find_network("resnet18", "random"), options, 2)
     monkeypatch.setattr(networks, "has_openvino", lambda: False)
     plain = make_embedder(networks.find_network("resnet18", "random"), options, 2)
@@ -249,7 +249,7 @@ def test_a_gpu_does_not_embed_with_weights_that_have_changed(
     network = networks.network_of_collection(properties, str(file) if named else None)
     assert isinstance(network, ConvertedNetwork)
     with pytest.raises(ModelError, match=r"weights\.pth are not those .* --recreate$"):
-        make_embedder(network, EmbeddingOptions("cuda"), 5)
+        make_embedder(network, EmbeddingOptions(device="cuda"), 5)
     torch.save(state, file)
     assert networks.torch_network_of(network.model).model == network.model
 

@@ -76,7 +76,9 @@ def test_every_kind_of_classifier_embeds_as_torchvisions_own(
     assert expected.shape[1] == int(network.model.dimension)
     kept = find_network(name, "random")
     assert kept.model == network.model
-    embedder = make_embedder(kept, EmbeddingOptions("cpu", "float32", 4), images=9)
+    embedder = make_embedder(
+        kept, EmbeddingOptions(device="cpu", precision="float32", batch_size=4), images=9
+    )
     pixels = np.stack([embedder.preprocessing(picture) for picture in pictures])
     got = np.concatenate([embedder.embed(pixels[i : i + 4]) for i in range(0, len(pixels), 4)])
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
@@ -95,7 +97,7 @@ def test_float32_equals_torchvision_within_a_hundred_thousandth(
     single = [embedder.embed(one[None])[0] for one in pixels]
     np.testing.assert_allclose(single, expected, rtol=0, atol=1e-5)
     network = load_network("resnet18", str(weights))
-    plain = make_embedder(network, EmbeddingOptions("cpu"), images=9)
+    plain = make_embedder(network, EmbeddingOptions(device="cpu"), images=9)
     np.testing.assert_allclose(plain.embed(pixels), expected, rtol=0, atol=1e-5)
 
 
@@ -104,7 +106,7 @@ def test_a_gpu_keeps_the_embedding(weights: Path, pictures: list[Image.Image]) -
     exact = exact_embedder(str(weights), "resnet18")
     pixels = np.stack([exact.preprocessing(picture) for picture in pictures])
     network = load_network("resnet18", str(weights))
-    fast = make_embedder(network, EmbeddingOptions("cuda"), images=9)
+    fast = make_embedder(network, EmbeddingOptions(device="cuda"), images=9)
     cosines = (fast.embed(pixels) * exact.embed(pixels)).sum(axis=1)
     assert cosines.min() >= 0.9999
 
@@ -149,7 +151,9 @@ def test_transform_input_is_part_of_the_model(
         expected = np.stack([oracle.embedding(picture) for picture in pictures[:3]])
         for _ in ("converted", "from the cache"):
             network = find_network("googlenet", weights)
-            embedder = make_embedder(network, EmbeddingOptions("cpu", "float32", 3), images=3)
+            embedder = make_embedder(
+                network, EmbeddingOptions(device="cpu", precision="float32", batch_size=3), images=3
+            )
             pixels = np.stack([embedder.preprocessing(picture) for picture in pictures[:3]])
             np.testing.assert_allclose(embedder.embed(pixels), expected, rtol=0, atol=1e-4)
         models[weights] = network.model

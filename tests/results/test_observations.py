@@ -51,7 +51,7 @@ def test_observations_count_right() -> None:
     assert "**2 of 3 pairs share a label: 66.7%**" in text
     assert "| cat | 2 | 1 | 50.0% | dog (1) |" in text
     assert "| dog | 1 | 1 | 100.0% | none |" in text
-    assert "- cat → dog: 1 pair" in text
+    assert "- 1 pair: cat → dog" in text
     assert "The least similar of them is B, at 0.7000." in text
     assert "Pairs with different labels: B." in text
     assert "rank 3 of 3" in text
@@ -176,3 +176,18 @@ def test_the_nearest_few_are_rated_together() -> None:
     ]
     text = report(pairs, pairs, [], [], SUMMARY)
     assert "Of all 4 matches up to rank 4, 75.0% share the query's label." in text
+
+
+@pytest.mark.parametrize("label", ["1. Holiday", "-", "2)", "    spaces"])
+def test_a_label_that_reads_as_a_list_item_stays_text(label: str) -> None:
+    pair = Pair(f"{label}/a.png", "b/b.png", 0.5, 1, label, "b")
+    items = [line for line in report([pair], [pair], [], [], SUMMARY).splitlines() if label in line]
+    assert any(line == f"- 1 pair: {label} → b" for line in items), items
+    assert not any(line.startswith(f"- {label}") for line in items)
+
+
+def test_no_share_is_given_where_every_match_is_a_near_duplicate() -> None:
+    pair = Pair("cat/a.png", "cat/b.png", 0.5, 1, "cat", "cat")
+    text = report([pair], [pair], [NearDuplicate(pair, ())], [], SUMMARY)
+    assert "100.0% with them. Queries" in text
+    assert "n/a" not in text

@@ -223,7 +223,7 @@ def test_ctrl_c_keeps_every_row_that_was_reported(
             process.send_signal(signal.SIGINT)
     assert process.wait() == 130
     messages = [line for line in errors if not line.startswith(("TAKEN", "HELD", "warning"))]
-    assert messages == ["interrupted: what is loaded is kept; run it again to go on\n"]
+    assert messages == ["interrupted: loaded rows are kept; run it again to resume\n"]
     stored = rows()
     assert taken == 64
     assert taken <= len(stored) <= 80

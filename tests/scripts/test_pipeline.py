@@ -46,7 +46,7 @@ def test_a_rerun_changes_nothing(loaded: Path, capsys: pytest.CaptureFixture[str
     before = rows()
     capsys.readouterr()
     assert load() == 0
-    assert "180 were in already" in capsys.readouterr().out
+    assert "180 were already in the collection" in capsys.readouterr().out
     assert rows() == before
 
 
@@ -63,7 +63,7 @@ def test_only_new_and_changed_images_are_embedded_and_lost_ones_pruned(
     assert load() == 0
     out = capsys.readouterr().out
     assert "Loaded 2 images" in out
-    assert "177 were in already" in out
+    assert "177 were already in the collection" in out
     assert f"{third}: not a picture" in out
     after = rows()
     assert set(after) == {*before, "new one.png"}

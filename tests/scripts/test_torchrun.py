@@ -59,8 +59,8 @@ def test_ranks_load_every_image_once(images: set[str], server: Server) -> None:
         Path("database_set", path).unlink()
     out = torchrun(2, server.uri).communicate()[0]  # whatever rank had loaded a picture before
     assert "Loaded 0 images" in out
-    assert "191 were in already" in out
-    assert f"{len(gone)} rows have no readable file any more: removed" in out
+    assert "191 were already in the collection" in out
+    assert f"{len(gone)} rows without a readable file: removed" in out
     assert rows(server.uri) == {path: stored[path] for path in images - set(gone)}
 
 
@@ -149,7 +149,7 @@ def test_the_limit_for_pruning_is_that_of_all_ranks_together(
     load = torchrun(2, server.uri)
     out, errors = load.communicate()
     assert load.returncode == 0, errors
-    assert f"{len(gone)} rows have no readable file any more: removed" in out
+    assert f"{len(gone)} rows without a readable file: removed" in out
     left = images - gone
     assert rows(server.uri).keys() == left
     first, second = owned_by(0, left), owned_by(1, left)

@@ -108,7 +108,7 @@ def rows(uri: str | None = None, name: str = "images") -> dict[str, dict[str, ob
 
 def exact_embedder(weights: str = "random", name: str = NAME) -> Embedder:
     """A network in float32 on the processor."""
-    options = EmbeddingOptions("cpu", "float32", batch_size=16)
+    options = EmbeddingOptions(device="cpu", precision="float32", batch_size=16)
     return make_embedder(find_network(name, weights), options, images=100)
 
 
