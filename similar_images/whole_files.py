@@ -110,7 +110,7 @@ def put_back(
     """Undo, or complete, the replacement of these places by a run that was killed."""
     for old in [_beside(place, "old") for place in places]:
         check(old, old)
-    replaced = all(place.exists() for place in places)
+    replaced = all(place.exists() and not _is_empty_folder(place) for place in places)
     for place in places:
         old = _beside(place, "old")
         if old.exists() and replaced:
@@ -118,6 +118,10 @@ def put_back(
         elif old.exists():
             discard(place)
             os.replace(old, place)
+
+
+def _is_empty_folder(place: Path) -> bool:
+    return place.is_dir() and not any(place.iterdir())
 
 
 def sync_folder(folder: Path) -> None:

@@ -92,11 +92,10 @@ def load(job: Load) -> Tally | None:
     job.collection.client.warn_if_too_many(len(inventory))
     tally = Tally()
     with SharedProgress(ranks, todo.total, job.console.progress("images")) as progress:
+        compare_listings(job, todo, "before", progress)
         if len(todo):
             embed_and_upsert(job, todo, tally, progress)
-        listed = ranks.gather("listed", vars(todo.all_paths), progress.update)
-        with ranks.after(ranks.first, "comparison of what the ranks listed"):
-            check_same_files(listed, job.options.folder)
+        compare_listings(job, todo, "after", progress)
         for skipped in tally.skipped:
             inventory.lose(skipped.path)
         unseen = Listing(tally.skipped + todo.listing.skipped).unseen()
@@ -138,6 +137,15 @@ def embed_and_upsert(job: Load, todo: Todo, tally: Tally, progress: SharedProgre
             job.collection.client.warn_if_too_many(todo.kept + len(todo))
         writer.finish()
         tally.loaded = writer.written
+
+
+def compare_listings(job: Load, todo: Todo, when: str, progress: SharedProgress) -> None:
+    """Raise CollectionError on rank 0 if the ranks have listed different files to the end."""
+    mine = vars(todo.all_paths) if todo.total() is not None else {}
+    listed = job.ranks.gather(f"listed {when}", mine, progress.update)
+    with job.ranks.after(job.ranks.first, f"comparison of listings {when}"):
+        if all(listed):
+            check_same_files(listed, job.options.folder)
 
 
 def check_same_files(ranks_listed: Sequence[dict[str, int]], folder: Path) -> None:

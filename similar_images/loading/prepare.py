@@ -65,13 +65,13 @@ def collection_to_load(client: Client, options: LoadOptions, model: Model) -> Im
         elif beside:
             beside.drop()
         return ImageCollection.create(client, beside_name, properties)
-    if beside:
-        beside.rename(options.collection)
     found = found or beside
     if found is None:
         return ImageCollection.create(client, options.collection, properties)
     check_same_model(found, model)
     settle_root(found, root, options.moved)
+    if found is beside:
+        beside.rename(options.collection)
     if not found.index.current():
         found.use_index(FLAT)
     return found
@@ -80,7 +80,8 @@ def collection_to_load(client: Client, options: LoadOptions, model: Model) -> Im
 def warn_if_interrupted(client: Client, options: LoadOptions) -> None:
     """Warn of a collection that an interrupted --recreate has left beside the old one."""
     name = options.collection + NEW_SUFFIX
-    if not options.recreate and ImageCollection.exists(client, name):
+    both = all(ImageCollection.exists(client, one) for one in (name, options.collection))
+    if both and not options.recreate:
         warn(
             f"an interrupted --recreate has left the collection {name}, which uses memory and "
             "disk; run again with --recreate to complete and remove it"

@@ -90,9 +90,9 @@ def _above(path: str) -> Iterator[str]:
 
 
 def _is_empty_folder(folder: Path) -> bool:
-    """Return whether a folder exists and nothing is in it."""
+    """Return whether a folder exists and holds at most hidden files, as a mount point may."""
     try:
         with os.scandir(folder) as entries:
-            return next(entries, None) is None
+            return all(entry.name.startswith(".") for entry in entries)
     except OSError:
         return False

@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
+from similar_images.console import escaped
+
 if typing.TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
 
@@ -30,6 +32,7 @@ BEAT_SECONDS = 1.0
 LEAVE_SECONDS = 5.0
 SILENT_BEATS = 40  # own heartbeats without one of another rank, after which that rank is lost
 FAILURE = "failure"  # key: '', or the rank and machine that met an error, and the error's text
+MAX_REASON = 1000  # characters
 CONNECTION_LOST = "lost the connection to the other ranks"
 
 
@@ -37,15 +40,22 @@ class RankError(Exception):
     """The ranks can't work together; the message says what to do."""
 
 
+def _number(name: str, default: int = 0) -> int:
+    """Return an environment variable's number, -1 if it is not one."""
+    text = os.environ.get(name) or str(default)
+    return int(text) if text.isdecimal() else -1
+
+
 class Ranks:
     """This process among the ranks that torchrun started, or alone; a context manager."""
 
     def __init__(self) -> None:
-        """Read torchrun's variables."""
-        self.rank = int(os.environ.get("RANK", "0"))
-        self.count = int(os.environ.get("WORLD_SIZE", "1"))
-        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        self.node = int(os.environ.get("GROUP_RANK", "0"))  # torchrun's number of this machine
+        """Read torchrun's variables; without several ranks, the others mean nothing."""
+        self.count = max(1, _number("WORLD_SIZE", 1))
+        several = self.count > 1
+        self.rank = _number("RANK") if several else 0
+        self.local_rank = _number("LOCAL_RANK") if several else 0
+        self.node = _number("GROUP_RANK") if several else 0  # torchrun's number of this machine
         self._numbers: collections.Counter[str] = collections.Counter()
         self._store: Store | None = None
         self._leaving = threading.Event()
@@ -66,8 +76,9 @@ class Ranks:
             self._leaving.set()
             self._watcher.join(LEAVE_SECONDS)
             if error is not None and not self._watcher.is_alive():  # else the store hangs
+                reason = f": {error}"[:MAX_REASON] if str(error) else ""
                 with contextlib.suppress(RuntimeError):
-                    self._report(self._store, "failed or was interrupted")
+                    self._report(self._store, f"failed or was interrupted{reason}")
 
     @property
     def first(self) -> bool:
@@ -122,6 +133,8 @@ class Ranks:
 
     def _connect(self) -> "Store":
         """Return a connection to torchrun's store, once all ranks are connected."""
+        if not 0 <= self.rank < self.count:
+            raise RankError(f"RANK is not from 0 to {self.count - 1}; unset it and WORLD_SIZE")
         missing = ", ".join(name for name in VARIABLES if not os.environ.get(name))
         if missing:
             raise RankError(
@@ -138,7 +151,7 @@ class Ranks:
                 store.set(FAILURE, "")
             store.set(f"beat/{self.rank}", "0")
             store.wait([FAILURE, *(f"beat/{rank}" for rank in range(self.count))], limit)
-        except RuntimeError:
+        except (RuntimeError, ValueError):
             raise RankError(
                 f"not all {self.count} ranks could connect to {os.environ['MASTER_ADDR']}:"
                 f"{os.environ['MASTER_PORT']} within {START_SECONDS} s; run it again"
@@ -215,5 +228,5 @@ class Ranks:
             if self._leaving.is_set() and threading.current_thread() is not threading.main_thread():
                 raise SystemExit  # the main thread has an error of its own to print
             if text:
-                tqdm.write(f"error: {self.prefix}{text}; run it again", file=sys.stderr)
+                tqdm.write(f"error: {self.prefix}{escaped(text)}; run it again", file=sys.stderr)
             os._exit(1)

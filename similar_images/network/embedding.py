@@ -130,7 +130,8 @@ def core_count() -> int:
     with contextlib.suppress(OSError, ValueError):  # no control groups, or no limit: "max"
         quota, period = map(int, CPU_QUOTA.read_text().split())
         cores = min(cores, -(-quota // period))
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    sharing = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, cores // max(1, int(sharing) if sharing.isdecimal() else 1))
 
 
 # --- Images -----------------------------------------------------------------------------------

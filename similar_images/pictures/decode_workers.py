@@ -30,6 +30,22 @@ KILLED = "a decode worker was killed while it decoded it (out of memory?)"
 SPAWN = multiprocessing.get_context("spawn")  # a fork copies locks that threads hold
 
 
+@contextlib.contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Block Ctrl-C in this thread and, for good, in the processes that are started meanwhile.
+
+    A new process imports modules before end_with_parent() is called.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def end_with_parent() -> None:
     """In a worker process: leave Ctrl-C to the parent, and end with it, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -172,7 +188,8 @@ class Decoder:
     def _submit(self, slot: int, start: int, paths: list[str]) -> "Future[Decoded]":
         assert self._pool
         try:
-            return self._pool.submit(_decode_into, slot, start, paths)
+            with interrupts_held():  # here worker processes are started
+                return self._pool.submit(_decode_into, slot, start, paths)
         except BrokenProcessPool as error:  # raised again where the result is asked for
             broken: Future[Decoded] = Future()
             broken.set_exception(error)

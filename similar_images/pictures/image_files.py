@@ -156,13 +156,14 @@ def left_out_in_words(left_out: Mapping[str, int]) -> str:
 def image_error(error: Exception) -> ImageError:
     """Return an error of the system or of a decoder as an ImageError without the picture's path.
 
-    After an error of the system, which has a number, it is not known what the file holds. That
-    goes for "No such file", too: it may be a link to a disk that is not mounted.
+    After an error of the system, which has a number, or without memory, it is not known what the
+    file holds. That goes for "No such file", too: it may be a link to a disk that is not mounted.
     """
     if isinstance(error, ImageError):
         return error
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return ImageError(reason, unseen=isinstance(error, OSError) and error.errno is not None)
+    of_system = isinstance(error, OSError) and error.errno is not None
+    return ImageError(reason, unseen=of_system or isinstance(error, MemoryError))
 
 
 def skipped_for(path: str, error: Exception) -> Skipped:

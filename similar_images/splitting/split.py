@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from similar_images.console import Console
-from similar_images.pictures.decode_workers import end_with_parent
+from similar_images.pictures.decode_workers import end_with_parent, interrupts_held
 from similar_images.text import printable
 from similar_images.whole_files import leftovers, partial_of, put_back, replacing_together
 
@@ -178,7 +178,8 @@ def _write_sets(
         concurrent.futures.ProcessPoolExecutor(workers, spawn, end_with_parent) as pool,
     ):
         try:
-            futures = [pool.submit(_write_chunk, *chunk) for chunk in chunks]
+            with interrupts_held():
+                futures = [pool.submit(_write_chunk, *chunk) for chunk in chunks]
             for future in concurrent.futures.as_completed(futures):
                 progress.update(future.result())
         except BaseException:

@@ -39,7 +39,7 @@ from similar_images.milvus.client import Client, CollectionError
 from similar_images.milvus.collection import ImageCollection, existing_collection
 from similar_images.milvus.connection import connect
 from similar_images.network.openvino_embedder import OpenVinoEmbedder
-from similar_images.pictures import decode_workers
+from similar_images.pictures import decode_task
 from similar_images.pictures.decoding import Preprocessing
 
 Fails = Callable[..., str]
@@ -439,22 +439,22 @@ def test_a_folder_that_changes_under_a_load(
         else:
             paint(path)
 
-    decode = decode_workers.decode
+    decode = decode_task.decode
 
-    def decode_disturbed(folder: Path, path: str) -> object:
+    def decode_disturbed(folder: Path, path: str, *least_side: int) -> object:
         """Before each picture is read, this one or another changes, comes or goes."""
         for _ in range(draw.randrange(3)):
             disturb(root / f"{draw.randrange(260):03d}.bmp")
         if draw.random() < 0.1:
             disturb(root / path)
-        return decode(folder, path)
+        return decode(folder, path, *least_side)
 
     for number in range(200):
         paint(root / f"{number:03d}.bmp")
     monkeypatch.setattr(row_writer, "UPSERT_ROWS", 16)
     options = ["--images", root, "--batch-size", "8", "--prune", "--prune-most"]
     with monkeypatch.context() as patch:
-        patch.setattr(decode_workers, "decode", decode_disturbed)
+        patch.setattr(decode_task, "decode", decode_disturbed)
         for _ in range(3):
             assert load(*options) == 0
     out = capsys.readouterr().out
