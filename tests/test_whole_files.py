@@ -77,3 +77,14 @@ def test_a_sync_that_fails_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(whole_files.os, "fsync", broken)
     with pytest.raises(OSError, match="Input/output"):
         sync_folder(Path("top"))
+
+
+def test_an_empty_folder_is_not_taken_for_the_new_content(own_folder: Path) -> None:
+    """Somebody made it where the old content had just been moved away."""
+    old = own_folder / ".x.old"
+    old.mkdir()
+    (old / "kept.png").write_bytes(b"kept")
+    (own_folder / "x").mkdir()
+    whole_files.put_back([own_folder / "x"])
+    assert (own_folder / "x/kept.png").read_bytes() == b"kept"
+    assert not old.exists()

@@ -65,13 +65,13 @@ def collection_to_load(client: Client, options: LoadOptions, model: Model) -> Im
         elif beside:
             beside.drop()
         return ImageCollection.create(client, beside_name, properties)
+    if beside:
+        beside.rename(options.collection)
     found = found or beside
     if found is None:
         return ImageCollection.create(client, options.collection, properties)
     check_same_model(found, model)
     settle_root(found, root, options.moved)
-    if found is beside:
-        beside.rename(options.collection)
     if not found.index.current():
         found.use_index(FLAT)
     return found

@@ -72,12 +72,13 @@ def test_nothing_is_pruned_under_an_empty_folder(
     before = rows()
     shutil.rmtree("database_set/5")
     Path("database_set/5").mkdir()
+    Path("database_set/5/.keep").touch()  # a hidden file, as mount points often have
     capsys.readouterr()
     assert load("--prune") == 0
     assert set(rows()) == set(before)
     number = sum(path.startswith("5/") for path in before)
     assert f"{number} rows of files that can't be checked (in an empty" in capsys.readouterr().out
-    os.rmdir("database_set/5")
+    shutil.rmtree("database_set/5")
     assert load("--prune") == 0
     assert set(rows()) == {path for path in before if not path.startswith("5/")}
 

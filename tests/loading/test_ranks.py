@@ -9,7 +9,7 @@ import embed_and_load
 from similar_images.console import Progress
 from similar_images.loading.inventory import ListedPaths
 from similar_images.loading.progress import SharedProgress
-from similar_images.loading.ranks import Ranks
+from similar_images.loading.ranks import RankError, Ranks
 
 
 def test_every_path_belongs_to_one_rank() -> None:
@@ -72,3 +72,34 @@ def test_variables_that_torchrun_did_not_set_are_named(
     error = fails(embed_and_load.main, *LOAD)
     assert "not set: RANK, MASTER_ADDR, MASTER_PORT" in error
     assert "torchrun" in error
+
+
+@pytest.mark.parametrize("count", ["", "1", None])
+def test_without_several_ranks_the_other_variables_mean_nothing(
+    count: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if count is not None:
+        monkeypatch.setenv("WORLD_SIZE", count)
+    for name in ("RANK", "LOCAL_RANK", "GROUP_RANK"):
+        monkeypatch.setenv(name, "1")
+    with Ranks() as ranks:
+        assert (ranks.count, ranks.rank, ranks.local_rank, ranks.node) == (1, 0, 0, 0)
+        assert ranks.first
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"RANK": "x"},
+        {"RANK": "2"},
+        {"RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "abc"},
+    ],
+)
+def test_variables_that_cannot_be_right_end_in_an_error_of_ours(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RankError, match="; "), Ranks():
+        pass

@@ -1,6 +1,7 @@
 """decode_workers.py: batches are the same whoever decodes them, and whoever dies of it."""
 
 import multiprocessing
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -167,3 +168,14 @@ def test_workers_that_cannot_start_end_in_an_error(
         pytest.raises(ImageError, match="as soon as they start; try --workers 0"),
     ):
         list(decoder.batches(["x.png"]))
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="POSIX only")
+def test_ctrl_c_does_not_reach_a_worker_that_is_starting(own_folder: Path) -> None:
+    draw(own_folder, ["x.png"])
+    with Decoder(Task(root=own_folder, preprocessing=preprocess), 4, workers=1) as decoder:
+        assert len(list(decoder.batches(["x.png"]))) == 1
+        assert decoder._pool
+        blocked = decoder._pool.submit(signal.pthread_sigmask, signal.SIG_BLOCK, []).result()
+    assert signal.SIGINT in blocked
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

@@ -15,6 +15,7 @@ import pytest
 from helpers import PROJECT
 from PIL import Image
 
+from similar_images.pictures import image_files
 from similar_images.pictures.image_files import (
     MAX_LISTINGS,
     Listing,
@@ -271,3 +272,8 @@ def test_a_heic_picture_is_decoded(own_folder: Path) -> None:
     info, rgb = decode(own_folder, "x.heic")
     assert (info.width, info.height) == (48, 64)
     assert np.abs(np.asarray(rgb).astype(int) - pixels).max() < 12
+
+
+def test_a_picture_is_not_seen_where_memory_runs_out() -> None:
+    assert image_files.image_error(MemoryError()).unseen
+    assert not image_files.image_error(ValueError("broken")).unseen

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import LOAD, PROJECT, load, on_both_engines, rows
+from helpers import LOAD, MODEL, PROJECT, load, on_both_engines, rows, run_script
 from PIL import Image
 
 import embed_and_load
@@ -60,7 +60,7 @@ def test_what_cannot_be_taken_is_skipped_and_named(
     out = capsys.readouterr().out
     assert set(rows()) == {"good.png", "a gif.png"}
     assert "Loaded 2 images" in out
-    assert "could not be read: 10" in out
+    assert "Skipped unreadable files: 10" in out
     for name in SKIPPED:
         assert re.search(rf"^  {re.escape(name)}(\.\w+)?: \w+", out, re.MULTILINE), name
     for path in (root / "good.png", root / "a gif.png"):
@@ -110,6 +110,10 @@ def test_a_picture_that_kills_its_worker_is_named_and_keeps_its_row(
     assert "Loaded 9 images" in out
     assert "deadly.png: a decode worker was killed while it decoded it (out of memory?)" in out
     assert {path for path, row in rows().items() if row["modified_at"] != 10**9} == {"deadly.png"}
+    done = run_script("embed_and_load.py", *MODEL, *options, cwd=own_folder)  # it is left alone
+    assert done.returncode == 0, "with its own number of workers a load survives it, too"
+    assert "1 image to embed" in done.stdout
+    assert "deadly.png: a decode worker was killed" in done.stdout
 
 
 def test_a_folder_of_nothing_but_bad_files_says_so(own_folder: Path, fails: Fails) -> None:
