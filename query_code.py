@@ -1,4 +1,4 @@
-"""Find each image's most similar one in the collection, and write pairs, picture, observations.
+"""Find the most similar images of the collection for each query image, and write a report.
 
 Usage:
   python query_code.py                                  # every image of query_set
@@ -7,11 +7,12 @@ Usage:
   python query_code.py --filter 'file_size > 100000'    # fields: path, file_size, width, ...
   python query_code.py --min-similarity 0.8             # no weaker matches
   python query_code.py cat.jpg --json                   # for a program
-  python query_code.py --recall-sample 100              # what an approximate index finds
+  python query_code.py --recall-sample 100              # recall of an approximate index
 
 Reads:  the query images, and the collection that embed_and_load.py made
 Writes: results/pairings.txt, comparison.png, observations.md, near_duplicates.txt, gallery.html;
-        for images named on the command line their matches to the terminal, and the picture
+        for images named on the command line: their matches to the terminal, and
+        results/comparison.png
 """
 
 import argparse
@@ -20,7 +21,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from similar_images.console import Console, add_quiet_option, script_parser, status_of
+from similar_images.console import Console, add_quiet_option, script_parser, status_of, warn
 from similar_images.matching import match as matching
 from similar_images.matching.pairs import Summary
 from similar_images.matching.recall import measured_recall
@@ -35,7 +36,7 @@ from similar_images.network.embedding import (
 )
 from similar_images.network.model_description import ModelError
 from similar_images.network.networks import import_openvino, network_of_collection
-from similar_images.pictures.image_files import ImageError
+from similar_images.pictures.image_files import ImageError, check_folder
 from similar_images.results import results
 from similar_images.text import counted
 from similar_images.whole_files import write_together
@@ -44,23 +45,23 @@ from similar_images.whole_files import write_together
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the command line's options."""
     parser = script_parser(__doc__)
-    parser.add_argument("images", nargs="*", metavar="IMAGE", help="pictures to find matches of")
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="image to match")
     parser.add_argument(
         "--queries",
         type=Path,
         metavar="DIR",
-        help="folder of pictures to find matches of (default: query_set)",
+        help="folder of images to match (default: query_set)",
     )
     parser.add_argument(
-        "--images",
-        dest="folder",
+        "--collection-images",
         type=Path,
         metavar="DIR",
-        help="where the collection's pictures are now (default: where the collection says; "
-        "on a server only if that is under this folder)",
+        help="folder of the collection's images (default: as recorded in the collection; "
+        "on a server only if it is below the current folder)",
     )
+    parser.add_argument("--images", dest="renamed", type=Path, help=argparse.SUPPRESS)
     parser.add_argument(
-        "--weights", metavar="FILE", help="where the collection's weights are now, if they moved"
+        "--weights", metavar="FILE", help="file of the collection's weights, if it has moved"
     )
     matching.add_search_options(parser)
     results.add_result_options(parser)
@@ -71,6 +72,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.images and args.queries:
         parser.error("name images or a folder with --queries, not both")
     args.queries = args.queries or Path("query_set")
+    if args.renamed:
+        warn("--images is called --collection-images now")
+        args.collection_images = args.collection_images or args.renamed
     return args
 
 
@@ -80,12 +84,15 @@ def run(args: argparse.Namespace) -> None:
     console = Console(args.quiet, results_only=args.json)
     uri = resolve_uri(args.milvus_uri)
     options = matching.search_options(args)
+    if args.collection_images:
+        check_folder(args.collection_images, "--collection-images")
     images = matching.find_queries(args.images, args.queries)
     what = counted(len(images.paths), "image") + ("" if args.images else f" of {images.root}")
     console.say(f"Matching {what} with {args.collection} in {redact(uri)}")
     with connect(uri, must_exist=True) as client, ThreadPoolExecutor(1) as aside:
-        aside.submit(import_openvino)  # while Milvus Lite reads its rows, mostly without Python
+        aside.submit(import_openvino)  # takes long, as does opening a collection
         collection = existing_collection(client, args.collection)
+        searched = aside.submit(collection.count, "" if args.images else options.filter)
         parameters = matching.index_parameters(collection, options)
         weights = matching.weights_to_read(collection, args.weights)
         network = network_of_collection(collection.properties, weights)
@@ -93,14 +100,14 @@ def run(args: argparse.Namespace) -> None:
         embedder = make_embedder(network, embedding_options(args), len(images.paths))
         queries = matching.embed_queries(embedder, images, args.workers, console)
         found = matching.search(collection, queries, options, parameters, console)
-        recall = measured_recall(collection, queries.embeddings, found, options, args.seed)
+        recall = measured_recall(collection, queries.embeddings, found, options, args.seed, console)
         if recall:
             console.say(f"Recall: {recall}")
         found = matching.strong_enough(found, options.min_similarity)
-        rows = matching.make_rows(collection, args.folder, queries, found)
+        rows = matching.make_rows(collection, args.collection_images, queries, found)
         summary = Summary(
             queries=len(queries.paths),
-            images=collection.count(),
+            images=searched.result(),
             model=network.model.words,
             index=collection.index.words(parameters),
             recall=recall,
@@ -110,8 +117,8 @@ def run(args: argparse.Namespace) -> None:
             skipped=[skipped.path for skipped in queries.skipped],
             unmatched=len(queries.paths) - len(rows),
         )
-        matching.warn_if_incomplete(collection, summary.images)
-    matching.name_troubles(queries, rows, summary)
+        matching.warn_if_incomplete(collection)
+    matching.report_problems(queries, rows, summary)
     title = results.title_of(rows, network.model)
     files = results.files_of(rows, summary, title, results.result_options(args))
     write_together(files)

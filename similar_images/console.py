@@ -183,3 +183,6 @@ def number_between(least: float, most: float) -> Callable[[str], float]:
         return value
 
     return number
+
+
+QUIET = Console(quiet=True)  # for callers that show no progress

@@ -1,4 +1,4 @@
-"""From query pictures to pairs: embedded, searched, named."""
+"""Match pictures: find the queries, embed them, search, and pair each with its matches."""
 
 import argparse
 import sys
@@ -25,21 +25,23 @@ from similar_images.pictures.image_files import (
 )
 from similar_images.text import counted, printable
 
+ROUNDING = 1e-6  # of a cosine in float32: two that differ by no more are equal
+
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What counts as a match, as the command line says it."""
+    """The options that say what counts as a match."""
 
     top_k: int = 1
     min_similarity: float | None = None
     filter: str = ""
     parameters: dict[str, int] = field(default_factory=dict)  # of an approximate index
-    recall_sample: int = 0  # queries that are searched exactly, too
+    recall_sample: int = 0  # queries that are also searched exactly
 
 
 @dataclass(frozen=True)
 class QueryImages:
-    """Pictures to find matches of: paths under a root; with labels if it is a folder of them."""
+    """The pictures to match: paths under a root; with labels if the root is a folder of them."""
 
     root: Path
     paths: list[str]
@@ -49,7 +51,7 @@ class QueryImages:
 
 @dataclass(frozen=True)
 class Queries:
-    """Embedded queries: paths as a reader can open them, labels, (N, dimension) float32."""
+    """Embedded queries: paths that can be opened, labels, embeddings (N, dimension) float32."""
 
     paths: list[str]
     labels: list[str]
@@ -92,7 +94,7 @@ def embed_queries(
 
 
 def index_parameters(collection: ImageCollection, options: SearchOptions) -> dict[str, int]:
-    """Return what the collection's index is searched with; CollectionError if it has no such."""
+    """Return the parameters to search the index with; CollectionError if it has no such."""
     index_type = collection.index.current().get("index_type", "")
     return parameters_for(index_type, options.top_k, options.parameters)
 
@@ -115,10 +117,11 @@ def search(
 
 
 def strong_enough(matches: Sequence[list[Match]], least: float | None) -> list[list[Match]]:
-    """Return the matches of at least this similarity; all of them if it is None."""
+    """Return the matches of at least this similarity, up to rounding; all of them if it is None."""
     if least is None:
         return list(matches)
-    return [[match for match in found if match.similarity >= least] for found in matches]
+    lowest = least - ROUNDING
+    return [[match for match in found if match.similarity >= lowest] for found in matches]
 
 
 def make_rows(
@@ -129,20 +132,20 @@ def make_rows(
 ) -> list[list[Pair]]:
     """Return each query's pairs, nearest first; queries without a match are left out.
 
-    folder: where the collection's pictures are, if the user says so.
+    folder: where the collection's pictures are, if the user names it.
     """
     root = folder or collection.root
     trusted = folder is not None or may_open(collection, root)
     rows = [
         [
             Pair(
-                query,
-                as_opened(root / match.path),
-                match.similarity,
-                rank,
-                label,
-                label_of(match.path),
-                trusted and _stays_inside(match.path),
+                query=query,
+                match=as_opened(root / match.path),
+                similarity=match.similarity,
+                rank=rank,
+                query_label=label,
+                match_label=label_of(match.path),
+                may_open_match=trusted and _stays_inside(match.path),
             )
             for rank, match in enumerate(found, start=1)
         ]
@@ -154,7 +157,7 @@ def make_rows(
 def may_open(collection: ImageCollection, path: Path) -> bool:
     """Return whether a path that the collection names may be opened.
 
-    On a server it is somebody else's word: it has to lie under the current folder.
+    On a server anybody may have written it: it has to be below the current folder.
     """
     return collection.client.is_own or path.resolve().is_relative_to(Path.cwd())
 
@@ -170,14 +173,15 @@ def _stays_inside(path: str) -> bool:
 
 
 def as_opened(path: Path) -> str:
-    """Return a path as a reader can open it: relative if it lies under this folder."""
+    """Return a path that can be opened from the current folder: relative if it is below it."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
-def warn_if_incomplete(collection: ImageCollection, images: int) -> None:
-    """Say on stderr that a load has not ended, or that rows were lost since it had."""
+def warn_if_incomplete(collection: ImageCollection) -> None:
+    """Warn that the last load has not ended, or that rows were lost since."""
     again = "run python embed_and_load.py"
+    images = collection.count()
     loaded = int(collection.properties.get(ROWS, "0"))
     if not collection.is_whole:
         warn(
@@ -192,15 +196,15 @@ def warn_if_incomplete(collection: ImageCollection, images: int) -> None:
 
 
 def weights_to_read(collection: ImageCollection, named: str | None) -> str | None:
-    """Return where the weights are, as the user says, or as the collection does if it may."""
+    """Return where the weights are: what the user names, else the collection's own if allowed."""
     stored: str = collection.properties.get("weights", "")
     if named or stored in ("imagenet", "random") or may_open(collection, Path(stored)):
         return named or stored
     return None
 
 
-def name_troubles(queries: Queries, rows: Sequence[list[Pair]], summary: Summary) -> None:
-    """Name on stderr what could not be read or matched; CollectionError if nothing was."""
+def report_problems(queries: Queries, rows: Sequence[list[Pair]], summary: Summary) -> None:
+    """Name on stderr what could not be read or matched; CollectionError if nothing was matched."""
     for problem in queries.skipped:
         print(f"skipped {printable(problem.path)}: {printable(problem.reason)}", file=sys.stderr)
     if not rows:
@@ -216,7 +220,7 @@ def name_troubles(queries: Queries, rows: Sequence[list[Pair]], summary: Summary
 
 
 def add_search_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say what counts as a match."""
+    """Add the options of SearchOptions."""
     parser.add_argument(
         "--top-k", type=whole_number(1, MAX_TOP_K), default=1, metavar="N", help="default: 1"
     )
@@ -224,29 +228,33 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
         "--min-similarity",
         type=number_between(-1.1, 1.1),
         metavar="S",
-        help="leave out weaker matches (cosine, -1 to 1; default: none are)",
+        help="leave out matches of a lower cosine similarity (-1 to 1; default: keep all)",
     )
     parser.add_argument(
-        "--filter", default="", metavar="EXPR", help="match only rows for which this is true"
+        "--filter", default="", metavar="EXPR", help="match only rows that satisfy this expression"
     )
     parser.add_argument(
         "--search-params",
         type=search_parameters,
         default={},
         metavar="NAME=N",
-        help="of an approximate index: ef=200 (hnsw), nprobe=64 (ivf_flat)",
+        help="parameters of an approximate index: ef=200 (hnsw), nprobe=64 (ivf_flat)",
     )
     parser.add_argument(
         "--recall-sample",
         type=whole_number(0, 1_000_000),
         default=0,
         metavar="N",
-        help="search exactly, too, for N of the queries, and report what the index found of it",
+        help="also search exactly for N of the queries, and report the recall of the index",
     )
 
 
 def search_options(args: argparse.Namespace) -> SearchOptions:
     """Return what add_search_options() has read."""
     return SearchOptions(
-        args.top_k, args.min_similarity, args.filter, args.search_params, args.recall_sample
+        top_k=args.top_k,
+        min_similarity=args.min_similarity,
+        filter=args.filter,
+        parameters=args.search_params,
+        recall_sample=args.recall_sample,
     )

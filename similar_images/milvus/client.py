@@ -80,11 +80,13 @@ class Client:
 
     exact_rows: the number of rows up to which search is exact by default.
     needs_index: whether nothing is found without an index; if not, search without one is exact.
+    reads_rows_to_count: whether a count with a filter reads all columns of the rows into memory.
     is_own: whether only this user can have written what collections say about themselves.
     """
 
     exact_rows = EXACT_ROWS
     needs_index = True
+    reads_rows_to_count = False
     is_own = False
     damaged = RUN_AGAIN  # what to do about a collection that can't be opened
 

@@ -135,10 +135,17 @@ class ImageCollection:
             chosen = f"{KEY} in [{', '.join(map(quoted, paths[start : start + REQUEST_ROWS]))}]"
             self.client.ask("delete", self.name, filter=chosen, advice=RESUME)
 
-    def count(self) -> int:
-        """Return how many rows there are, counted and not estimated."""
+    def count(self, expression: str = "") -> int:
+        """Return the exact number of rows, or of those for which a Milvus filter is true."""
+        if expression and self.client.reads_rows_to_count:
+            return sum(map(len, self._pages((KEY,), READ_ROWS, expression)))
         answer = self.client.ask(
-            "query", self.name, filter="", output_fields=["count(*)"], advice=RESUME, **STRONG
+            "query",
+            self.name,
+            filter=expression,
+            output_fields=["count(*)"],
+            advice="check --filter" if expression else RESUME,
+            **STRONG,
         )
         return int(answer[0]["count(*)"])
 

@@ -28,6 +28,7 @@ class LiteClient(Client):
 
     exact_rows = sys.maxsize
     needs_index = False  # a FLAT index would hold the vectors a second time, on disk and in memory
+    reads_rows_to_count = True
     is_own = True
     damaged = REBUILD
     _warned = False

@@ -1,4 +1,4 @@
-"""recall.py: the exact search equals brute force."""
+"""recall.py: the exact search equals brute force; similarities that an index claims don't count."""
 
 from pathlib import Path
 
@@ -6,22 +6,30 @@ import numpy as np
 import pytest
 from helpers import brute_force, exact_embedder, on_both_engines
 
-from similar_images.matching.recall import exact_search, recall
+from similar_images.matching.match import SearchOptions
+from similar_images.matching.recall import compare_exactly, exact_search, measured_recall, recall
 from similar_images.milvus import collection as image_collection
 from similar_images.milvus.collection import existing_collection
 from similar_images.milvus.connection import connect, resolve_uri
+from similar_images.milvus.schema import Match
+from similar_images.milvus.vector_index import Index
 from similar_images.network.embedding import embed_images
 
 milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
 
 
+def oracle() -> tuple[list[str], np.ndarray, np.ndarray]:
+    """The database's paths, the queries' embeddings, and all similarities of both."""
+    database, queries, similarities = brute_force(Path("database_set"), Path("query_set"))
+    names = [Path(query).relative_to("query_set").as_posix() for query in queries]
+    batches = embed_images(exact_embedder(), Path("query_set"), names, workers=0)
+    embeddings = np.concatenate([batch.embeddings for batch in batches])
+    return [path.removeprefix("database_set/") for path in database], embeddings, similarities
+
+
 def test_exact_search_equals_brute_force(loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_collection, "READ_EMBEDDINGS", 50)  # several pages
-    database, queries, similarities = brute_force(Path("database_set"), Path("query_set"))
-    embedder = exact_embedder()
-    names = [Path(query).relative_to("query_set").as_posix() for query in queries]
-    batches = embed_images(embedder, Path("query_set"), names, workers=0)
-    embeddings = np.concatenate([batch.embeddings for batch in batches])
+    names, embeddings, similarities = oracle()
     with connect(resolve_uri(None)) as client:
         collection = existing_collection(client, "images")
         found = exact_search(collection, embeddings, 5)
@@ -30,9 +38,46 @@ def test_exact_search_equals_brute_force(loaded: Path, monkeypatch: pytest.Monke
         nearest = np.sort(similarities[row])[::-1][:5]
         np.testing.assert_allclose([match.similarity for match in matches], nearest, atol=2e-6)
         for match in matches:
-            ours = similarities[row, database.index(f"database_set/{match.path}")]
+            ours = similarities[row, names.index(match.path)]
             assert match.similarity == pytest.approx(ours, abs=2e-6)
     assert {match.path[:2] for matches in some for match in matches} == {"3/"}
     assert recall(found, found) == 1
     assert 0 < recall(some, found) < 1
     assert recall([[] for _ in found], found) == 0
+
+
+@pytest.mark.parametrize(
+    ("ranks", "claimed", "words"),
+    [
+        (range(100, 105), 1.0, "0.00% recall@5 against exact search, on 20 queries"),
+        (range(3, 8), 1.0, "40.00% recall@5"),
+        (range(5), 0.0, "100.00% recall@5"),
+    ],
+)
+def test_a_match_counts_by_its_exact_similarity(
+    ranks: range, claimed: float, words: str, loaded: Path
+) -> None:
+    names, embeddings, similarities = oracle()
+    order = np.argsort(-similarities, axis=1)
+    found = [[Match(names[row[rank]], claimed) for rank in ranks] for row in order]
+    options = SearchOptions(top_k=5, recall_sample=100)
+    with connect(resolve_uri(None)) as client:
+        collection = existing_collection(client, "images")
+        assert measured_recall(collection, embeddings, found, options, seed=1).startswith(words)
+
+
+def test_matches_of_a_quantised_index_get_their_exact_similarities(loaded: Path) -> None:
+    names, embeddings, similarities = oracle()
+    with connect(resolve_uri(None)) as client:
+        collection = existing_collection(client, "images")
+        collection.use_index(Index("IVF_SQ8", {"nlist": 8}, {"nprobe": 4}))
+        answers = collection.search(embeddings, 5, "", {"nprobe": 4})
+        found = [matches for some in answers for matches in some]
+        nearest, rescored = compare_exactly(collection, embeddings, found, 5)
+    hits = 0
+    for row, (before, after) in enumerate(zip(found, rescored, strict=True)):
+        assert [match.path for match in after] == [match.path for match in before]
+        exact = [similarities[row, names.index(match.path)] for match in after]
+        np.testing.assert_allclose([match.similarity for match in after], exact, atol=2e-6)
+        hits += sum(similarity >= np.sort(similarities[row])[-5] - 2e-6 for similarity in exact)
+    assert recall(rescored, nearest) == hits / 100
