@@ -12,7 +12,7 @@ Usage:
 Reads:  the query images, and the collection that embed_and_load.py made
 Writes: results/pairings.txt, comparison.png, observations.md, near_duplicates.txt, gallery.html;
         for images named on the command line: their matches to the terminal, and
-        results/comparison.png
+        results/named_comparison.png. If one of them can't be read, the exit status is 1.
 """
 
 import argparse
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
     what = counted(len(images.paths), "image") + ("" if args.images else f" of {images.root}")
     console.say(f"Matching {what} with {args.collection} in {redact(uri)}")
     with connect(uri, must_exist=True) as client, ThreadPoolExecutor(1) as aside:
-        aside.submit(import_openvino)  # takes long, as does opening a collection
+        aside.submit(import_openvino)  # slow, as is opening a collection
         collection = existing_collection(client, args.collection)
         searched = aside.submit(collection.count, "" if args.images else options.filter)
         parameters = matching.index_parameters(collection, options)
@@ -120,7 +120,8 @@ def run(args: argparse.Namespace) -> None:
         matching.warn_if_incomplete(collection)
     matching.report_problems(queries, rows, summary)
     title = results.title_of(rows, network.model)
-    files = results.files_of(rows, summary, title, results.result_options(args))
+    written = results.result_options(args)
+    files = results.files_of(rows, summary, title, written, console)
     write_together(files)
     if args.json:
         results.print_json(rows)
@@ -130,7 +131,12 @@ def run(args: argparse.Namespace) -> None:
         console.say(title)
     console.say(f"Wrote {', '.join(sorted(path.name for path in files))} in {args.output}")
     seconds = time.perf_counter() - start
-    console.say(f"Done in {seconds:.1f} s. Next: open {args.output / 'comparison.png'}")
+    console.say(f"Done in {seconds:.1f} s. Next: open {written.picture}")
+    if args.images and queries.skipped:
+        raise ImageError(
+            f"{len(queries.skipped)} of {len(args.images)} images could not be read; "
+            "check their paths, the others were matched"
+        )
 
 
 def main(argv: list[str] | None = None) -> int:

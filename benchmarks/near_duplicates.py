@@ -79,7 +79,7 @@ def shares_found(
         for name, image in zip(names, both, strict=True):
             image.save(name)
         pairs.append(Pair(names[0], names[1], 0.0))
-    ours = len(find_near_duplicates(pairs)) / len(pairs)
+    ours = len(find_near_duplicates(pairs).near) / len(pairs)
     if importlib.util.find_spec("imagehash") is None:
         return ours, None
     return ours, float(np.mean(list(map(found_by_hash, pictures, others))))

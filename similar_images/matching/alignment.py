@@ -1,32 +1,33 @@
-"""Lay one small picture over another, whatever was done to it: shifted, turned, mirrored.
+"""Align one small picture with another that may be shifted, rotated, stretched or mirrored.
 
-First shifted as a whole, then turned, stretched and moved until their grey values agree best (Lucas
-and Kanade 1981, with the affine motion of Baker and Matthews 2004). How well they agree then is
-told by the fine structure: each value less the mean of the 5×5 around it.
+The match is first shifted as a whole, then shifted, rotated and stretched until the grey values
+agree best (Lucas and Kanade 1981, with the affine motion of Baker and Matthews 2004). How well two
+aligned pictures agree is the correlation of their fine structure: each value minus the mean of the
+5×5 values around it.
 """
 
 import typing
 
 import numpy as np
 
-SIDE = 32  # pixels: pictures are squares of so many
-LIKELY = 0.4  # correlation of shifted pictures below which it is not worth to align them
-REACH = 2  # how far the match is shifted at first, in pixels of 16×16: an eighth of the picture
-STEPS = 8  # of the alignment, at each of two scales
-COARSE, FINE = 5, 3  # pixels: the blur under which pictures are aligned, first and then
-GREY = np.array([0.299, 0.587, 0.114], np.float32)
+SIDE = 32  # pixels: the pictures are squares of this side
+LIKELY = 0.4  # correlation of shifted pictures below which they are not aligned
+REACH = 2  # the greatest first shift, in pixels of 16×16: an eighth of the picture
+STEPS = 8  # iterations of the alignment, at each of two scales
+COARSE, FINE = 5, 3  # pixels: the blur of the first and of the second scale
+GREY = np.array([0.299, 0.587, 0.114], np.float32)  # the weights of ITU-R BT.601
 CENTRE = (SIDE - 1) / 2
 _STILL = np.array([[CENTRE, CENTRE, 0], [CENTRE, 0, CENTRE]], np.float32)  # no motion
-STRUCTURE = 5  # pixels: less the mean of such a square, a value is fine structure
+STRUCTURE = 5  # pixels: the side of the square whose mean is subtracted
 
 
 class Alignment(typing.NamedTuple):
-    """How the matches of N pairs lie on their queries.
+    """How the matches of N pairs are aligned with their queries.
 
-    motion: (N, 2, 3) float32, for y and x: the place of the query's centre in the match, and
-    what a step of half the picture down and to the right moves there, in pixels of 32×32.
-    agreement: (N,) float32, the correlation of the fine structure, -1 to 1; overlap: (N,), the
-    share of the query that the match covers; mirrored: (N,) bool.
+    motion: (N, 2, 3) float32, for y and x: the position of the query's centre in the match, and
+    the change of position there for half a picture down and half a picture to the right in the
+    query, in pixels of 32×32. agreement: (N,) float32, the correlation of the fine structure, -1
+    to 1. overlap: (N,) float32, the share of the query that the match covers. mirrored: (N,) bool.
     """
 
     motion: np.ndarray
@@ -36,13 +37,13 @@ class Alignment(typing.NamedTuple):
 
 
 def stretch(motion: np.ndarray) -> np.ndarray:
-    """Return by how much the matches are stretched, turned or sheared: (N,), 0 for not at all."""
+    """Return by how much the matches are stretched, rotated or sheared: (N,), 0 for not at all."""
     most: np.ndarray = np.abs((motion - _STILL)[:, :, 1:]).max((1, 2)) / CENTRE
     return most
 
 
 def align(queries: np.ndarray, matches: np.ndarray) -> Alignment:
-    """Lay each match over its query, mirrored or not, as it agrees best.
+    """Align each match with its query, mirrored or not, whichever agrees better.
 
     queries, matches: (N, 32, 32, 3) uint8.
     """
@@ -58,7 +59,7 @@ def align(queries: np.ndarray, matches: np.ndarray) -> Alignment:
 
 
 def _align_unmirrored(ours: np.ndarray, theirs: np.ndarray) -> Alignment:
-    """Align those pairs that a shift makes likely to be the same picture."""
+    """Align those pairs that a shift alone makes similar enough."""
     likeness, motion = _shift(ours, theirs)
     agreement = np.full(len(ours), -1, np.float32)
     overlap = np.zeros(len(ours), np.float32)
@@ -97,9 +98,9 @@ def _shift(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _follow(motion: np.ndarray, ours: np.ndarray, theirs: np.ndarray, blur: int) -> np.ndarray:
-    """Return the motion after STEPS of Gauss and Newton towards equal grey values.
+    """Return the motion after STEPS Gauss-Newton iterations towards equal grey values.
 
-    Grey values are compared after gain and offset, on every second pixel of both directions.
+    Grey values are compared up to gain and offset, on every second pixel in both directions.
     """
     a = _blurred(ours, blur)[:, ::2, ::2].reshape(len(ours), -1)
     b = _blurred(theirs, blur)
@@ -122,31 +123,31 @@ def _follow(motion: np.ndarray, ours: np.ndarray, theirs: np.ndarray, blur: int)
 
 
 def laid_over(matches: np.ndarray, motion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values of (N, 32, 32) matches where the queries' pixels lie, and which exist.
+    """Return the values of a match's N channels at the positions of the query's pixels.
 
-    motion: (1, 2, 3) as in Alignment, of one pair. Returns (N, 1024) and
-    (1, 1024) float32, the latter of 0 and 1.
+    matches: (N, 32, 32). motion: (1, 2, 3) as in Alignment. Returns the values, (N, 1024) float32,
+    and which of the positions are inside the match, (1, 1024) float32 of 0 and 1.
     """
     where, inside = _places(motion, _ALL)
     return _sample(matches.astype(np.float32), np.repeat(where, len(matches), axis=0)), inside
 
 
-# For each pixel: 1, and its place from the centre in halves of the picture, -1 to 1.
+# For each pixel: 1, and its position from the centre in halves of the picture, -1 to 1.
 _AXIS = (np.arange(SIDE, dtype=np.float32) - CENTRE) / CENTRE
 _SQUARE = np.stack([np.ones((SIDE, SIDE), np.float32), *np.meshgrid(_AXIS, _AXIS, indexing="ij")])
 _ALL = _SQUARE.reshape(3, -1).T  # (1024, 3)
-_FEW = _SQUARE[:, ::2, ::2].reshape(3, -1).T  # every second one of both directions
+_FEW = _SQUARE[:, ::2, ::2].reshape(3, -1).T  # every second one in both directions
 
 
 def _places(motion: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return where pixels of the query, (P, 3), lie in the match, (N, 2, P), and which inside."""
+    """Return where pixels (P, 3) of the query are in the match, (N, 2, P), and which are inside."""
     where = motion.astype(np.float32) @ grid.T
     inside = ((where >= 0.5) & (where <= SIDE - 1.5)).all(axis=1)
     return where, inside.astype(np.float32)
 
 
 def _sample(images: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Return the values of (N, 32, 32) images at (N, 2, P) places, bilinear: (N, P)."""
+    """Return the values of (N, 32, 32) images at positions (N, 2, P), bilinear: (N, P)."""
     where = where.clip(0, SIDE - 1.001)
     corner = where.astype(np.int32)
     down, right = (where - corner).transpose(1, 0, 2)
@@ -162,7 +163,7 @@ def _sample(images: np.ndarray, where: np.ndarray) -> np.ndarray:
 
 
 def _blurred(images: np.ndarray, width: int) -> np.ndarray:
-    """Return (N, 32, 32) images, each pixel the mean of the square around it."""
+    """Return (N, 32, 32) images, each pixel the mean of the square of this width around it."""
     half = width // 2
     for axis in (1, 2):
         pad = [(0, 0)] * 3
@@ -195,7 +196,7 @@ def _standard(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _correlation(u: np.ndarray, v: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the correlation of (N, P) values under weights; 0 where there is nothing to see."""
+    """Return the weighted correlation of (N, P) values; 0 where either is constant."""
     u, v = u - _mean(u, weights), v - _mean(v, weights)
     product, squares = _mean(u * v, weights), _mean(u * u, weights) * _mean(v * v, weights)
     correlation: np.ndarray = (product / np.sqrt(squares + 1e-3))[:, 0]

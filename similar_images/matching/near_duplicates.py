@@ -1,11 +1,12 @@
-"""Is a match the same picture as its query, changed? Found on the pixels, whatever the model says.
+"""Find near-duplicates: matches that are the same picture as their query, unchanged or edited.
 
-Both pictures are reduced to 32×32, and the match is laid over the query. What is left to compare is
-the fine structure: two photographs of the same kind of thing agree in the coarse and not in the
-fine; one photograph, recoloured, cut or compressed again, agrees in both. Where the threshold comes
-from: docs/near_duplicates.md.
+The pixels decide, whatever the model says. Both pictures are reduced to 32×32 and aligned; then
+their fine structure is compared: two photographs of the same kind of object agree in their coarse
+structure only, two copies of one photograph agree in both. docs/near_duplicates.md shows how the
+thresholds were chosen.
 """
 
+import hashlib
 import math
 import typing
 from collections.abc import Sequence
@@ -16,106 +17,140 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from similar_images.console import QUIET, Console
 from similar_images.matching.alignment import CENTRE, SIDE, Alignment, align, laid_over, stretch
 from similar_images.matching.pairs import Pair, pairing, tab_separated
 from similar_images.pictures.decoding import decode
 from similar_images.pictures.image_files import ImageError
 
-SAME = 0.75  # correlation of the fine structure from which two pictures are the same one
+SAME = 0.75  # correlation of the fine structure from which on two pictures are near-duplicates
 OVERLAP = 0.6  # of the query that the aligned match has to cover
-DETAIL = 12  # pixels a side: with fewer, only equal pixels tell that pictures are the same
-STRETCH = 0.3  # the most by which the match may be stretched, turned or sheared
+DETAIL = 12  # different rows and columns: with fewer, only equal pixels make near-duplicates
+STRETCH = 0.3  # the most by which the match may be stretched, rotated or sheared
 PAIRS_AT_ONCE = 1000
-SHIFTED, ZOOMED = 1.0, 0.06  # pixels; share: smaller moves are the alignment's own noise
+LINES_AT_ONCE = 256
+SHIFTED, ZOOMED = 1.0, 0.06  # pixels; share: the alignment is no more exact than this
 RECOLOURED = 8.0  # grey levels of a channel, on average
-PLAIN = 8  # grey levels: within these, a line of pixels is of one colour
+PLAIN = 8  # grey levels: a line of pixels that differ by no more has one colour
 
 
 @dataclass(frozen=True)
 class NearDuplicate:
-    """A pair whose pictures are the same one, and what was done to it."""
+    """A pair whose pictures are near-duplicates, and how one differs from the other."""
 
     pair: Pair
     changes: tuple[str, ...]
 
     @property
     def words(self) -> str:
-        """The changes, as a reader's words."""
+        """The changes in words; without any, the full-size pictures are equal."""
         return ", ".join(self.changes) or "the same pixels"
 
 
-def find_near_duplicates(pairs: Sequence[Pair]) -> list[NearDuplicate]:
-    """Return the pairs whose pictures are the same one, in the pairs' order.
+@dataclass(frozen=True)
+class Comparison:
+    """The near-duplicates among pairs, and how many of the pairs were compared."""
 
-    Pictures that can't be read, or may not be opened, are none.
+    near: list[NearDuplicate]
+    compared: int
+
+
+def find_near_duplicates(pairs: Sequence[Pair], console: Console = QUIET) -> Comparison:
+    """Compare the pictures of pairs; near-duplicates are returned in the order of the pairs.
+
+    Pairs with a picture that can't be read, or may not be opened, are not compared.
     """
-    found = []
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, len(pairs), PAIRS_AT_ONCE):
-            some = [p for p in pairs[start : start + PAIRS_AT_ONCE] if p.may_open_match]
-            paths = {p.query for p in some} | {p.match for p in some}
-            small = dict(zip(paths, pool.map(reduced, paths), strict=True))
-            some = [
-                p for p in some if small[p.query] is not None and small.get(p.match) is not None
-            ]
-            if some:
-                found += _among(some, typing.cast(dict[str, _Reduced], small))
-    return found
+    allowed = [pair for pair in pairs if pair.may_open_match]
+    starts = range(0, len(allowed), PAIRS_AT_ONCE)
+    chunks = [allowed[start : start + PAIRS_AT_ONCE] for start in starts]
+    paths = [{path for pair in chunk for path in (pair.query, pair.match)} for chunk in chunks]
+    near: list[NearDuplicate] = []
+    compared, total = 0, sum(map(len, paths))
+    with ThreadPoolExecutor() as pool, console.progress("pictures compared", total) as progress:
+        for chunk, some in zip(chunks, paths, strict=True):
+            small: dict[str, _Reduced] = {}
+            for path, picture in zip(some, pool.map(reduced, some), strict=True):
+                progress.update(1)
+                if picture:
+                    small[path] = picture
+            readable = [pair for pair in chunk if {pair.query, pair.match} <= small.keys()]
+            near += _among(readable, small)
+            compared += len(readable)
+    return Comparison(near, compared)
 
 
 def near_duplicates_text(found: Sequence[NearDuplicate]) -> str:
-    """Return near-duplicates as the pairings are written, with what was changed."""
+    """Return near-duplicates in the form of the pairings, with a column for the changes."""
     header = ["query", "rank", "match", "similarity", "change"]
     return tab_separated(header, ([*pairing(one.pair), one.words] for one in found))
 
 
 class _Reduced(typing.NamedTuple):
-    """A picture at SIDE×SIDE: (32, 32, 3) uint8; its size, and its detail, in pixels a side."""
+    """What is compared of a picture.
+
+    pixels: (32, 32, 3) uint8. size: width and height of the picture in pixels. detail: its rows
+    and columns before it was enlarged, at most 32 each. fine: whether enough of them differ from
+    the one before: parallel stripes do not. digest: of all pixels before it was enlarged.
+    """
 
     pixels: np.ndarray
     size: tuple[int, int]
-    detail: int
+    detail: tuple[int, int]
+    fine: bool
+    digest: bytes
 
 
 def reduced(path: str) -> _Reduced | None:
-    """Return a picture at SIDE×SIDE, or None if it can't be read."""
+    """Return what is compared of a picture, or None if it can't be read."""
     try:
         image = decode(Path(), path)[1]
     except ImageError:
         return None
-    detail = min(_detail(np.asarray(image)), SIDE)
-    return _Reduced(resized(image, detail), image.size, detail)
+    pixels = np.asarray(image)
+    sides = [_changes_between(lines) for lines in (pixels, pixels.swapaxes(0, 1))]
+    down, right = (math.gcd(*places) for places in sides)
+    pixels = pixels[::down, ::right]
+    rows, columns = pixels.shape[:2]
+    digest = hashlib.blake2b(f"{rows}×{columns}".encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    detail = min(rows, SIDE), min(columns, SIDE)
+    fine = min(map(len, sides)) >= DETAIL
+    return _Reduced(resized(image, detail), image.size, detail, fine, digest.digest())
 
 
-def _detail(pixels: np.ndarray) -> int:
-    """Return how many pixels a side a picture really has: enlarged ones are squares of equal ones.
+def _changes_between(lines: np.ndarray) -> list[int]:
+    """Return where a picture's lines differ from the line before, and the number of lines.
 
-    >>> _detail(np.arange(16).reshape(4, 4).repeat(8, axis=0).repeat(8, axis=1))
-    4
+    lines: (N, length, 3). The greatest common divisor of the result is by how much an enlarged
+    picture was enlarged; where that is 1 and there is detail enough, the result is incomplete.
+
+    >>> _changes_between(np.arange(48).reshape(4, 4, 3).repeat(8, axis=0))
+    [8, 16, 24, 32]
     """
-    sides: list[int] = []
-    for axis, length in enumerate(pixels.shape[:2]):
-        lines = np.moveaxis(pixels, axis, 0)[:, :: max(1, pixels.shape[1 - axis] // 64)]
-        changes = np.flatnonzero((lines[1:] != lines[:-1]).reshape(length - 1, -1).any(1)) + 1
-        sides.append(length // math.gcd(length, *map(int, changes)))
-    return min(sides)
+    changed = np.append(np.zeros(len(lines) - 1, bool), True)
+    for start in range(0, lines.shape[1], LINES_AT_ONCE):  # bounded memory, whatever the size
+        some = lines[:, start : start + LINES_AT_ONCE]
+        changed[:-1] |= (some[1:] != some[:-1]).any((1, 2))
+        places = [int(place) + 1 for place in np.flatnonzero(changed)]
+        if len(places) >= DETAIL and math.gcd(*places) == 1:
+            break
+    return places
 
 
-def resized(image: Image.Image, detail: int) -> np.ndarray:
-    """Return a picture as (32, 32, 3) uint8, with the detail of so many pixels a side."""
-    if image.size != (SIDE, SIDE) or detail < SIDE:
-        image = image.resize((detail, detail), Image.Resampling.BOX, reducing_gap=4)
+def resized(image: Image.Image, detail: tuple[int, int]) -> np.ndarray:
+    """Return a picture as (32, 32, 3) uint8, with the detail of so many rows and columns."""
+    if image.size != (SIDE, SIDE) or detail != (SIDE, SIDE):
+        image = image.resize(detail[::-1], Image.Resampling.BOX, reducing_gap=4)
         image = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     return np.asarray(image)
 
 
 def _at_equal_detail(one: _Reduced, other: _Reduced) -> tuple[np.ndarray, np.ndarray]:
-    """Return two pictures, that with more detail as coarse as the other."""
+    """Return the pixels of two pictures at the lower detail of both."""
+    detail = min(one.detail[0], other.detail[0]), min(one.detail[1], other.detail[1])
     first, second = (
-        resized(Image.fromarray(side.pixels), other_side.detail)
-        if side.detail > other_side.detail
-        else side.pixels
-        for side, other_side in ((one, other), (other, one))
+        side.pixels if side.detail == detail else resized(Image.fromarray(side.pixels), detail)
+        for side in (one, other)
     )
     return first, second
 
@@ -123,9 +158,9 @@ def _at_equal_detail(one: _Reduced, other: _Reduced) -> tuple[np.ndarray, np.nda
 def _without_strips(pixels: np.ndarray) -> np.ndarray:
     """Return a picture whose strips of one colour along its edges are filled from beside them.
 
-    A shift or a frame leaves such strips, and the line where they end would pass for structure.
+    A shift or a frame leaves such strips, and the line where they end would count as structure.
     """
-    for _ in range(4):  # the upper edge, then by turns the others
+    for _ in range(4):  # the upper edge; rotated, each of the others
         plain = int(np.argmax(np.append(np.ptp(pixels, axis=1).max(1) > PLAIN, True)))
         if 0 < plain <= SIDE // 4:  # and the line in which the strip meets the picture
             pixels = np.concatenate([pixels[[plain + 1]].repeat(plain + 1, 0), pixels[plain + 1 :]])
@@ -134,28 +169,32 @@ def _without_strips(pixels: np.ndarray) -> np.ndarray:
 
 
 def _among(pairs: Sequence[Pair], small: dict[str, _Reduced]) -> list[NearDuplicate]:
-    both = [_at_equal_detail(small[pair.query], small[pair.match]) for pair in pairs]
-    queries, matches = (np.stack(side) for side in zip(*both, strict=True))
-    equal = (queries == matches).all((1, 2, 3))
-    fine = [min(small[p.query].detail, small[p.match].detail) >= DETAIL for p in pairs]
-    changes: dict[int, list[str]] = {int(i): [] for i in np.flatnonzero(equal)}
-    compared = np.flatnonzero(~equal & fine)
-    if len(compared):
-        aligned, same = same_pictures(queries[compared], matches[compared])
+    sides = [(small[pair.query], small[pair.match]) for pair in pairs]
+    equal = [query.digest == match.digest for query, match in sides]
+    changes: dict[int, list[str]] = {i: [] for i in range(len(pairs)) if equal[i]}
+    compared = [
+        i for i, (query, match) in enumerate(sides) if not equal[i] and query.fine and match.fine
+    ]
+    if compared:
+        both = [_at_equal_detail(*sides[i]) for i in compared]
+        queries, matches = (np.stack(side) for side in zip(*both, strict=True))
+        aligned, same = same_pictures(queries, matches)
         for number in np.flatnonzero(same):
-            i = int(compared[number])
             one = Alignment(*(part[[number]] for part in aligned))
-            changes[i] = _changes(queries[i], matches[i], one)
+            changes[compared[number]] = _changes(queries[number], matches[number], one)
     for i in changes:
-        if small[pairs[i].query].size != small[pairs[i].match].size:
+        query, match = sides[i]
+        if query.size != match.size:
             changes[i].append("resized")
-        if not changes[i] and not equal[i]:
+        elif not equal[i] and not changes[i]:
             changes[i].append("re-encoded")
     return [NearDuplicate(pairs[i], tuple(changes[i])) for i in sorted(changes)]
 
 
 def _changes(query: np.ndarray, match: np.ndarray, aligned: Alignment) -> list[str]:
-    """Return what was done to one picture of a pair to make the other."""
+    """Return how one picture of a pair differs from the other, as far as 32×32 pixels show."""
+    if np.array_equal(query, match):
+        return [f"equal at {SIDE}×{SIDE}"]
     motion = aligned.motion[0]
     changes = ["mirrored"] if aligned.mirrored[0] else []
     if np.abs(motion[:, 0] - CENTRE).max() >= SHIFTED:
@@ -171,7 +210,7 @@ def _changes(query: np.ndarray, match: np.ndarray, aligned: Alignment) -> list[s
 
 
 def same_pictures(queries: np.ndarray, matches: np.ndarray) -> tuple[Alignment, np.ndarray]:
-    """Return how the matches of N pairs lie on their queries, and which are the same picture.
+    """Return how the matches of N pairs are aligned, and which pairs are near-duplicates.
 
     queries, matches: (N, 32, 32, 3) uint8. Returns an Alignment and (N,) bool.
     """

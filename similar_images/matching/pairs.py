@@ -1,4 +1,4 @@
-"""A query and its match: what the search gives, and pairings.txt."""
+"""A query and its match, as the search returns them; pairings.txt."""
 
 import csv
 import io
@@ -15,13 +15,13 @@ from similar_images.text import printable
 class Pair:
     """A query and one of its matches; rank 1 is the nearest."""
 
-    query: str  # as a reader can open it
-    match: str
+    query: str  # a path that can be opened from the current folder
+    match: str  # likewise
     similarity: float  # cosine, -1 to 1
     rank: int = 1
     query_label: str = ""  # '' where there is none
     match_label: str = ""
-    may_open_match: bool = True  # False: its path is a stranger's word
+    may_open_match: bool = True  # False: only a shared collection names the path
 
     @property
     def same_label(self) -> bool | None:
@@ -36,15 +36,16 @@ class Summary:
     """What was run, for the title and the reports."""
 
     queries: int
-    images: int
+    images: int  # that were searched: with a filter, the rows that satisfy it
     model: str
     index: str  # how the collection was searched
     device: str
-    recall: str = ""  # how much an approximate index found, if that was measured
+    recall: str = ""  # of an approximate index, if it was measured
     filter: str = ""
     min_similarity: float | None = None
     skipped: list[str] = field(default_factory=list)
     unmatched: int = 0
+    not_compared: int = 0  # pairs of which a picture could not be read, or may not be opened
 
 
 def nearest(pairs: Sequence[Pair]) -> list[Pair]:
@@ -53,12 +54,12 @@ def nearest(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def choose_rows(rows: Sequence[list[Pair]], count: int, seed: int) -> list[list[Pair]]:
-    """Return so many of the queries' rows at random, the same ones for the same seed."""
+    """Return `count` of the queries' rows at random, the same ones for the same seed."""
     return random.Random(seed).sample(list(rows), min(count, len(rows)))
 
 
 def pairings_text(pairs: Sequence[Pair]) -> str:
-    r"""Return the pairs as tab-separated lines under a header; odd characters are escaped.
+    r"""Return the pairs as tab-separated lines under a header; control characters are escaped.
 
     >>> pairings_text([Pair("q/cat/1.png", "d/cat/2.png", 0.5)])
     'query\trank\tmatch\tsimilarity\nq/cat/1.png\t1\td/cat/2.png\t0.500000\n'
@@ -67,12 +68,12 @@ def pairings_text(pairs: Sequence[Pair]) -> str:
 
 
 def pairing(pair: Pair) -> list[str]:
-    """Return a pair's line of the pairings, as its cells."""
+    """Return a pair's cells in the pairings."""
     return [pair.query, str(pair.rank), pair.match, f"{pair.similarity:.6f}"]
 
 
-def tab_separated(header: Sequence[str], rows: "Iterator[list[str]]") -> str:
-    """Return rows of text under a header, tabs between, fit for a reader and for pandas."""
+def tab_separated(header: Sequence[str], rows: Iterator[list[str]]) -> str:
+    """Return rows of text under a header, separated by tabs, as people and pandas read them."""
     out = io.StringIO()
     writer = csv.writer(out, delimiter="\t", lineterminator="\n")
     writer.writerow(header)

@@ -1,4 +1,4 @@
-"""Labels worth a second look: queries whose matches all agree on another label than their own."""
+"""Find possible label errors: queries whose matches all have one label, but not the query's."""
 
 import itertools
 from collections.abc import Sequence
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from similar_images.matching.pairs import Pair
 
-LEAST_MATCHES = 5  # that have to agree
+LEAST_MATCHES = 5  # fewer agree by chance
 
 
 @dataclass(frozen=True)
 class SecondLook:
-    """A query's nearest pair, and the label on which all of its matches agree."""
+    """A query's nearest pair, and the label that all of its matches have."""
 
     pair: Pair
     label: str
@@ -19,10 +19,10 @@ class SecondLook:
 
 
 def second_looks(pairs: Sequence[Pair]) -> list[SecondLook]:
-    """Return the queries whose matches agree on another label, the most alike first.
+    """Return the queries whose matches all have one label but not the query's, most similar first.
 
-    pairs: each query's together, nearest first. A query with fewer than LEAST_MATCHES matches
-    is left out: two or three agree by chance.
+    pairs: those of a query follow each other, nearest first. Queries with fewer than LEAST_MATCHES
+    matches are left out.
     """
     found = []
     for _query, group in itertools.groupby(pairs, key=lambda pair: pair.query):

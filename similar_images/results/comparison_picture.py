@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from similar_images.console import QUIET, Console
 from similar_images.matching.pairs import Pair, letters
 from similar_images.pictures.decoding import decode
 from similar_images.pictures.image_files import ImageError
@@ -36,32 +37,34 @@ SYSTEM_FONTS = (
 )
 
 
-def picture_bytes(rows: Sequence[Sequence[Pair]], title: str) -> bytes:
+def picture_bytes(rows: Sequence[Sequence[Pair]], title: str, console: Console = QUIET) -> bytes:
     """Return queries with their matches, nearest first, drawn as PNG."""
     if all(len(row) == 1 for row in rows):
-        picture = draw_pairs([row[0] for row in rows], title)
+        picture = draw_pairs([row[0] for row in rows], title, console)
     else:
-        picture = draw_rows(rows, title)
+        picture = draw_rows(rows, title, console)
     out = io.BytesIO()
     picture.save(out, "PNG")
     return out.getvalue()
 
 
-def draw_pairs(pairs: Sequence[Pair], title: str) -> Image.Image:
+def draw_pairs(pairs: Sequence[Pair], title: str, console: Console = QUIET) -> Image.Image:
     """Draw lettered pairs, five in a row, query left and match right."""
     columns = min(PAIRS_IN_ROW, len(pairs))
     cell_width, cell_height = 2 * CELL + GAP, CELL + 4 * TEXT_SIZE + GAP
     page = _Page(columns, -(-len(pairs) // columns), cell_width, cell_height, title)
-    for (x, y), letter, pair in zip(page.places(), letters(), pairs, strict=False):
-        page.text(x, y, letter, TEXT_SIZE, INK, 2 * CELL)
-        page.mark(x + CELL + GAP, y, pair)
-        top = y + TEXT_SIZE + GAP
-        page.picture(x, top, pair.query, pair.query_label)
-        page.picture(x + CELL + GAP, top, pair.match, pair.match_label, pair)
+    with console.progress("pictures drawn", 2 * len(pairs)) as progress:
+        for (x, y), letter, pair in zip(page.places(), letters(), pairs, strict=False):
+            page.text(x, y, letter, TEXT_SIZE, INK, 2 * CELL)
+            page.mark(x + CELL + GAP, y, pair)
+            top = y + TEXT_SIZE + GAP
+            page.picture(x, top, pair.query, pair.query_label)
+            page.picture(x + CELL + GAP, top, pair.match, pair.match_label, pair)
+            progress.update(2)
     return page.finish("query left, nearest match right, cosine similarity below the match")
 
 
-def draw_rows(rows: Sequence[Sequence[Pair]], title: str) -> Image.Image:
+def draw_rows(rows: Sequence[Sequence[Pair]], title: str, console: Console = QUIET) -> Image.Image:
     """Draw a row for each query: the query, then its matches, nearest first.
 
     The page has bounds: of many queries the first are shown, of many matches the nearest.
@@ -71,15 +74,17 @@ def draw_rows(rows: Sequence[Sequence[Pair]], title: str) -> Image.Image:
     most = MAX_PIXELS // (columns * (CELL + 3 * GAP) * (cell_height + 2 * GAP))
     shown = [row[:MATCHES_IN_ROW] for row in rows[:most]]
     page = _Page(columns, len(shown), CELL, cell_height, title)
-    for number, (row, letter) in enumerate(zip(shown, letters(), strict=False)):
-        x, y = page.place(number, 0)
-        page.text(x, y, letter, TEXT_SIZE, INK, CELL)
-        top = y + TEXT_SIZE + GAP
-        page.picture(x, top, row[0].query, row[0].query_label)
-        for column, pair in enumerate(row, start=1):
-            x, y = page.place(number, column)
-            page.mark(x, y, pair)
-            page.picture(x, top, pair.match, pair.match_label, pair)
+    with console.progress("pictures drawn", len(shown) + sum(map(len, shown))) as progress:
+        for number, (row, letter) in enumerate(zip(shown, letters(), strict=False)):
+            x, y = page.place(number, 0)
+            page.text(x, y, letter, TEXT_SIZE, INK, CELL)
+            top = y + TEXT_SIZE + GAP
+            page.picture(x, top, row[0].query, row[0].query_label)
+            for column, pair in enumerate(row, start=1):
+                x, y = page.place(number, column)
+                page.mark(x, y, pair)
+                page.picture(x, top, pair.match, pair.match_label, pair)
+            progress.update(1 + len(row))
     legend = "query first, then its matches, nearest first; cosine similarity below"
     matches = max(map(len, rows))
     if matches > MATCHES_IN_ROW:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from similar_images.console import QUIET, Console
 from similar_images.matching.near_duplicates import NearDuplicate
 from similar_images.matching.pairs import Pair, Summary, letters, nearest
 from similar_images.matching.second_look import SecondLook
@@ -50,6 +51,7 @@ def gallery(
     second: Sequence[SecondLook],
     summary: Summary,
     title: str,
+    console: Console = QUIET,
 ) -> str:
     """Return the page as HTML: no script, nothing from elsewhere, at most some hundreds of pairs.
 
@@ -67,14 +69,14 @@ def gallery(
     label_counts = Counter(x for pair in labelled for x in (pair.query_label, pair.match_label))
     confusion = _confusion(labelled, [x for x, _ in label_counts.most_common(MAX_LABELS)])
     cells = [cell.pairs[:MAX_CELL] for row in confusion for cell in row if cell.anchor]
-    on_page = itertools.chain(*(some[:MAX_SECTION] for some in sections.values()), *cells)
+    on_page = [*itertools.chain(*(some[:MAX_SECTION] for some in sections.values()), *cells)]
     return render(
         "gallery.html",
         title=title,
         summary=summary,
         sections=sections,
         max_section=MAX_SECTION,
-        thumbnails=_thumbnails(on_page),
+        thumbnails=_thumbnails(on_page, console),
         letters=dict(zip(sections["drawn"], letters(), strict=False)),
         changes={one.pair: one.words for one in near},
         distribution=_distribution(labelled) if labelled else None,
@@ -84,16 +86,18 @@ def gallery(
     )
 
 
-def _thumbnails(pairs: Iterable[Pair]) -> dict[str, Thumbnail]:
+def _thumbnails(pairs: Sequence[Pair], console: Console) -> dict[str, Thumbnail]:
     """Return the thumbnail of each path, up to MAX_BYTES in all."""
     made: dict[str, Thumbnail] = {}
     size = 0
-    for pair in pairs:
-        for path, may_open in ((pair.query, True), (pair.match, pair.may_open_match)):
-            if path not in made:
-                problem = "not shown" if size >= MAX_BYTES else "" if may_open else "not opened"
-                made[path] = Thumbnail(problem) if problem else _thumbnail(path)
-                size += len(made[path].url)
+    with console.progress("thumbnails", 2 * len(pairs)) as progress:
+        for pair in pairs:
+            for path, may_open in ((pair.query, True), (pair.match, pair.may_open_match)):
+                if path not in made:
+                    problem = "not shown" if size >= MAX_BYTES else "" if may_open else "not opened"
+                    made[path] = Thumbnail(problem) if problem else _thumbnail(path)
+                    size += len(made[path].url)
+                progress.update(1)
     return made
 
 

@@ -75,6 +75,7 @@ def report(
         lowest_rank=max(pair.rank for pair in pairs),
         all_ranks=_agreement(pairs),
         near=_near_duplicates(first, near),
+        pairs=len(pairs),
         second=second,
         sample=[
             Sampled(letter, pair, sum(other.similarity > pair.similarity for other in first) + 1)

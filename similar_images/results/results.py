@@ -1,12 +1,12 @@
-"""What a query run leaves: its title, its files, its matches on the terminal."""
+"""Write the results of a query run: its title, its files, its matches on the terminal."""
 
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from similar_images.console import whole_number
+from similar_images.console import Console, warn, whole_number
 from similar_images.matching.near_duplicates import find_near_duplicates, near_duplicates_text
 from similar_images.matching.pairs import Pair, Summary, choose_rows, pairings_text
 from similar_images.matching.second_look import second_looks
@@ -19,12 +19,17 @@ from similar_images.text import counted, printable, share
 
 @dataclass(frozen=True)
 class ResultOptions:
-    """What is written, and where, as the command line says it."""
+    """What is written, and where."""
 
     folder: Path
     pairs: int  # in the picture
-    seed: int  # of their choice
-    picture_alone: bool  # of images that were named: all of them, as they were named
+    seed: int  # of their random choice
+    named: bool  # the queries were named one by one: all are in the picture, the only file written
+
+    @property
+    def picture(self) -> Path:
+        """Where the picture is written; that of named queries replaces no file of a folder's."""
+        return self.folder / ("named_comparison.png" if self.named else "comparison.png")
 
 
 def title_of(rows: Sequence[list[Pair]], model: Model) -> str:
@@ -38,30 +43,42 @@ def title_of(rows: Sequence[list[Pair]], model: Model) -> str:
 
 
 def files_of(
-    rows: Sequence[list[Pair]], summary: Summary, title: str, options: ResultOptions
+    rows: Sequence[list[Pair]],
+    summary: Summary,
+    title: str,
+    options: ResultOptions,
+    console: Console,
 ) -> dict[Path, bytes]:
-    """Return what is to be written: the file → its content.
+    """Return the files to write, with their contents.
 
     rows: each query's pairs, nearest first.
     """
-    if options.picture_alone:
-        return {options.folder / "comparison.png": picture_bytes(rows[: options.pairs], title)}
+    if options.named:
+        return {options.picture: picture_bytes(rows[: options.pairs], title, console)}
     pairs = [pair for row in rows for pair in row]
     drawn = choose_rows(rows, options.pairs, options.seed)
     shown = [pair for row in drawn for pair in row]
-    near, second = find_near_duplicates(pairs), second_looks(pairs)
+    comparison, second = find_near_duplicates(pairs, console), second_looks(pairs)
+    near = comparison.near
+    summary = replace(summary, not_compared=len(pairs) - comparison.compared)
+    if summary.not_compared:
+        warn(
+            f"{summary.not_compared:,} of {counted(len(pairs), 'pair')} could not be checked for "
+            "near-duplicates: an image can't be read, or may not be opened; name the folder of "
+            "the collection's images with --collection-images"
+        )
     texts = {
         "pairings.txt": pairings_text(pairs),
         "near_duplicates.txt": near_duplicates_text(near),
         "observations.md": report(pairs, shown, near, second, summary),
-        "gallery.html": gallery(pairs, shown, near, second, summary, title),
+        "gallery.html": gallery(pairs, shown, near, second, summary, title, console),
     }
     files = {options.folder / name: text.encode() for name, text in texts.items()}
-    return {**files, options.folder / "comparison.png": picture_bytes(drawn, title)}
+    return {**files, options.picture: picture_bytes(drawn, title, console)}
 
 
 def print_matches(rows: Sequence[Sequence[Pair]]) -> None:
-    """Print each query's matches for a reader."""
+    """Print each query's matches for people."""
     for row in rows:
         print(printable(row[0].query))
         for pair in row:
@@ -70,7 +87,7 @@ def print_matches(rows: Sequence[Sequence[Pair]]) -> None:
 
 
 def print_json(rows: Sequence[Sequence[Pair]]) -> None:
-    """Print each match for a program: a JSON object on a line of its own."""
+    """Print each match for programs: one JSON object per line."""
     columns = ("query", "match", "similarity", "rank", "query_label", "match_label")
     for row in rows:
         for pair in row:
@@ -78,7 +95,7 @@ def print_json(rows: Sequence[Sequence[Pair]]) -> None:
 
 
 def add_result_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say what is written, and where."""
+    """Add the options of ResultOptions, and --json."""
     parser.add_argument(
         "--pairs",
         type=whole_number(1, 100),
@@ -91,7 +108,7 @@ def add_result_options(parser: argparse.ArgumentParser) -> None:
         type=whole_number(0, 2**32 - 1),
         default=42,
         metavar="N",
-        help="of the choice of those pairs (default: 42)",
+        help="seed of the random choice of those pairs (default: 42)",
     )
     parser.add_argument(
         "--output",
@@ -101,10 +118,12 @@ def add_result_options(parser: argparse.ArgumentParser) -> None:
         help="folder to write to (default: results)",
     )
     parser.add_argument(
-        "--json", action="store_true", help="print each match as a JSON object, and nothing else"
+        "--json", action="store_true", help="print one JSON object per match, and nothing else"
     )
 
 
 def result_options(args: argparse.Namespace) -> ResultOptions:
     """Return what add_result_options() has read."""
-    return ResultOptions(args.output, args.pairs, args.seed, picture_alone=bool(args.images))
+    return ResultOptions(
+        folder=args.output, pairs=args.pairs, seed=args.seed, named=bool(args.images)
+    )

@@ -1,12 +1,13 @@
 """near_duplicates.py: the same picture, changed in known ways; and other pictures."""
 
 import functools
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageColor, ImageEnhance, ImageOps
 from sklearn.datasets import load_digits, load_sample_images
 
 from benchmarks.near_duplicates import compressed, shifted
@@ -59,7 +60,8 @@ def pairs_of(first: list[Image.Image], second: list[Image.Image]) -> list[Pair]:
 def test_a_changed_picture_is_found_and_its_change_named(name: str, size: int) -> None:
     change, word = CHANGES[name]
     pictures = pieces(size)
-    found = find_near_duplicates(pairs_of(pictures, [change(picture) for picture in pictures]))
+    changed = [change(picture) for picture in pictures]
+    found = find_near_duplicates(pairs_of(pictures, changed)).near
     assert len(found) >= 23, "of 24"
     assert sum(word in one.words for one in found) >= 22
     if name in ("mirrored", "half"):
@@ -70,7 +72,7 @@ def test_a_changed_picture_is_found_and_its_change_named(name: str, size: int) -
 def test_other_pictures_are_not_taken_for_the_same(size: int) -> None:
     pictures = pieces(size)
     others = pictures[12:] + pictures[:12]
-    assert not find_near_duplicates(pairs_of(pictures, others))
+    assert not find_near_duplicates(pairs_of(pictures, others)).near
 
 
 def test_digits_of_one_kind_are_not_one_picture() -> None:
@@ -79,13 +81,13 @@ def test_digits_of_one_kind_are_not_one_picture() -> None:
     zeros = digits.images[digits.target == 0][:60]
     grey = np.round(zeros * 255 / 16).astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2)
     pictures = [Image.fromarray(image).convert("RGB") for image in grey]
-    assert not find_near_duplicates(pairs_of(pictures[:30], pictures[30:]))
-    same = find_near_duplicates(pairs_of(pictures, pictures))
+    assert not find_near_duplicates(pairs_of(pictures[:30], pictures[30:])).near
+    same = find_near_duplicates(pairs_of(pictures, pictures)).near
     assert len(same) == 60
     assert {one.words for one in same} == {"the same pixels"}
 
 
-def test_what_cannot_be_read_or_may_not_be_opened_is_none(own_folder: Path) -> None:
+def test_what_cannot_be_read_or_may_not_be_opened_is_not_compared(own_folder: Path) -> None:
     (picture,) = pieces(32)[:1]
     picture.save("a.png")
     picture.save("b.png")
@@ -96,7 +98,9 @@ def test_what_cannot_be_read_or_may_not_be_opened_is_none(own_folder: Path) -> N
         Pair("a.png", "gone.png", 1),
         Pair("bad.png", "b.png", 1),
     ]
-    (found,) = find_near_duplicates(pairs)
+    comparison = find_near_duplicates(pairs)
+    assert comparison.compared == 1
+    (found,) = comparison.near
     assert found.pair is pairs[0]
     assert near_duplicates_text([found]).splitlines() == [
         "query\trank\tmatch\tsimilarity\tchange",
@@ -104,6 +108,101 @@ def test_what_cannot_be_read_or_may_not_be_opened_is_none(own_folder: Path) -> N
     ]
 
 
-def test_flat_pictures_say_nothing() -> None:
-    flat = [Image.new("RGB", (40, 40), colour) for colour in ("red", "teal", "white", "black")]
-    assert not find_near_duplicates(pairs_of(flat, flat[1:] + flat[:1]))
+def words_of(first: Image.Image, second: Image.Image) -> str | None:
+    """How a pair's second picture differs from the first; None if they are no near-duplicates."""
+    found = find_near_duplicates(pairs_of([first], [second])).near
+    return found[0].words if found else None
+
+
+def pattern(values: np.ndarray) -> Image.Image:
+    """A grey picture of 64×64 pixels from a pattern of 2×2."""
+    return Image.fromarray(np.tile(values, (32, 32)).astype(np.uint8)).convert("RGB")
+
+
+def test_flat_pictures_are_near_duplicates_only_of_equal_ones() -> None:
+    """Nor are patterns whose mean colour they have, nor noise that is gone at 32×32."""
+    noise = np.random.default_rng(0).integers(127, 130, (2, 640, 640), dtype=np.uint8)
+    alike = [
+        pattern(np.full((2, 2), 128)),
+        pattern(np.full((2, 2), 129)),
+        pattern(np.array([[96, 160], [96, 160]])),
+        pattern(np.array([[96, 96], [160, 160]])),
+        pattern(np.array([[96, 160], [160, 96]])),
+        *(Image.fromarray(grey).convert("RGB") for grey in noise),
+    ]
+    for first, second in itertools.permutations(alike, 2):
+        assert words_of(first, second) is None
+    for picture in alike:
+        assert words_of(picture, picture.copy()) == "the same pixels"
+
+
+def ean13(number: str, guards: bool) -> Image.Image:
+    """The barcode of 12 digits and their check digit, with longer guard bars if so wanted."""
+    odd = [f"{code:07b}" for code in (13, 25, 19, 61, 35, 49, 47, 59, 55, 11)]
+    parities = [f"{code:06b}" for code in (0, 11, 13, 14, 19, 25, 28, 21, 22, 26)]  # 1: even
+    digits = list(map(int, number))
+    digits.append(-sum(digit * (1, 3)[place % 2] for place, digit in enumerate(digits)) % 10)
+    swap = str.maketrans("01", "10")
+    right = [odd[digit].translate(swap) for digit in digits]
+    left = (
+        odd[digit] if parity == "0" else right[place + 1][::-1]
+        for place, (digit, parity) in enumerate(zip(digits[1:7], parities[digits[0]], strict=True))
+    )
+    bars = np.array([*map(int, f"101{''.join(left)}01010{''.join(right[7:])}101")])
+    lines = np.tile(bars, (60, 1))
+    if guards:
+        guard = np.isin(np.arange(95), [0, 2, 46, 48, 92, 94])
+        lines = np.concatenate([lines, np.tile(bars * guard, (7, 1))])
+    lines = np.pad(lines, 9).repeat(2, axis=0).repeat(2, axis=1)
+    return Image.fromarray((255 * (1 - lines)).astype(np.uint8)).convert("RGB")
+
+
+@pytest.mark.parametrize("guards", [False, True])
+def test_different_barcodes_are_no_near_duplicates(guards: bool) -> None:
+    rng = np.random.default_rng(0)
+    numbers = ["".join(map(str, rng.integers(0, 10, 12))) for _ in range(40)]
+    codes = [ean13(number, guards) for number in numbers]
+    pairs = list(itertools.combinations(pairs_of(codes, codes), 2))
+    pairs = [Pair(first.query, second.match, 0.9) for first, second in pairs]
+    assert len(pairs) == 780
+    assert not find_near_duplicates(pairs).near
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_flags_with_different_stripes_are_no_near_duplicates(turned: bool) -> None:
+    colours = ["red", "white", "blue", "gold"]
+    flags = []
+    for stripes in (*itertools.permutations(colours, 3), ("white",), ("red", "white")):
+        column = np.array([ImageColor.getrgb(colour) for colour in stripes], np.uint8)[:, None]
+        flag = Image.fromarray(column).resize((90, 60), Image.Resampling.NEAREST)
+        flags.append(flag.transpose(Image.Transpose.ROTATE_90) if turned else flag)
+    pairs = pairs_of(flags, flags)
+    different = [Pair(a.query, b.match, 0.9) for a, b in itertools.permutations(pairs, 2)]
+    assert not find_near_duplicates(different).near
+    assert {one.words for one in find_near_duplicates(pairs).near} == {"the same pixels"}
+    enlarged = [flag.resize((270, 120), Image.Resampling.NEAREST) for flag in flags]
+    found = find_near_duplicates(pairs_of(flags, enlarged)).near
+    assert [one.words for one in found] == ["resized"] * len(flags)
+
+
+def test_the_same_pixels_are_those_of_the_full_size() -> None:
+    for size, words in ((500, "equal at 32×32"), (32, "re-encoded")):
+        picture = pieces(size)[0]
+        changed = picture.copy()
+        red, green, blue = changed.getpixel((9, 9))
+        changed.putpixel((9, 9), (red ^ 1, green, blue))
+        assert words_of(picture, picture.copy()) == "the same pixels"
+        assert words_of(picture, changed) == words
+    assert words_of(picture, picture.resize((96, 96), Image.Resampling.NEAREST)) == "resized"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (1, 9000)])
+def test_pictures_one_pixel_wide_or_high(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    first, second = (
+        Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+        for _ in range(2)
+    )
+    assert words_of(first, first.copy()) == "the same pixels"
+    assert words_of(first, second) is None
+    assert words_of(first, pieces(100)[0]) is None

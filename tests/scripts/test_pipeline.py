@@ -238,7 +238,7 @@ def test_photographs_of_all_kinds_are_loaded_and_found_again(
     assert str(cat) in lines
     nearest = lines[lines.index(str(cat)) + 1].split()
     assert nearest == ["1", "1.0000", "photos/猫/三毛.webp", "(猫)"]
-    assert Image.open("results/comparison.png").height > 200
+    assert Image.open("results/named_comparison.png").height > 200
     shutil.rmtree("results")
     assert query_code.main(["--queries", str(photos), "--filter", "width > 300"]) == 0
     wide = {"photos/Straße/Käse.jpg", "photos/deep/er/down/grey.tif", "photos/deep/cmyk.jpg"}

@@ -65,6 +65,13 @@ def test_bars_show_on_a_terminal_alone_and_never_when_quiet(loaded: Path) -> Non
     assert "20/20" not in run_script("query_code.py", cwd=loaded).stderr
 
 
+def test_each_phase_of_a_query_has_its_bar(loaded: Path) -> None:
+    text = on_a_terminal("query_code.py", "--top-k", "3", "--recall-sample", "5")
+    phases = ["images", "queries", "rows compared", "pictures compared", "thumbnails"]
+    for phase in [*phases, "pictures drawn"]:
+        assert f" {phase}/s" in text, phase
+
+
 def test_colours_show_on_a_terminal_alone_and_not_with_no_color(own_folder: Path) -> None:
     assert RED in on_a_terminal("query_code.py", "--queries", "nowhere")
     plain = on_a_terminal("query_code.py", "--queries", "nowhere", env={"NO_COLOR": "1"})

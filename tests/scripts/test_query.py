@@ -1,0 +1,141 @@
+"""query_code.py: what it reports, writes and returns, on Milvus Lite and on a server."""
+
+import csv
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import load, on_both_engines, pairings
+from PIL import Image
+
+import query_code
+
+Fails = Callable[..., str]
+milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
+lite_only = pytest.mark.parametrize("milvus", ["lite"], indirect=True)
+
+
+def report() -> str:
+    return Path("results/observations.md").read_text(encoding="utf-8")
+
+
+def test_exact_copies_reach_the_highest_similarity(loaded: Path) -> None:
+    options = ["--queries", "database_set", "--precision", "float32", "--min-similarity", "1"]
+    assert query_code.main(options) == 0
+    found = [row for row in pairings() if row["query"] == row["match"]]
+    assert len(found) == 180
+    assert {row["similarity"] for row in found} == {"1.000000"}
+
+
+def test_a_filtered_search_counts_the_rows_that_were_searched(
+    loaded: Path, fails: Fails, capsys: pytest.CaptureFixture[str]
+) -> None:
+    threes = len(list(Path("database_set/3").iterdir()))
+    assert 0 < threes < 180
+    capsys.readouterr()
+    assert query_code.main(["--filter", 'path like "3/%"']) == 0
+    assert "images that were loaded" not in capsys.readouterr().err, "no rows are missing"
+    assert f"with a collection of {threes} images" in report()
+    assert f"Collection: {threes} images" in Path("results/gallery.html").read_text()
+    assert query_code.main([]) == 0
+    assert "with a collection of 180 images" in report()
+    assert "check --filter" in fails(query_code.main, "--filter", "path like")
+
+
+@lite_only
+def test_named_images_leave_the_files_of_a_folder_alone(
+    loaded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert query_code.main([]) == 0
+    before = {path.name: path.read_bytes() for path in Path("results").iterdir()}
+    query = str(next(Path("query_set").rglob("*.png")))
+    capsys.readouterr()
+    assert query_code.main([query]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("open results/named_comparison.png")
+    after = {path.name: path.read_bytes() for path in Path("results").iterdir()}
+    assert Image.open("results/named_comparison.png").width > 0
+    assert after.keys() - before.keys() == {"named_comparison.png"}
+    assert before.items() <= after.items()
+
+
+@lite_only
+def test_an_unreadable_image_is_an_error_after_the_others_were_matched(
+    loaded: Path, fails: Fails, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = str(next(Path("query_set").rglob("*.png")))
+    Path("text.png").write_text("no picture")
+    assert query_code.main([query, "gone.png", "text.png", "query_set"]) == 1
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert query in lines
+    assert lines[lines.index(query) + 1].startswith("  1  ")
+    assert Path("results/named_comparison.png").exists()
+    skipped = [x for x in captured.err.splitlines() if not x.startswith("warning: ")]
+    assert skipped[0].startswith("skipped gone.png: ")
+    assert skipped[1].startswith("skipped text.png: ")
+    assert skipped[2].startswith("skipped query_set: ")
+    assert "--queries" in skipped[2]
+    assert skipped[3].startswith("error: 3 of 4 images could not be read; ")
+    assert len(skipped) == 4
+    assert "gone.png" in fails(query_code.main, "gone.png")
+    assert "--queries" in fails(query_code.main, "query_set")
+
+
+@lite_only
+def test_pairs_that_could_not_be_compared_are_reported(
+    loaded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert query_code.main(["--queries", "database_set"]) == 0
+    assert "near-duplicates:" not in capsys.readouterr().err
+    assert "Pairs whose pixels were compared: 180 of 180.\n" in report()
+    assert "--collection-images" not in report()
+    matches = sorted({row["match"] for row in pairings()})
+    os.rename("database_set", "elsewhere")
+    assert query_code.main(["--queries", "elsewhere"]) == 0
+    warning = "180 of 180 pairs could not be checked for near-duplicates"
+    assert warning in capsys.readouterr().err
+    assert "Pairs whose pixels were compared: 0 of 180.\n" in report()
+    assert "`--collection-images`" in report()
+    assert "the nearest match is a near-duplicate" not in report()
+    assert "180 pairs could not be compared" in Path("results/gallery.html").read_text()
+    for lost in matches[:3]:
+        Path(lost.replace("database_set", "elsewhere")).unlink()
+    options = ["--collection-images", "elsewhere", "--queries"]
+    assert query_code.main([*options, "query_set", "--top-k", "180"]) == 0
+    assert "60 of 3,600 pairs could not be checked" in capsys.readouterr().err
+    assert "Pairs whose pixels were compared: 3,540 of 3,600.\n" in report()
+
+
+@lite_only
+def test_the_folder_of_the_collections_images_has_to_exist(
+    loaded: Path, fails: Fails, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option in ("--collection-images", "--images"):
+        error = fails(query_code.main, option, "nowhere")
+        assert "nowhere does not exist" in error
+        assert "--collection-images" in error
+    os.rename("database_set", "moved")
+    assert query_code.main(["--images", "moved"]) == 0
+    assert "warning: --images is called --collection-images now" in capsys.readouterr().err
+    assert {row["match"].split("/")[0] for row in pairings()} == {"moved"}
+    with pytest.raises(SystemExit):
+        query_code.main(["--help"])
+    assert "--images" not in capsys.readouterr().out.replace("--collection-images", "")
+
+
+def test_images_one_pixel_wide_or_high_are_matched(milvus: str) -> None:
+    rng = np.random.default_rng(0)
+    Path("narrow").mkdir()
+    for width, height in [(1, 1), (1, 40), (40, 1), (1, 9000), (9000, 1), (2, 2)]:
+        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(f"narrow/{width}x{height}.png")
+    assert load("--images", "narrow") == 0
+    assert query_code.main(["--queries", "narrow", "--top-k", "3"]) == 0
+    with open("results/near_duplicates.txt", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert {row["query"] for row in rows if row["query"] == row["match"]} == {
+        str(path) for path in Path("narrow").iterdir()
+    }
+    assert {row["change"] for row in rows if row["query"] == row["match"]} == {"the same pixels"}
