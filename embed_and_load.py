@@ -5,10 +5,10 @@ Usage:
   python embed_and_load.py --images ~/Pictures --collection pictures
   python embed_and_load.py --model resnet50 --collection finer
   python embed_and_load.py --milvus-uri http://localhost:19530 --index hnsw
-  python embed_and_load.py --weights random                   # no download, no meaning
+  python embed_and_load.py --weights random                   # no download; for a trial
   torchrun --nproc-per-node 4 embed_and_load.py --milvus-uri http://localhost:19530
 
-Reads:  the folder, with sub-folders as labels; weights, downloaded once
+Reads:  the folder, with subfolders as labels; weights, downloaded once
 Writes: a Milvus collection: path, embedding, insertion time, file size, width, height
 
 Running it again embeds only what is new or changed.
@@ -20,8 +20,14 @@ import time
 from pathlib import Path
 
 from similar_images.console import Console, add_quiet_option, script_parser, status_of
-from similar_images.loading.load import LazyEmbedder, Load, finish, load, report
-from similar_images.loading.prepare import LoadOptions, check_source, collection_to_load
+from similar_images.loading.finish import finish, report
+from similar_images.loading.load import LazyEmbedder, Load, load
+from similar_images.loading.prepare import (
+    LoadOptions,
+    check_source,
+    collection_to_load,
+    warn_if_interrupted,
+)
 from similar_images.loading.prune import check_pruned
 from similar_images.loading.ranks import RankError, Ranks
 from similar_images.milvus.client import EXACT_ROWS, CollectionError, redact
@@ -57,15 +63,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_collection_options(parser)
     add_embedding_options(parser)
     parser.add_argument(
-        "--recreate", action="store_true", help="load anew, and replace the collection when done"
+        "--recreate",
+        action="store_true",
+        help="load into a new collection, which replaces the old one when complete",
     )
     parser.add_argument(
-        "--prune", action="store_true", help="remove rows whose file is gone or no picture any more"
+        "--prune",
+        action="store_true",
+        help="remove the rows of files that are gone or no longer images",
     )
     parser.add_argument(
         "--prune-most",
         action="store_true",
-        help="with --prune: even if that is more than half of the rows",
+        help="with --prune: even if these are more than half of the rows",
     )
     parser.add_argument(
         "--index",
@@ -73,7 +83,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help=f"auto: exact (flat) up to {EXACT_ROWS:,} images and on Milvus Lite, else hnsw "
         "(default: the collection's, auto for a new one)",
     )
-    parser.add_argument("--moved", action="store_true", help="the folder stands elsewhere now")
+    parser.add_argument(
+        "--moved", action="store_true", help="the collection's folder has moved to --images"
+    )
     add_quiet_option(parser)
     args = parser.parse_args(argv)
     if args.prune_most and not args.prune:
@@ -82,7 +94,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def load_options(args: argparse.Namespace) -> LoadOptions:
-    """Return what is to be loaded, and how."""
+    """Return the options of the load."""
     return LoadOptions(
         folder=args.images,
         collection=args.collection,
@@ -95,7 +107,13 @@ def load_options(args: argparse.Namespace) -> LoadOptions:
 
 
 def run(args: argparse.Namespace, ranks: Ranks) -> None:
-    """Find the images, embed what the collection lacks, upsert it, check the count."""
+    """Run on one rank, or alone; leave the other ranks in order, whatever happens."""
+    with ranks:
+        embed_and_load(args, ranks)
+
+
+def embed_and_load(args: argparse.Namespace, ranks: Ranks) -> None:
+    """Find the images, embed what the collection lacks, upsert it, check the number of rows."""
     start = time.perf_counter()
     options = load_options(args)
     console = Console(args.quiet or not ranks.first)
@@ -109,29 +127,28 @@ def run(args: argparse.Namespace, ranks: Ranks) -> None:
     if ranks.first:
         warn_if_random(network.model)
     with connect(uri) as client:
+        if ranks.first:
+            warn_if_interrupted(client, options)
         with ranks.after(ranks.first, "collection"):
             collection = collection_to_load(client, options, network.model)
         job = Load(
             options=options, collection=collection, network=network, ranks=ranks, console=console
         )
         tally = load(job)
-        if tally is None:  # the first rank does the rest
-            return
-        finish(job, tally)
-        report(job, tally, time.perf_counter() - start)
-    check_pruned(tally.pruned, tally.rows, options)
+        with ranks.after(ranks.first, "finish"):
+            if tally is not None:  # on the first rank
+                finish(job, tally)
+                report(job, tally, time.perf_counter() - start)
+                check_pruned(tally.pruned, tally.rows, options)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit status."""
     args = parse_args(argv)
     ranks = Ranks()
-    expected = (CollectionError, ImageError, ModelError)
+    expected = (CollectionError, ImageError, ModelError, RankError)
     interrupted = "what is loaded is kept; run it again to go on"
-    try:
-        return status_of(lambda: run(args, ranks), expected, interrupted, ranks.prefix)
-    except RankError:  # the rank that failed has said why
-        return 1
+    return status_of(lambda: run(args, ranks), expected, interrupted, ranks.prefix)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Turn an image into a vector with a pretrained network: its embedding.
+"""Compute an image's embedding with a pretrained network.
 
 Usage:
   python image_to_embedding.py cat.png                        # 512 numbers as JSON
   python image_to_embedding.py cat.png dog.jpg                # one line each
   python image_to_embedding.py --model resnet50 cat.png       # 2,048 numbers
-  python image_to_embedding.py --weights random cat.png       # no download, no meaning
+  python image_to_embedding.py --weights random cat.png       # untrained, no download
 
 Reads:  images of any size and format that Pillow decodes
 Writes: JSON to the terminal
@@ -43,10 +43,10 @@ def image_to_embedding(
     weights: str = "imagenet",
     device: str = "cpu",
 ) -> np.ndarray:
-    """Return an image file's embedding: (512,) float32 of unit length, of another model longer.
+    """Return an image file's embedding, float32 of unit length: (512,) for resnet18.
 
-    The network is kept between calls. Raises ImageError if the image can't be read, ModelError
-    if the weights can't be had.
+    The network stays loaded between calls. Raises ImageError if the image can't be read, ModelError
+    if the weights or the device are not available.
     """
     path = Path(image)
     try:
@@ -75,7 +75,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print each image's embedding on a line of its own."""
+    """Print each image's embedding as one line of JSON."""
     embeddings = [
         image_to_embedding(image, args.model, args.weights, args.device) for image in args.images
     ]

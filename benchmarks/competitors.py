@@ -1,6 +1,7 @@
-"""What the embedder is compared with: eager torch, the homework's way, the matrix product."""
+"""What the embedder is compared with: eager torch, its DataLoader, the homework, matrix product."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,13 @@ import torch
 import torchvision
 from PIL import Image
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import seconds
 
 EAGER_BATCH = 64  # images
+LOADER_BATCH = 32  # images
 MATRICES = (1024, 4096)  # sides of the matrix products; the faster one counts
 LEAST_SECONDS = 0.2  # that a matrix product is repeated for: one alone is too short on a GPU
 
@@ -49,6 +52,33 @@ def embed_as_the_homework(architecture: str, state: Path, image: Path) -> np.nda
     with torch.inference_mode(), Image.open(image) as opened:
         pixels = transforms(opened.convert("RGB")).unsqueeze(0)
         return nn.functional.normalize(network(pixels).flatten(1)).numpy()[0]
+
+
+class Pictures(Dataset):
+    """Picture files as a user of torch usually reads them: with Pillow and transforms."""
+
+    def __init__(self, files: list[Path], transforms: Callable[[Image.Image], torch.Tensor]):
+        self.files = files
+        self.transforms = transforms
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        with Image.open(self.files[number]) as image:
+            return self.transforms(image.convert("RGB"))
+
+
+def embed_with_loader(body: nn.Module, pictures: Pictures, workers: int) -> np.ndarray:
+    """Embed pictures with torch's DataLoader and a network as it is, (N, dimension) float32.
+
+    To be called in a process of its own: it forks worker processes, and leaves a handler of
+    SIGCHLD behind, in which a process that has used OpenVINO crashes.
+    """
+    loader = DataLoader(pictures, LOADER_BATCH, num_workers=workers)
+    with torch.inference_mode():
+        parts = [nn.functional.normalize(body(batch).flatten(1)) for batch in loader]
+    return torch.cat(parts).numpy()
 
 
 def flop_per_image(layers: nn.Module, images: torch.Tensor) -> float:

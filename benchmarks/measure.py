@@ -108,19 +108,22 @@ def write_results(folder: Path, name: str, results: Mapping[str, Any], text: str
     )
 
 
-def run_script(script: str, *arguments: object, cwd: Path) -> tuple[float, float]:
+def run_script(
+    script: str, *arguments: object, cwd: Path, memory: Callable[[int], float] | None = None
+) -> tuple[float, float]:
     """Run a script of the project; return its seconds and its peak memory in MiB.
 
-    The memory is that of the process without its decode workers; see peak_memory(). Raises
-    RuntimeError with what the script printed if it fails.
+    memory: returns the MiB of a process; by default the peak of the process alone, without its
+    decode workers: see peak_memory(). Raises RuntimeError with what the script printed if it fails.
     """
+    memory = memory or peak_memory
     command = [sys.executable, str(PROJECT / script), *map(str, arguments)]
     start = time.perf_counter()
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(command, cwd=cwd, stdout=output, stderr=subprocess.STDOUT)
         peak = 0.0
         while process.poll() is None:
-            peak = max(peak, peak_memory(process.pid))
+            peak = max(peak, memory(process.pid))
             time.sleep(0.02)
         taken = time.perf_counter() - start
         if process.returncode:
@@ -137,6 +140,32 @@ def peak_memory(pid: int) -> float:
         return 0
     lines = [line for line in status.splitlines() if line.startswith("VmHWM")]
     return int(lines[0].split()[1]) / 1024 if lines else 0
+
+
+class TreeMemory:
+    """The memory of a process and those that it has started, such as decode workers.
+
+    Called with the process's number again and again while it runs, it returns the sum of each
+    process's peak so far in MiB (Linux). What they share is counted in each of them.
+    """
+
+    def __init__(self) -> None:
+        self.peaks: dict[int, float] = {}
+
+    def __call__(self, pid: int) -> float:
+        """Return the sum of the peaks so far."""
+        for process in (pid, *children(pid)):
+            self.peaks[process] = max(self.peaks.get(process, 0), peak_memory(process))
+        return sum(self.peaks.values())
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started and that still run (Linux)."""
+    found: list[int] = []
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # a thread that has ended
+            found += map(int, file.read_text().split())
+    return found
 
 
 def nearest(queries: np.ndarray, database: np.ndarray) -> np.ndarray:

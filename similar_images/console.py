@@ -1,25 +1,57 @@
-"""What a command line says and how it ends: lines, bars, colours, exit status."""
+"""Terminal output and exit status: lines, progress bars, colours, errors.
+
+Whatever is printed here is escaped here: no text can control the terminal or begin a line.
+"""
 
 import argparse
 import atexit
+import errno
 import gc
 import os
 import sys
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 from tqdm import tqdm
 
+from similar_images.text import printable
+
 RED, YELLOW, PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[0m"
-LINE_SECONDS = 60  # between the lines that say where a run is, where there is no terminal
-GARBAGE = 100_000  # new objects between two looks for cycles: with Python's 700 imports take longer
-CLOSED_PIPE = 141  # what a shell reports of a program that wrote into a closed pipe
+LINE_SECONDS = 60  # between two progress lines where stderr is not a terminal
+GC_THRESHOLD = 100_000  # with Python's far lower default, imports take longer
+CLOSED_PIPE = 141  # what a shell reports for a program that wrote into a closed pipe
+RUN_AGAIN = "run it again"
+# What to do about an error of the operating system, by its number.
+SYSTEM_ADVICE = {
+    code: advice
+    for advice, codes in {
+        "make room or choose another folder": (errno.ENOSPC, errno.EDQUOT),
+        "check the permissions or choose another folder": (errno.EACCES, errno.EPERM),
+        "choose a folder that can be written to": (errno.EROFS,),
+        "check that path": (errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP),
+        "choose another path": (errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
+    }.items()
+    for code in codes
+}
+
+
+def escaped(text: str) -> str:
+    r"""Return text as one line that cannot control a terminal.
+
+    Each character is escaped by itself. A backslash therefore stays a backslash, and text that
+    is already escaped does not change.
+
+    >>> escaped("a\u2028b"), escaped(escaped("a\u2028b"))
+    ('a\\u2028b', 'a\\u2028b')
+    """
+    return "".join(map(printable, text))
 
 
 class Progress:
-    """Counts what is done: a bar on a terminal, elsewhere a plain line about once a minute.
+    """A progress bar on a terminal; elsewhere a plain line about once a minute.
 
-    A context manager. `total` may be set, and corrected, while it runs.
+    A context manager. `total` may be set and corrected while it runs.
     """
 
     def __init__(self, unit: str, total: int | None, quiet: bool) -> None:
@@ -39,7 +71,7 @@ class Progress:
 
     @property
     def total(self) -> int | None:
-        """How many there are, if that is known."""
+        """The number of all units, None if unknown."""
         return self._total
 
     @total.setter
@@ -47,13 +79,13 @@ class Progress:
         self._total = self._bar.total = total
 
     def update(self, count: int) -> None:
-        """Count so many more."""
+        """Add to the number of units done."""
         self.n += count
         self._bar.update(count)
         now = time.monotonic()
         if self._lines and now - self._last >= LINE_SECONDS:
             self._last = now
-            tqdm.write(self._line(now - self._start), file=sys.stderr)  # not into a warning
+            tqdm.write(self._line(now - self._start), file=sys.stderr)  # locked: never in mid-line
 
     def _line(self, seconds: float) -> str:
         of = f" of {self._total:,}" if self._total else ""
@@ -65,30 +97,34 @@ class Progress:
 
 
 class Console:
-    """Says what goes on: lines on stdout, bars and warnings on stderr."""
+    """Reports progress: lines on stdout, progress bars and warnings on stderr."""
 
     def __init__(self, quiet: bool = False, results_only: bool = False) -> None:
-        """Say nothing of what goes well if quiet; keep stdout for results if results_only."""
+        """Create a console.
+
+        quiet: print problems only, on stderr. results_only: print on stderr, since stdout is for
+        results that another program reads.
+        """
         self.quiet = quiet
         self._out = sys.stderr if results_only else sys.stdout
 
     def say(self, text: str) -> None:
-        """Print a line of what goes on."""
+        """Print a line, unless quiet."""
         if not self.quiet:
-            print(text, file=self._out, flush=True)
+            print(escaped(text), file=self._out, flush=True)
 
     def trouble(self, text: str) -> None:
-        """Print a line of what went wrong on the way; if quiet, on stderr."""
-        print(text, file=sys.stderr if self.quiet else self._out, flush=True)
+        """Print a line about a problem that does not end the run; if quiet, on stderr."""
+        print(escaped(text), file=sys.stderr if self.quiet else self._out, flush=True)
 
     def progress(self, unit: str, total: int | None = None) -> Progress:
-        """Return what counts so many of the unit, with rate and time left."""
+        """Return a progress bar; unit: a plural noun."""
         return Progress(unit, total, self.quiet)
 
 
 def warn(text: str) -> None:
     """Print a warning on stderr."""
-    tqdm.write(f"{_coloured('warning:', YELLOW)} {text}", file=sys.stderr)
+    tqdm.write(f"{_coloured('warning:', YELLOW)} {escaped(text)}", file=sys.stderr)
 
 
 def _coloured(word: str, colour: str) -> str:
@@ -103,14 +139,15 @@ def status_of(
     interrupted: str | Callable[[], str],
     prefix: str = "",
 ) -> int:
-    """Do a script's work; return its exit status: 0, 1 with an error in one line, 130 or 141.
+    """Run a script's work and return its exit status: 0, 1, 130 (Ctrl-C) or 141 (closed pipe).
 
-    expected: what the user can mend; what the system refuses is expected too. interrupted: what
-    a Ctrl-C leaves behind. Any other exception is a bug, and keeps its traceback.
+    expected: exceptions that the user can do something about; like those of the operating system
+    they are printed in one line, after prefix. Any other exception is a bug and keeps its
+    traceback. interrupted: what to print after Ctrl-C: what has been kept, and what to run.
     """
-    gc.set_threshold(GARBAGE)
+    gc.set_threshold(GC_THRESHOLD)
     atexit.register(_leave_garbage)
-    for stream in (sys.stdout, sys.stderr):  # a path may hold letters that the stream lacks
+    for stream in (sys.stdout, sys.stderr):  # a path may hold characters that its encoding lacks
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -118,35 +155,38 @@ def status_of(
         sys.stdout.flush()
     except expected as error:
         message = str(error)
-    except BrokenPipeError:  # `… | head` has seen enough
+    except BrokenPipeError:  # the reader has ended, as in `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return CLOSED_PIPE
     except OSError as error:
-        message = f"{error}; make room or choose another folder"
+        message = f"{error}; {SYSTEM_ADVICE.get(error.errno or 0, RUN_AGAIN)}"
     except KeyboardInterrupt:
         left = interrupted if isinstance(interrupted, str) else interrupted()
-        print(f"interrupted: {left}", file=sys.stderr)
+        print(f"interrupted: {escaped(left)}", file=sys.stderr)
         return 130
     else:
         return 0
-    print(f"{_coloured('error:', RED)} {prefix}{message}", file=sys.stderr)
+    print(f"{_coloured('error:', RED)} {escaped(prefix + message)}", file=sys.stderr)
     return 1
 
 
 def _leave_garbage() -> None:
-    """Keep the collector from going through all modules once more when the process ends.
+    """Skip the garbage collection at the end of the process, which takes a tenth of a second.
 
-    Where torch was imported it has to: what torch brings along complains of what is left.
+    Not with torch: libraries that it loads then report leaked objects.
     """
     if "torch" not in sys.modules:
         gc.freeze()
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(escaped(message))  # a file name can begin like an option
+
+
 def script_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser whose help begins with the script's docstring as it stands."""
-    return argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Return a parser whose help begins with the script's docstring, unchanged."""
+    return _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def add_quiet_option(parser: argparse.ArgumentParser) -> None:
@@ -157,7 +197,7 @@ def add_quiet_option(parser: argparse.ArgumentParser) -> None:
 
 
 def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
-    """Return a type for argparse that takes the whole numbers from minimum to maximum.
+    """Return an argparse type: the whole numbers from minimum to maximum.
 
     >>> whole_number(1, 10)("7")
     7
@@ -174,7 +214,7 @@ def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
 
 
 def number_between(least: float, most: float) -> Callable[[str], float]:
-    """Return a type for argparse that takes the numbers strictly between least and most."""
+    """Return an argparse type: the numbers strictly between least and most."""
 
     def number(text: str) -> float:
         value = float(text)

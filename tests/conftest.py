@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import LOAD, TOKEN
+from helpers import LOAD, TOKEN, rows
 from milvus_server import RUNTIME_FOLDERS, Server, has_runtime_folder
 from PIL import Image
 
@@ -100,7 +100,7 @@ def loaded(digits: Path, own_folder: Path, milvus: str, request: pytest.FixtureR
     shutil.copytree(digits, own_folder, dirs_exist_ok=True, ignore=ignore)
     options = [*LOAD, "--moved", "--prune", "--prune-most", "--index", "auto"]
     status = embed_and_load.main(options)
-    if status and not is_lite(milvus):  # another model's, for example
+    if not is_lite(milvus) and (status or len(rows()) != 180):  # another model's, or kept rows
         request.getfixturevalue("running_server").drop_all()
         status = embed_and_load.main(options)
     assert status == 0

@@ -1,6 +1,8 @@
-"""console.py: exit statuses, closed pipes, odd letters, lines where there is no terminal."""
+"""console.py: exit statuses, advice, closed pipes, escaping, progress without a terminal."""
 
+import errno
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +13,18 @@ from helpers import LOAD, PROJECT, run_script
 from PIL import Image
 
 from similar_images import console
-from similar_images.console import LINE_SECONDS, Progress, status_of
+from similar_images.console import (
+    LINE_SECONDS,
+    Console,
+    Progress,
+    escaped,
+    script_parser,
+    status_of,
+    warn,
+)
+
+CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+HOSTILE = "\x1b]0;title\x07\x1b[2J\rerror: \x9b31m\u202egnp\u2066\u2028\nwarning: forged"
 
 
 def raising(error: BaseException) -> Callable[[], None]:
@@ -26,14 +39,64 @@ def test_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
     assert status_of(raising(ValueError("no; do this")), (ValueError,), "all is kept") == 1
     assert capsys.readouterr().err == "error: no; do this\n"
-    assert status_of(raising(OSError(28, "No space left")), (ValueError,), "all is kept") == 1
-    assert "No space left; make room" in capsys.readouterr().err
     assert status_of(raising(KeyboardInterrupt()), (ValueError,), "all is kept") == 130
     assert capsys.readouterr().err == "interrupted: all is kept\n"
     assert status_of(raising(KeyboardInterrupt()), (ValueError,), lambda: "half is") == 130
     assert capsys.readouterr().err == "interrupted: half is\n"
     with pytest.raises(ZeroDivisionError):
         status_of(raising(ZeroDivisionError()), (ValueError,), "all is kept")
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "make room or choose another folder"),
+        (errno.EDQUOT, "make room or choose another folder"),
+        (errno.EACCES, "check the permissions or choose another folder"),
+        (errno.EPERM, "check the permissions or choose another folder"),
+        (errno.EROFS, "choose a folder that can be written to"),
+        (errno.ENOENT, "check that path"),
+        (errno.EEXIST, "choose another path"),
+        (errno.EIO, "run it again"),
+        (None, "run it again"),
+    ],
+)
+def test_the_advice_fits_the_error_of_the_system(
+    number: int | None, advice: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = OSError(number, "the words", "a.png") if number else OSError("the words")
+    assert status_of(raising(error), (KeyError,), "") == 1
+    line = capsys.readouterr().err
+    assert line.startswith("error: ")
+    assert "the words" in line
+    assert line.endswith(f"; {advice}\n")
+
+
+def test_no_text_controls_the_terminal_or_begins_a_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for speaker in (Console(), Console(quiet=True), Console(results_only=True)):
+        speaker.say(f"say {HOSTILE}")
+        speaker.trouble(f"trouble {HOSTILE}")
+    warn(HOSTILE)
+    error = ValueError(f"{HOSTILE}; do this")
+    assert status_of(raising(error), (ValueError,), "", f"rank {HOSTILE}: ") == 1
+    assert status_of(raising(KeyboardInterrupt()), (), HOSTILE) == 130
+    with pytest.raises(SystemExit):
+        script_parser("").parse_args([f"--{HOSTILE}"])
+    captured = capsys.readouterr()
+    text = captured.out + captured.err
+    assert not CONTROLS.search(text)
+    words = ("say ", "trouble ", "warning: ", "error: ", "interrupted: ", "usage: ", "pytest")
+    lines = [line for line in text.splitlines() if line and not line.startswith(" ")]
+    assert all(line.startswith(words) or "unrecognized" in line for line in lines), lines
+    assert len([line for line in lines if "forged" in line]) == 9
+
+
+def test_what_is_escaped_already_is_not_escaped_again() -> None:
+    assert escaped(escaped(HOSTILE)) == escaped(HOSTILE)
+    for plain in (r"C:\uface.png \x1b", "Straße 猫 e\u0301 😀 a  b", ""):
+        assert escaped(plain) == plain
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes are POSIX's")

@@ -1,10 +1,12 @@
-"""What there is to load: a folder's listing, compared with what its collection holds."""
+"""Compare a folder's files with the rows of its collection: what is new, changed, kept, gone."""
 
 import array
 import bisect
 import collections
 import enum
+import hashlib
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -17,23 +19,23 @@ LISTED_FIRST = 50_000  # images to embed that are listed before the first is emb
 
 
 class State(enum.Enum):
-    """What a picture on disk is to the collection."""
+    """How an image on disk compares with the collection."""
 
     NEW = "it has no row"
-    CHANGED = "its row is of an older file"
-    KEPT = "its row is of this very file"
+    CHANGED = "its row describes another version of the file"
+    KEPT = "its row has the size and time of this file"
 
 
 class Inventory:
-    """The rows that a collection held when it was read: 17 bytes for each, sorted by path's hash.
+    """The rows that a collection held when it was read, in 17 bytes each, sorted by path's hash.
 
     A dictionary of paths would take 200 bytes a row and more. A row is kept as two of Python's
-    64-bit hashes, of its path and of path, size and time: that a changed picture passes for a
-    kept one takes both to be equal by chance.
+    64-bit hashes: of its path, and of path, size and time. Only if both collide is a changed
+    image taken for an unchanged one.
     """
 
     def __init__(self, stored: Iterable[StoredImage]) -> None:
-        """Take in the rows; `stored` is read once."""
+        """Read the rows; `stored` is iterated over once."""
         paths, files = array.array("q"), array.array("q")
         for image in stored:
             paths.append(hash(image.path))
@@ -47,7 +49,7 @@ class Inventory:
         return len(self._paths)
 
     def find(self, image: FoundImage) -> State:
-        """Return what a picture on disk is to the collection, and note that it is there."""
+        """Return how an image on disk compares with the collection, and mark its row as found."""
         rows = self._rows(image.path)
         for row in rows:
             self._found[row] = True
@@ -56,17 +58,17 @@ class Inventory:
         return State.CHANGED if rows else State.NEW
 
     def lose(self, path: str) -> None:
-        """Note that a picture which was found can't be read: its row has no file any more."""
+        """Mark the row of an image that was found but can't be read as not found."""
         for row in self._rows(path):
             self._found[row] = False
 
     def is_gone(self, path: str) -> bool:
-        """Return whether there was a row of that path, and no picture of it was found."""
+        """Return whether there was a row of that path, and its image was not found."""
         rows = self._rows(path)
         return bool(rows) and not any(self._found[row] for row in rows)
 
     def gone(self) -> int:
-        """Return how many rows no picture was found of."""
+        """Return the number of rows whose image was not found."""
         return self._found.count(False)
 
     def _rows(self, path: str) -> range:
@@ -82,18 +84,42 @@ def _in_order(values: "array.array[int]", order: np.ndarray) -> "array.array[int
     return array.array("q", np.frombuffer(values, np.int64)[order].tobytes())
 
 
-class Todo:
-    """A folder's new and changed images: paths, found while the ones before are embedded.
+class ListedPaths:
+    """The number of listed paths and a hash of them that doesn't depend on their order.
 
-    The first LISTED_FIRST are found at once.
+    Two ranks that list the same files have the same values, in every process and on every system.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.digest = 0  # 64 bits
+
+    def add(self, path: str) -> None:
+        """Count a path."""
+        number = hashlib.blake2b(os.fsencode(path), digest_size=8).digest()
+        self.count += 1
+        self.digest = (self.digest + int.from_bytes(number)) % 2**64
+
+
+class Todo:
+    """A folder's new and changed images: paths, listed while earlier ones are embedded.
+
+    The first LISTED_FIRST are listed at once.
     """
 
     def __init__(self, root: Path, wanted: Callable[[str], bool], inventory: Inventory) -> None:
         self.kept = 0
         self.listing = Listing()
+        self.all_paths = ListedPaths()  # also those that are not wanted
         self._listed = 0
         self._all_listed = False
-        self._rest = self._compare(iter_images(root, self.listing, wanted), inventory)
+
+        def counted_and_wanted(path: str) -> bool:
+            self.all_paths.add(path)
+            return wanted(path)
+
+        found = iter_images(root, self.listing, counted_and_wanted)
+        self._rest = self._compare(found, inventory)
         self._first = collections.deque(itertools.islice(self._rest, LISTED_FIRST))
 
     def _compare(self, found: Iterator[FoundImage], inventory: Inventory) -> Iterator[str]:
@@ -106,7 +132,7 @@ class Todo:
         self._all_listed = True
 
     def __len__(self) -> int:
-        """Return how many have been found so far."""
+        """Return how many have been listed so far."""
         return self._listed
 
     def __iter__(self) -> Iterator[str]:

@@ -1,8 +1,9 @@
-"""Before a load: what is to be loaded, and the collection that it goes into."""
+"""Before a load: its options, checks of the folder, and the collection to load into."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from similar_images.console import warn
 from similar_images.milvus.client import Client, CollectionError
 from similar_images.milvus.collection import BEGUN, LOAD, ImageCollection
 from similar_images.milvus.vector_index import FLAT
@@ -32,7 +33,7 @@ class LoadOptions:
 
 
 def check_source(folder: Path) -> None:
-    """Raise ImageError if it is plain that the folder holds nothing to load."""
+    """Raise ImageError if the folder does not exist or holds no images."""
     check_folder(folder, "--images")
     listing = Listing()
     if next(iter_images(folder, listing), None) is None and not listing.skipped:
@@ -45,29 +46,45 @@ def check_source(folder: Path) -> None:
 def collection_to_load(client: Client, options: LoadOptions, model: Model) -> ImageCollection:
     """Return the collection to load into, created if need be; with --recreate, one beside it.
 
-    Raises CollectionError if the collection holds another folder or another model's vectors.
+    All ranks that call it one after another get the same one. Raises CollectionError if the
+    collection holds another folder or another model's vectors.
     """
     root = str(options.folder.resolve())
     properties = {"root": root, "index": options.index or "auto", LOAD: BEGUN}
     properties |= model.properties()
     beside_name = options.collection + NEW_SUFFIX
     found = ImageCollection.find(client, options.collection)
-    beside = ImageCollection.find(client, beside_name)
-    if beside and (found is None or options.recreate):  # left by an interrupted --recreate
-        if beside.root == Path(root) and model.same_vectors(beside.properties):
-            if found is None:
-                beside.rename(options.collection)
+    beside = None  # left by an interrupted --recreate; alone, it is the complete one
+    if options.recreate or found is None:
+        beside = ImageCollection.find(client, beside_name)
+    if options.recreate:
+        if beside and beside.root == Path(root) and model.same_vectors(beside.properties):
             return beside
-        beside.drop()
+        if beside and found is None:
+            beside.rename(options.collection)
+        elif beside:
+            beside.drop()
+        return ImageCollection.create(client, beside_name, properties)
+    if beside:
+        beside.rename(options.collection)
+    found = found or beside
     if found is None:
         return ImageCollection.create(client, options.collection, properties)
-    if options.recreate:
-        return ImageCollection.create(client, beside_name, properties)
     check_same_model(found, model)
     settle_root(found, root, options.moved)
     if not found.index.current():
         found.use_index(FLAT)
     return found
+
+
+def warn_if_interrupted(client: Client, options: LoadOptions) -> None:
+    """Warn of a collection that an interrupted --recreate has left beside the old one."""
+    name = options.collection + NEW_SUFFIX
+    if not options.recreate and client.ask("has_collection", name, advice=client.damaged):
+        warn(
+            f"an interrupted --recreate has left the collection {name}, which uses memory and "
+            "disk; run again with --recreate to complete and remove it"
+        )
 
 
 def check_same_model(collection: ImageCollection, model: Model) -> None:
@@ -82,10 +99,10 @@ def check_same_model(collection: ImageCollection, model: Model) -> None:
 
 
 def settle_root(collection: ImageCollection, root: str, moved: bool) -> None:
-    """Record the collection's folder, if it has moved; CollectionError if it is another one."""
+    """Record the folder's new place if --moved is given; CollectionError for another folder."""
     if str(collection.root) != root and not moved:
         raise CollectionError(
             f"the collection {collection.name} holds the folder {collection.root}; choose another "
-            "--collection, or add --moved if that folder is here now"
+            "--collection, add --moved if that folder is here now, or --recreate to replace it"
         )
     collection.set_properties(root=root)

@@ -1,55 +1,77 @@
 """Rows whose file is gone: counted by every load, removed where that is asked for and safe."""
 
+import functools
 import itertools
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from similar_images.loading.inventory import Inventory
 from similar_images.loading.prepare import LoadOptions
 from similar_images.milvus.client import CollectionError
 from similar_images.milvus.collection import ImageCollection
+from similar_images.pictures.image_files import has_image_suffix
 
 MOST = 0.5  # pruning more than this share of the rows needs --prune-most
 
 
 @dataclass(frozen=True)
-class Pruned:
-    """What became of the rows without a file.
+class Missing:
+    """Rows whose image was not found.
 
-    gone: rows without a readable file; removed: how many of these were deleted; unseen: rows
-    under what could not be looked at, which are always kept.
+    gone: paths whose file is gone or no longer an image; unseen: the number of rows of which that
+    is not certain, which are always kept.
     """
+
+    gone: list[str] = field(default_factory=list)
+    unseen: int = 0
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """How many rows have no file: see Missing; removed: how many of the gone were deleted."""
 
     gone: int = 0
     removed: int = 0
     unseen: int = 0
 
 
-def prune(
-    collection: ImageCollection, inventory: Inventory, unseen: set[str], options: LoadOptions
-) -> Pruned:
-    """Count the rows that have no readable file any more; remove them if asked to.
+def find_missing(
+    collection: ImageCollection, inventory: Inventory, unseen: set[str], root: Path
+) -> Missing:
+    """Return the inventory's rows whose image was not found.
 
-    unseen: files and folders that could not be looked at; nothing under them is removed, nor
-    more than MOST of the rows without --prune-most: a folder that is not mounted looks empty.
+    unseen: files and folders that could not be read. Rows under them may still have their file,
+    and so may rows under an empty folder, which is what the mount point of a missing disk looks
+    like, and rows with a suffix that no installed decoder takes.
     """
     if not inventory.gone():
-        return Pruned()
+        return Missing()
+    is_empty = functools.cache(lambda folder: _is_empty_folder(root / folder))
     gone, kept = [], 0
     for image in collection.stored_images():
-        if inventory.is_gone(image.path):
-            if unseen and any(part in unseen for part in _itself_and_above(image.path)):
-                kept += 1
-            else:
-                gone.append(image.path)
-    if not options.prune or (len(gone) > MOST * len(inventory) and not options.prune_most):
-        return Pruned(gone=len(gone), unseen=kept)
-    collection.delete(gone)
-    return Pruned(gone=len(gone), removed=len(gone), unseen=kept)
+        if not inventory.is_gone(image.path):
+            continue
+        *folders, _ = above = list(_above(image.path))
+        if (
+            not has_image_suffix(image.path)
+            or not unseen.isdisjoint(above)
+            or any(map(is_empty, folders))
+        ):
+            kept += 1
+        else:
+            gone.append(image.path)
+    return Missing(gone, kept)
+
+
+def may_prune(gone: int, rows: int, options: LoadOptions) -> bool:
+    """Return whether so many of all rows may be removed: a missing disk can look empty."""
+    return options.prune and (gone <= MOST * rows or options.prune_most)
 
 
 def check_pruned(pruned: Pruned, rows: int, options: LoadOptions) -> None:
-    """Raise CollectionError if a prune was asked for and not carried out."""
+    """Raise CollectionError if pruning was asked for and not carried out."""
     if options.prune and pruned.gone and not pruned.removed:
         raise CollectionError(
             f"{pruned.gone:,} of {rows:,} rows have no file under {options.folder}, too many "
@@ -58,10 +80,19 @@ def check_pruned(pruned: Pruned, rows: int, options: LoadOptions) -> None:
         )
 
 
-def _itself_and_above(path: str) -> Iterator[str]:
-    """Yield a path and the folders that it lies in.
+def _above(path: str) -> Iterator[str]:
+    """Yield the folders that a path lies in, and the path itself.
 
-    >>> list(_itself_and_above("a/b/c.png"))
+    >>> list(_above("a/b/c.png"))
     ['a', 'a/b', 'a/b/c.png']
     """
     return itertools.accumulate(path.split("/"), lambda above, name: f"{above}/{name}")
+
+
+def _is_empty_folder(folder: Path) -> bool:
+    """Return whether a folder exists and nothing is in it."""
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return False

@@ -1,4 +1,4 @@
-"""Rows into Milvus, in a thread of their own, while the network goes on."""
+"""Upsert rows in a thread of their own, while the network embeds the next images."""
 
 import collections
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,20 +10,20 @@ from similar_images.milvus.collection import ImageCollection
 from similar_images.pictures.decoding import DecodedImage
 
 UPSERT_ROWS = 256  # on Milvus Lite a row costs the same from 64 to 1,000 at a time: 0.15 ms
-MAX_WAITING = 4  # upserts that may wait before the network does
+MAX_WAITING = 4  # queued upserts, beyond which add() waits
 
 
 class Counter(Protocol):
-    """What counts images: a progress bar."""
+    """Anything that counts images, such as a progress bar."""
 
     def update(self, count: int, /) -> object:
-        """Count so many more."""
+        """Count this many more."""
 
 
 class RowWriter:
-    """Upserts in a thread of its own, so that the network goes on meanwhile; a context manager.
+    """Upserts in a thread of its own, so that embedding can continue; a context manager.
 
-    `progress` counts the rows that Milvus has taken, and no others.
+    `progress` counts only rows that Milvus has stored.
     """
 
     def __init__(self, collection: ImageCollection, progress: Counter) -> None:
@@ -44,7 +44,7 @@ class RowWriter:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def add(self, images: list[DecodedImage], embeddings: np.ndarray) -> None:
-        """Take rows in; raises what an earlier upsert raised."""
+        """Queue rows; raise the error of an earlier upsert, if there was one."""
         self._images += images
         self._embeddings.append(embeddings)
         if len(self._images) >= UPSERT_ROWS:
@@ -53,7 +53,7 @@ class RowWriter:
             self._finish_one()
 
     def finish(self) -> None:
-        """Wait until all rows are in."""
+        """Wait until all rows are stored."""
         if self._images:
             self._submit()
         while self._upserts:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -162,14 +162,17 @@ def may_open(collection: ImageCollection, path: Path) -> bool:
     return collection.client.is_own or path.resolve().is_relative_to(Path.cwd())
 
 
-def _stays_inside(path: str) -> bool:
-    """Return whether a row's path leads nowhere but into the collection's folder.
+def _stays_inside(path: str, system: type[PurePath] = PurePath) -> bool:
+    r"""Return whether a row's path leads nowhere but into the collection's folder.
+
+    system: whose rules apply, by default this system's: a backslash separates folders on Windows
+    alone, elsewhere it is a character of a name.
 
     >>> _stays_inside("frog/1.png"), _stays_inside("../x.png"), _stays_inside("/etc/x.png")
     (True, False, False)
     """
-    parts = PurePosixPath(path).parts
-    return bool(parts) and ".." not in parts and not Path(path).is_absolute()
+    pure = system(path)
+    return bool(pure.parts) and not pure.anchor and ".." not in pure.parts and "\0" not in path
 
 
 def as_opened(path: Path) -> str:

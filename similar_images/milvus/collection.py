@@ -1,5 +1,6 @@
-"""The Milvus collection of images: rows in, rows out, search, index, properties."""
+"""The Milvus collection of images: rows, search, index, properties."""
 
+import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from similar_images.console import RUN_AGAIN
 from similar_images.milvus.client import Client, CollectionError, redact
 from similar_images.milvus.schema import (
     COLUMNS,
@@ -18,31 +20,39 @@ from similar_images.milvus.schema import (
     rows_of,
     schema_of,
 )
-from similar_images.milvus.vector_index import COSINE, FLAT, INNER_PRODUCT, CollectionIndex, Index
+from similar_images.milvus.vector_index import (
+    COSINE,
+    FLAT,
+    INDEX_CHOICES,
+    INNER_PRODUCT,
+    CollectionIndex,
+    Index,
+)
 from similar_images.pictures.decoding import DecodedImage
 
-PROPERTY_PREFIX = "similar_images."  # Milvus keeps properties of its own beside ours
-LOAD, BEGUN, ENDED = "load", "begun", "ended"  # a property: whether the last load has ended
-ROWS = "rows"  # a property: how many there were when it had
+PROPERTY_PREFIX = "similar_images."  # Milvus stores properties of its own beside ours
+LOAD, BEGUN, ENDED = "load", "begun", "ended"  # a property: whether the last load is complete
+ROWS = "rows"  # a property: the number of rows when it was completed
 REQUEST_ROWS = 1000  # upserted or deleted in one request
-SEARCH_QUERIES = 1000  # vectors in one request; Lite walks all its rows in Python for each
+SEARCH_QUERIES = 1000  # vectors in one request; Lite walks all its rows in Python for each request
 SEARCH_THREADS = 2  # requests at a time: Lite answers 5,000 queries in 4.8 s instead of 5.0
-READ_ROWS = 16_384  # read in one request, the most Milvus gives: Lite walks all rows for each
-READ_EMBEDDINGS = 4096  # likewise, with their embeddings: 8 MB
-MAX_TOP_K = 16_384  # Milvus's own limit
+READ_ROWS = 16_384  # read in one request, Milvus's maximum: Lite walks all rows for each request
+READ_EMBEDDINGS = 4096  # the same with embeddings: 8 MB
+MAX_TOP_K = 16_384  # Milvus's limit
 RESUME = "run it again: what is loaded is kept"
-STRONG = {"consistency_level": "Strong"}  # see every row that was written before
-IN_ORDER = {"iterator": "True", "reduce_stop_for_best": "True"}  # of the key, least first
+CHECK_FILTER = "check --filter"
+STRONG = {"consistency_level": "Strong"}  # every row written before is seen
+IN_ORDER = {"iterator": "True", "reduce_stop_for_best": "True"}  # by ascending key
 
 
 class ImageCollection:
-    """One folder's pictures in Milvus: path, embedding, insertion time, size, and the model.
+    """The images of one folder in Milvus: a row for each, and properties.
 
-    properties: what the collection says of itself (root, weights, weights_sha256 and so on).
+    properties: root, weights, weights_sha256 and so on. On a server they are untrusted.
     """
 
     def __init__(self, client: Client, name: str) -> None:
-        """Take an existing collection; CollectionError if it isn't one of ours."""
+        """Open an existing collection; CollectionError if embed_and_load.py did not make it."""
         self.client = client
         self.name = name
         self.index = CollectionIndex(client, name)
@@ -54,7 +64,7 @@ class ImageCollection:
             for key, value in stored.items()
             if key.startswith(PROPERTY_PREFIX)
         }
-        if columns != COLUMNS or "root" not in self.properties:
+        if columns != COLUMNS or not _is_valid(self.properties):
             raise CollectionError(
                 f"the collection {name} was not made by embed_and_load.py and stays as it is; "
                 "choose another --collection"
@@ -62,9 +72,9 @@ class ImageCollection:
 
     @classmethod
     def find(cls, client: Client, name: str) -> "ImageCollection | None":
-        """Return the collection of that name, ready to be searched, or None if there is none.
+        """Return the collection of that name, ready for searches, or None if there is none.
 
-        One that has lost its index can't be searched, but loaded into: see use_index().
+        A collection without an index can be loaded into, but not searched: see use_index().
         """
         if not client.ask("has_collection", name, advice=client.damaged):
             return None
@@ -75,7 +85,7 @@ class ImageCollection:
 
     @classmethod
     def create(cls, client: Client, name: str, properties: Mapping[str, str]) -> "ImageCollection":
-        """Make an empty collection that carries these properties, dimension among them."""
+        """Create an empty collection with these properties, among them dimension."""
         kept = {PROPERTY_PREFIX + key: value for key, value in properties.items()}
         client.ask(
             "create_collection",
@@ -89,18 +99,18 @@ class ImageCollection:
         return collection
 
     def _open(self) -> None:
-        """Make it searchable: a reopened or renamed collection can be 'released'."""
+        """Make it searchable: a reopened or renamed collection may be 'released'."""
         self.client.ask("load_collection", self.name, advice=self.client.damaged)
 
     # --- Properties ---------------------------------------------------------------------------
 
     @property
     def root(self) -> Path:
-        """The folder that paths are relative to."""
+        """The folder that the paths are relative to."""
         return Path(self.properties["root"])
 
     def set_properties(self, **properties: str) -> None:
-        """Keep properties beside the rows, if they are not there yet."""
+        """Store properties, unless they are stored already."""
         if properties.items() <= self.properties.items():
             return
         kept = {PROPERTY_PREFIX + key: value for key, value in properties.items()}
@@ -109,15 +119,15 @@ class ImageCollection:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the last load of this collection has ended."""
+        """Whether the last load of this collection is complete."""
         return self.properties.get(LOAD, ENDED) == ENDED and ROWS in self.properties
 
     # --- Rows ---------------------------------------------------------------------------------
 
     def upsert(self, images: Sequence[DecodedImage], embeddings: np.ndarray) -> None:
-        """Put images in, or in place of the rows of the same paths.
+        """Insert rows, replacing those with the same paths.
 
-        embeddings: (N, dimension) float32, unit length. Paths must differ from each other.
+        embeddings: (N, dimension) float32, unit length. No path may occur twice.
         """
         rows = rows_of(images, embeddings)
         for start in range(0, len(rows), REQUEST_ROWS):
@@ -125,12 +135,12 @@ class ImageCollection:
             self.client.ask("upsert", self.name, part, advice=RESUME)
 
     def flush(self) -> None:
-        """Make what was put in durable and searchable at full speed; once, at the end of a load."""
+        """Make the rows durable and searchable at full speed; once, at the end of a load."""
         self.client.ask("flush", self.name, advice=RESUME)
         self.client.settle()
 
     def delete(self, paths: Sequence[str]) -> None:
-        """Remove the rows of these paths."""
+        """Delete the rows of these paths."""
         for start in range(0, len(paths), REQUEST_ROWS):
             chosen = f"{KEY} in [{', '.join(map(quoted, paths[start : start + REQUEST_ROWS]))}]"
             self.client.ask("delete", self.name, filter=chosen, advice=RESUME)
@@ -139,24 +149,23 @@ class ImageCollection:
         """Return the exact number of rows, or of those for which a Milvus filter is true."""
         if expression and self.client.reads_rows_to_count:
             return sum(map(len, self._pages((KEY,), READ_ROWS, expression)))
-        answer = self.client.ask(
-            "query",
-            self.name,
-            filter=expression,
-            output_fields=["count(*)"],
-            advice="check --filter" if expression else RESUME,
-            **STRONG,
-        )
-        return int(answer[0]["count(*)"])
+        advice = CHECK_FILTER if expression else RESUME
+        return int(self._query(expression, ["count(*)"], advice)[0]["count(*)"])
+
+    def _query(
+        self, expression: str, columns: Sequence[str], advice: str, **options: typing.Any
+    ) -> list[dict[str, typing.Any]]:
+        options |= {"filter": expression, "output_fields": [*columns], **STRONG}
+        return list(self.client.ask("query", self.name, advice=advice, **options))
 
     def stored_images(self) -> Iterator[StoredImage]:
-        """Yield what is known of each picture's file, in the order of paths."""
+        """Yield each image's path, file size and modification time, ordered by path."""
         for page in self._pages(StoredImage._fields, READ_ROWS):
             for row in page:
                 yield StoredImage(row["path"], row["file_size"], row["modified_at"])
 
     def stored_embeddings(self, expression: str = "") -> Iterator[tuple[list[str], np.ndarray]]:
-        """Yield all rows, a page at a time: paths, and embeddings (N, dimension) float32."""
+        """Yield rows, a page at a time: paths, and embeddings of shape (N, dimension), float32."""
         for page in self._pages((KEY, VECTOR), READ_EMBEDDINGS, expression):
             embeddings = np.array([row[VECTOR] for row in page], np.float32)
             yield [row[KEY] for row in page], embeddings
@@ -164,34 +173,25 @@ class ImageCollection:
     def _pages(
         self, columns: Sequence[str], rows_a_page: int, expression: str = ""
     ) -> Iterator[list[dict[str, typing.Any]]]:
-        """Yield rows in the order of their keys; each page asks for what comes after the last.
+        """Yield pages of rows ordered by key; each page starts after the last key of the previous.
 
-        pymilvus's own iterator puts that key into its filter unescaped. A server doesn't wait for
-        rows just written when it is asked in order, so that it is asked for their count before.
+        pymilvus's own iterator puts that key into its filter unescaped. An ordered query does not
+        make a server wait for rows that were just written; counting them first does.
         """
         if not self.count():
             return
 
         def page_after(last: str | None) -> list[dict[str, typing.Any]]:
             after = f"{KEY} > {quoted(last)}" if last is not None else f'{KEY} != ""'
-            return list(
-                self.client.ask(
-                    "query",
-                    self.name,
-                    filter=f"({expression}) and {after}" if expression else after,
-                    output_fields=list(columns),
-                    limit=rows_a_page,
-                    advice=self.client.damaged,
-                    **IN_ORDER,
-                    **STRONG,
-                )
-            )
+            wanted = f"({expression}) and {after}" if expression else after
+            advice = CHECK_FILTER if expression else self.client.damaged
+            return self._query(wanted, columns, advice, limit=rows_a_page, **IN_ORDER)
 
-        with ThreadPoolExecutor(1) as pool:  # the next page comes while this one is used
+        with ThreadPoolExecutor(1) as pool:  # reads the next page while this one is used
             coming, before = pool.submit(page_after, None), ""
             while page := coming.result():
                 last = page[-1][KEY]
-                if last <= before:  # it would never end
+                if last <= before:  # the loop would never end
                     raise CollectionError(f"{self.name} can't be read in order; {RESUME}")
                 before = last
                 coming = pool.submit(page_after, last)
@@ -206,14 +206,14 @@ class ImageCollection:
         expression: str = "",
         parameters: Mapping[str, int] | None = None,
     ) -> Iterator[list[list[Match]]]:
-        """Yield each query's top_k nearest images, nearest first, SEARCH_QUERIES at a time.
+        """Yield each query's top_k nearest images, nearest first, SEARCH_QUERIES queries at a time.
 
-        embeddings: (N, dimension) float32, unit length. `expression` is a Milvus filter on the
-        row's columns; with it, or in a small collection, a query can have fewer matches.
-        `parameters` are the index's own.
+        embeddings: (N, dimension) float32, unit length. expression: a Milvus filter on the
+        columns; with a filter, or in a small collection, a query may have fewer matches.
+        parameters: search parameters of the index.
         """
-        # Of unit length, two embeddings have their cosine as their product. Without an index Lite
-        # takes either, but for cosines it makes all embeddings unit length once more.
+        # For vectors of unit length, inner product and cosine are equal. Without an index Lite
+        # computes either, but for COSINE it normalises all embeddings again.
         metric = COSINE if self.index.built() else INNER_PRODUCT
 
         def request(start: int) -> list[list[Match]]:
@@ -225,7 +225,7 @@ class ImageCollection:
                 filter=expression,
                 output_fields=[KEY],
                 search_params={"metric_type": metric, "params": dict(parameters or {})},
-                advice="check --filter" if expression else "run it again",
+                advice=CHECK_FILTER if expression else RUN_AGAIN,
                 **STRONG,
             )
             return [
@@ -236,7 +236,7 @@ class ImageCollection:
             yield from pool.map(request, range(0, len(embeddings), SEARCH_QUERIES))
 
     def use_index(self, kind: Index) -> bool:
-        """Have it searched this way from now on; return whether it was not before."""
+        """Search with this kind of index from now on; return whether that is a change."""
         before = self.index.current().get("index_type")
         if not self.index.build(kind):
             return False
@@ -246,7 +246,7 @@ class ImageCollection:
     # --- As a whole ---------------------------------------------------------------------------
 
     def drop(self) -> None:
-        """Remove the collection and all that it holds."""
+        """Delete the collection with all its rows."""
         self.client.ask("drop_collection", self.name)
 
     def rename(self, name: str) -> None:
@@ -256,8 +256,16 @@ class ImageCollection:
         self._open()
 
 
+def _is_valid(properties: Mapping[str, str]) -> bool:
+    """Return whether embed_and_load.py can have written these properties."""
+    patterns = {"index": "|".join(INDEX_CHOICES), ROWS: "[0-9]{1,18}"}
+    return "root" in properties and all(
+        re.fullmatch(patterns.get(name, r"[^\0]*"), value) for name, value in properties.items()
+    )
+
+
 def existing_collection(client: Client, name: str) -> ImageCollection:
-    """Return the collection to search; CollectionError if there is none, or none to be searched."""
+    """Return the collection, ready for searches; CollectionError if there is none or no index."""
     collection = ImageCollection.find(client, name)
     where = f"{name} in {redact(client.uri)}"
     if collection is None:

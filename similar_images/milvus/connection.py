@@ -1,4 +1,4 @@
-"""Which Milvus and which collection to use: addresses, options, and opening a connection."""
+"""Which Milvus and which collection to use: addresses, options, opening a connection."""
 
 import argparse
 import os
@@ -8,10 +8,12 @@ from urllib.parse import urlsplit
 from similar_images.milvus.client import (
     Client,
     CollectionError,
+    explained,
     is_lite,
     one_line,
     open_pymilvus,
     redact,
+    refusal,
 )
 from similar_images.milvus.lite import open_lite
 
@@ -20,9 +22,10 @@ DEFAULT_COLLECTION = "images"
 
 
 def resolve_uri(uri: str | None) -> str:
-    """Return the address to use: the given one, else $MILVUS_URI, else ./milvus.db.
+    """Return the address to use: uri, else $MILVUS_URI, else ./milvus.db.
 
-    Raises CollectionError if it is neither a server's address nor a file name of Milvus Lite.
+    Raises CollectionError if it is neither the address of a server nor the name of a Milvus Lite
+    file.
     """
     uri = uri or os.environ.get("MILVUS_URI") or DEFAULT_URI
     try:
@@ -33,26 +36,27 @@ def resolve_uri(uri: str | None) -> str:
         ) from None
     if is_lite(uri) and not uri.endswith(".db"):
         raise CollectionError(
-            f"{redact(uri)} is no Milvus address; give http://HOST:PORT or a file that ends in .db"
+            f"{redact(uri)} is not a Milvus address; give http://HOST:PORT or a file ending in .db"
         )
     return uri
 
 
 def check_processes(uri: str, count: int) -> None:
-    """Raise CollectionError if the Milvus at uri can't be used by so many processes at once."""
+    """Raise CollectionError if so many processes can't use the Milvus at uri at once."""
     if count > 1 and is_lite(uri):
         raise CollectionError(
-            f"Milvus Lite ({uri}) takes one process, and torchrun started {count}; leave "
-            "torchrun out, or give the --milvus-uri of a server"
+            f"Milvus Lite ({uri}) takes one process, and torchrun started {count}; run it without "
+            "torchrun, or give the --milvus-uri of a server"
         )
 
 
 def connect(uri: str, must_exist: bool = False) -> Client:
-    """Return a client of the Milvus at uri, with the token in $MILVUS_TOKEN if there is one.
+    """Return a client of the Milvus at uri; the token is read from $MILVUS_TOKEN.
 
-    Raises CollectionError if it can't be reached, or if must_exist and the file isn't there.
+    Raises CollectionError if it can't be reached or refuses, or if must_exist and there is no
+    such file.
     """
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # nothing forks while it is in use
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # no fork while it is used
     if is_lite(uri):
         return open_lite(uri, must_exist)
     from pymilvus.exceptions import MilvusException
@@ -60,17 +64,19 @@ def connect(uri: str, must_exist: bool = False) -> Client:
     try:
         return Client(open_pymilvus(uri), uri)
     except (MilvusException, OSError, ValueError) as error:
+        if isinstance(error, MilvusException) and refusal(error):
+            raise explained(error, uri, advice="") from None
         reason = one_line(getattr(error, "message", error), uri)
         raise CollectionError(
             f"no Milvus answers at {redact(uri)} ({reason}); start it, or check --milvus-uri "
             "and $MILVUS_TOKEN"
-        ) from None  # what it was raised from may hold the password
+        ) from None  # its cause may hold the password
 
 
 def collection_name(text: str) -> str:
-    """Return a collection's name, a type for argparse: letters, digits and underscores."""
+    """Return a collection's name; an argparse type: letters, digits and underscores."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,200}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not made of letters, digits, underscores")
+        raise argparse.ArgumentTypeError(f"{text!r} is not letters, digits and underscores")
     return text
 
 
@@ -79,13 +85,13 @@ def add_collection_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--milvus-uri",
         metavar="URI",
-        help=f"a server's address or a file (default: $MILVUS_URI, else {DEFAULT_URI}); "
-        "a token is read from $MILVUS_TOKEN",
+        help="address of a server, or a Milvus Lite file "
+        f"(default: $MILVUS_URI, else {DEFAULT_URI}); a token is read from $MILVUS_TOKEN",
     )
     parser.add_argument(
         "--collection",
         type=collection_name,
         default=DEFAULT_COLLECTION,
         metavar="NAME",
-        help=f"default: {DEFAULT_COLLECTION}",
+        help=f"collection of the images (default: {DEFAULT_COLLECTION})",
     )

@@ -1,6 +1,7 @@
-"""Milvus Lite: a file that one process at a time opens, and all that it does differently."""
+"""Milvus Lite: a file that one process at a time can open, and what differs from a server."""
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -8,26 +9,35 @@ import typing
 from collections.abc import Iterator
 from pathlib import Path
 
-from similar_images.console import warn
-from similar_images.milvus.client import Client, CollectionError, one_line, open_pymilvus
+from similar_images.console import SYSTEM_ADVICE, warn
+from similar_images.milvus.client import (
+    DISK_ERRORS,
+    Client,
+    CollectionError,
+    one_line,
+    open_pymilvus,
+)
 from similar_images.whole_files import sync_folder
 
 if typing.TYPE_CHECKING:
     from pymilvus.exceptions import MilvusException
 
-MEMTABLE_BYTES = 8 * 2**20  # Lite's default, 128 MB, would keep all rows in memory until the end
-# pymilvus asks every ten seconds whether the other side is alive. Lite, which is this process,
-# sometimes closes the connection while a folder is embedded, and gRPC prints that.
+MEMTABLE_BYTES = 8 * 2**20  # with the default of 128 MB, all rows of a load stay in memory
+# pymilvus asks every ten seconds whether the server is alive. Lite, which runs in this process,
+# sometimes closes the connection while a folder is embedded, and gRPC logs that.
 CHANNEL = {"grpc.keepalive_time_ms": 2**31 - 1}  # never
-MANY_ROWS = 200_000  # from here on the user is told about Milvus Lite's limits
+MANY_ROWS = 200_000  # from here on the user is warned about the limits of Milvus Lite
 REBUILD = "move it away and run python embed_and_load.py: it is made from the images alone"
+# What flock and msvcrt.locking report if another process holds the lock; any other error means
+# that the file could not be locked, for example on a network disk.
+LOCKED = (errno.EAGAIN, errno.EACCES)
 
 
 class LiteClient(Client):
-    """A Milvus Lite file: opened by this process alone, searched exactly, never asked again."""
+    """A Milvus Lite file: open in this process alone, searched exactly, no retries."""
 
     exact_rows = sys.maxsize
-    needs_index = False  # a FLAT index would hold the vectors a second time, on disk and in memory
+    needs_index = False  # a FLAT index would store the vectors twice, on disk and in memory
     reads_rows_to_count = True
     is_own = True
     damaged = REBUILD
@@ -41,17 +51,17 @@ class LiteClient(Client):
         server_manager_instance.release_server(self.uri)
 
     def settle(self) -> None:
-        """Wait until what was flushed is on the disk, which Lite leaves to the system."""
+        """Wait until flushed rows are on the disk: Lite does not sync its files."""
         sync_folder(Path(self.uri))
 
     def warn_if_too_many(self, rows: int) -> None:
-        """Warn, once, if Milvus Lite is not meant for so many rows."""
+        """Warn once if there are too many rows for Milvus Lite."""
         if rows >= MANY_ROWS and not self._warned:
             self._warned = True
             warn(
                 f"{rows:,} rows are many for Milvus Lite, which keeps all of them in memory "
-                "(several GB for a million) and reads all of them for each request; a server "
-                "takes more (docs/server.md)"
+                "(several GB for a million) and reads all of them for each request; use a server "
+                "(docs/server.md)"
             )
 
     def _is_final(self, error: "MilvusException") -> bool:
@@ -62,6 +72,8 @@ def open_lite(uri: str, must_exist: bool) -> LiteClient:
     """Return a client of the Milvus Lite file; CollectionError if it can't be opened."""
     if must_exist and not Path(uri).exists():
         raise CollectionError(f"there is no {uri}; run python embed_and_load.py first")
+    if not Path(uri).parent.is_dir():
+        raise CollectionError(f"there is no folder {Path(uri).parent}; check --milvus-uri")
     os.environ.setdefault("MILVUS_LITE_MEMTABLE_MEMORY_LIMIT_BYTES", str(MEMTABLE_BYTES))
     from pymilvus.exceptions import MilvusException
 
@@ -69,11 +81,11 @@ def open_lite(uri: str, must_exist: bool) -> LiteClient:
         try:
             return LiteClient(open_pymilvus(uri, grpc_options=CHANNEL), uri)
         except (MilvusException, OSError, ValueError) as error:
-            raise CollectionError(_reason(uri, failure.error)) from error
+            raise CollectionError(_reason(uri, failure.error or error)) from error
 
 
 class _Failure(logging.Handler):
-    """Keeps the reason why Milvus Lite did not open a file, which it only logs."""
+    """Keeps the error that kept Milvus Lite from opening a file, which it only logs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,14 +109,22 @@ def _logged_failure() -> Iterator[_Failure]:
         log.removeHandler(failure)
 
 
-def _reason(uri: str, error: BaseException | None) -> str:
-    if type(error).__name__ == "DataDirLockedError":
+def _reason(uri: str, error: BaseException) -> str:
+    """Return why a Milvus Lite file can't be opened, and what to do."""
+    if type(error).__name__ != "DataDirLockedError":
+        number = error.errno if isinstance(error, OSError) else None
+        advice = SYSTEM_ADVICE[number] if number in DISK_ERRORS else REBUILD
+        return f"{uri} can't be opened as a Milvus Lite file ({one_line(error, uri)}); {advice}"
+    if getattr(error.__cause__, "errno", errno.EAGAIN) in LOCKED:
         return f"{uri} is in use by {_holder(Path(uri))}; wait until it has ended"
-    return f"{uri} can't be opened as a Milvus Lite file ({one_line(error, uri)}); {REBUILD}"
+    return (
+        f"{uri} can't be locked ({error.__cause__}); choose a folder on a local disk with "
+        "--milvus-uri, or use a server (docs/server.md)"
+    )
 
 
 def _holder(folder: Path) -> str:
-    """Return in words which process holds a Milvus Lite file, as far as the system tells."""
+    """Return which process has a Milvus Lite file open, as far as the system tells."""
     try:
         inode = os.stat(folder / "LOCK").st_ino
         for line in Path("/proc/locks").read_text().splitlines():
@@ -114,5 +134,5 @@ def _holder(folder: Path) -> str:
                 names = [Path(word).name for word in words if word.endswith(".py")]
                 return f"process {fields[4]} ({(names or [Path(words[0]).name])[0]})"
     except (OSError, ValueError, IndexError):
-        pass  # not Linux, or it has ended meanwhile
+        pass  # not Linux, or the process has just ended
     return "another process"

@@ -1,4 +1,4 @@
-"""What a row of the collection holds: columns, the schema that Milvus is given, rows in and out."""
+"""The columns of the collection: their schema, and rows to and from Milvus."""
 
 import time
 import typing
@@ -13,14 +13,14 @@ if typing.TYPE_CHECKING:
     from pymilvus import CollectionSchema
 
 KEY, VECTOR = "path", "embedding"
-# Beside them: Unix milliseconds UTC; bytes; pixels; nanoseconds since 1970.
+# Unix milliseconds UTC; bytes; pixels; pixels; nanoseconds since 1970.
 INTEGERS = ("inserted_at", "file_size", "width", "height", "modified_at")
 COLUMNS = (KEY, VECTOR, *INTEGERS)
 ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
 
 
 class StoredImage(typing.NamedTuple):
-    """What the collection knows about a picture's file when it was embedded."""
+    """An image's file as it was when it was embedded."""
 
     path: str
     file_size: int  # bytes
@@ -28,14 +28,14 @@ class StoredImage(typing.NamedTuple):
 
 
 class Match(typing.NamedTuple):
-    """A picture that a search found, and its cosine similarity to the query, -1 to 1."""
+    """An image that a search found, and its cosine similarity to the query, -1 to 1."""
 
     path: str
     similarity: float
 
 
 def schema_of(dimension: int) -> "CollectionSchema":
-    """Return the schema of a collection of so many numbers a vector."""
+    """Return the schema of a collection with vectors of this dimension."""
     from pymilvus import DataType, MilvusClient
 
     schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
@@ -47,7 +47,7 @@ def schema_of(dimension: int) -> "CollectionSchema":
 
 
 def rows_of(images: Sequence[DecodedImage], embeddings: np.ndarray) -> list[dict[str, object]]:
-    """Return the rows of images, inserted now; embeddings: (N, dimension) float32."""
+    """Return rows to insert now; embeddings: (N, dimension) float32."""
     now = time.time_ns() // 1_000_000
     return [
         {VECTOR: embedding, "inserted_at": now, **image._asdict()}
@@ -56,7 +56,7 @@ def rows_of(images: Sequence[DecodedImage], embeddings: np.ndarray) -> list[dict
 
 
 def quoted(text: str) -> str:
-    r"""Return text as a string in a Milvus filter; pymilvus itself quotes keys without escaping.
+    r"""Return text as a string literal of a Milvus filter; pymilvus does not escape keys.
 
     >>> print(quoted('a "b"'))
     "a \"b\""

@@ -1,4 +1,4 @@
-"""The indexes that can be asked for, their parameters, and the index of a collection."""
+"""The kinds of index that can be chosen, their parameters, and the index of a collection."""
 
 import argparse
 from collections.abc import Mapping
@@ -7,12 +7,12 @@ from typing import NamedTuple
 from similar_images.milvus.client import Client, CollectionError
 from similar_images.milvus.schema import VECTOR
 
-COSINE, INNER_PRODUCT = "COSINE", "IP"  # Milvus's names
-BUILD_PARAMETERS = ("M", "efConstruction", "nlist")  # named in the observations
+COSINE, INNER_PRODUCT = "COSINE", "IP"  # Milvus's names of metrics
+BUILD_PARAMETERS = ("M", "efConstruction", "nlist")  # listed in the observations
 
 
 class Index(NamedTuple):
-    """A way to search: Milvus's name of it, how it is built, how it is searched by default."""
+    """A kind of index: Milvus's name, build parameters, default search parameters."""
 
     type: str
     build: Mapping[str, int]
@@ -29,9 +29,9 @@ INDEX_CHOICES = ("auto", *INDEXES)
 
 
 def choose_index(choice: str, rows: int, exact_rows: int) -> Index:
-    """Return the index that one of INDEX_CHOICES means for so many rows.
+    """Return the kind of index for one of INDEX_CHOICES and this number of rows.
 
-    'auto' is exact up to exact_rows.
+    'auto' is exact up to exact_rows rows.
 
     >>> choose_index("auto", 1000, 100_000).type, choose_index("auto", 10**6, 100_000).type
     ('FLAT', 'HNSW')
@@ -42,12 +42,12 @@ def choose_index(choice: str, rows: int, exact_rows: int) -> Index:
 
 
 def parameters_for(index_type: str, top_k: int, chosen: Mapping[str, int]) -> dict[str, int]:
-    """Return what an index is searched with: its defaults, and what was chosen instead.
+    """Return an index's search parameters: its defaults, replaced by the chosen ones.
 
-    Raises CollectionError if it has no such parameter.
+    Raises CollectionError if the index has no such parameter.
     """
     known = next((kind for kind in INDEXES.values() if kind.type == index_type), None)
-    if known is None:  # made by somebody else, who knows its parameters
+    if known is None:  # made by another program: its parameters are not known here
         return dict(chosen)
     unknown = ", ".join(chosen.keys() - known.search.keys())
     if unknown:
@@ -63,7 +63,7 @@ def parameters_for(index_type: str, top_k: int, chosen: Mapping[str, int]) -> di
 
 
 def search_parameters(text: str) -> dict[str, int]:
-    """Return an index's search parameters, a type for argparse: NAME=N, several with commas.
+    """Return an index's search parameters; an argparse type: NAME=N, separated by commas.
 
     >>> search_parameters("ef=200")
     {'ef': 200}
@@ -78,21 +78,21 @@ def search_parameters(text: str) -> dict[str, int]:
 
 
 class CollectionIndex:
-    """The index of one collection: which it is, and how another one takes its place."""
+    """The index of one collection: its description, and its replacement."""
 
     def __init__(self, client: Client, name: str) -> None:
-        """Ask nothing yet; name: the collection's."""
+        """Send no request yet. name: the collection's."""
         self.client = client
         self.name = name
-        self._described: dict[str, str] | None = None  # by Milvus, when it was last asked
+        self._described: dict[str, str] | None = None  # Milvus's last answer
 
     def current(self) -> dict[str, str]:
-        """Return how the collection is searched: index_type, nlist etc.; empty if it can't be."""
+        """Return how the collection is searched: index_type, nlist etc.; empty if it cannot be."""
         exact = {} if self.client.needs_index else {"index_type": FLAT.type}
         return self.built() or exact
 
     def built(self) -> dict[str, str]:
-        """Return Milvus's description of the index; empty without one."""
+        """Return Milvus's description of the index; empty if there is none."""
         if self._described is None:
             advice, described = self.client.damaged, None
             if VECTOR in self.client.ask("list_indexes", self.name, advice=advice):
@@ -101,9 +101,9 @@ class CollectionIndex:
         return self._described
 
     def build(self, kind: Index) -> bool:
-        """Replace the index by one of this kind; return whether anything changed.
+        """Replace the index by one of this kind; return whether anything was changed.
 
-        The collection has to be loaded again afterwards.
+        Afterwards the collection must be loaded again.
         """
         built = self.built().get("index_type")
         wanted = kind.type if kind != FLAT or self.client.needs_index else None
@@ -122,7 +122,7 @@ class CollectionIndex:
         return True
 
     def words(self, parameters: Mapping[str, int]) -> str:
-        """Return how the collection is searched with these search parameters."""
+        """Describe how the collection is searched with these search parameters."""
         index = self.current()
         kind = index.get("index_type", "?")
         if kind == FLAT.type:

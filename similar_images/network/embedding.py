@@ -1,4 +1,4 @@
-"""From a folder's pictures to vectors: options, choice of device, and the pipeline.
+"""Embed a folder's images: command-line options, choice of device, and the pipeline.
 
 Worker processes decode while the network runs. OpenVINO and torch are imported when first needed.
 """
@@ -20,10 +20,11 @@ import numpy as np
 from similar_images.console import warn, whole_number
 from similar_images.network.model_description import Model, ModelError
 from similar_images.network.network_cache import ConvertedNetwork
-from similar_images.network.networks import torch_network
+from similar_images.network.networks import torch_network_of
 from similar_images.network.openvino_embedder import CPU_BATCH, HINTS, OpenVinoEmbedder
 from similar_images.network.torch_embedder import GPU_BATCH, TorchEmbedder
-from similar_images.pictures.decode_workers import Batch, Decoder
+from similar_images.pictures.decode_task import Batch, Examine, Task
+from similar_images.pictures.decode_workers import Decoder
 from similar_images.pictures.decoding import DecodedImage, Preprocessing
 from similar_images.pictures.image_files import Skipped
 
@@ -33,14 +34,16 @@ if typing.TYPE_CHECKING:
 DEFAULT_MODEL = "resnet18"
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", *HINTS)
-GPU_IMAGES = 1000  # fewer take less time on the processor than torch takes to find the GPU
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # a container's: microseconds, per period of so many
-INLINE_IMAGES = 64  # fewer are decoded before a worker process has started
+GPU_IMAGES = 1000  # fewer are embedded on the CPU before torch has found the GPU
+GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # of CUDA, CUDA in WSL, ROCm; on Linux
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # a container's quota and period, in microseconds
+FEW_IMAGES = 64  # are decoded before more than one worker process has started
+SCALED_SIDE = 2  # times the network's resize: the least short side of a JPEG decoded at a scale
 
 
 @dataclass(frozen=True)
 class EmbeddingOptions:
-    """How to embed, as the command line says it; None leaves the choice to the program."""
+    """How to embed, as given on the command line; None leaves the choice to the program."""
 
     device: str = "auto"
     precision: str = "auto"
@@ -51,13 +54,15 @@ class EmbeddingOptions:
 class Embedder(typing.Protocol):
     """A network ready to embed; several threads may use it at once.
 
-    streams: how many batches it computes at a time.
+    streams: how many batches to submit at a time. words: device and precision, for reports.
+    exact: whether float32 was asked for, so that pictures are decoded whole.
     """
 
     preprocessing: Preprocessing
     batch_size: int
     streams: int
     words: str
+    exact: bool
 
     def embed(self, pixels: np.ndarray) -> np.ndarray:
         """Return the embeddings of preprocessed images.
@@ -70,7 +75,11 @@ class Embedder(typing.Protocol):
 def make_embedder(
     network: "ConvertedNetwork | Network", options: EmbeddingOptions, images: int
 ) -> Embedder:
-    """Return the network on the device and in the precision for so many images."""
+    """Return the network on the device and in the precision for this number of images.
+
+    Raises ModelError if there is no such device, or if torch has to read the weights again for a
+    GPU and they have changed.
+    """
     device = choose_device(options.device, images)
     precision, batch_size = options.precision, options.batch_size
     if isinstance(network, ConvertedNetwork):
@@ -82,15 +91,15 @@ def make_embedder(
                 images=images,
                 cores=core_count(),
             )
-        network = torch_network(network.model.architecture, network.model.weights)
+        network = torch_network_of(network.model)
     return TorchEmbedder(network, device=device, precision=precision, batch_size=batch_size)
 
 
 def choose_device(device: str, images: int) -> str:
-    """Return the device to compute on; 'auto' takes CUDA, else MPS, else the processor.
+    """Return the device to compute on; 'auto' takes CUDA, else MPS, else the CPU.
 
-    For few images it is the processor, before torch would be imported. Raises ModelError if
-    this machine has no such device.
+    For few images it is the CPU, without importing torch. Raises ModelError if this machine has
+    no such device.
     """
     if device == "cpu" or (device == "auto" and (images < GPU_IMAGES or not _may_have_gpu())):
         return "cpu"
@@ -105,15 +114,14 @@ def choose_device(device: str, images: int) -> str:
 
 
 def _may_have_gpu() -> bool:
-    """Return whether it is worth to import torch and ask it."""
-    signs = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # CUDA, CUDA in Windows's Linux, ROCm
-    return sys.platform != "linux" or any(map(os.path.exists, signs))
+    """Return whether to import torch, which takes seconds, and ask it for a GPU."""
+    return sys.platform != "linux" or any(map(os.path.exists, GPU_FILES))
 
 
 def core_count() -> int:
-    """Return how many cores this process may use; torchrun's on a machine share them.
+    """Return how many cores this process may use; torchrun's processes on a machine share them.
 
-    A container can see all of the machine's cores and be given the time of a few.
+    A container may see all cores of the machine but be limited to the time of a few.
     """
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
@@ -129,33 +137,49 @@ def core_count() -> int:
 
 
 class EmbeddedBatch(typing.NamedTuple):
-    """Images and their embeddings, (N, dimension) float32, and the images that had none."""
+    """Images and their embeddings, (N, dimension) float32, and the images that had none.
+
+    findings: what embed_images()'s `examine` returned for each image.
+    """
 
     images: list[DecodedImage]
     embeddings: np.ndarray
+    findings: list[typing.Any]
     skipped: list[Skipped]
 
 
 def embed_images(
-    embedder: Embedder, root: Path, paths: Iterable[str], workers: int | None = None
+    embedder: Embedder,
+    root: Path,
+    paths: Iterable[str],
+    workers: int | None = None,
+    *,
+    for_few: int = 0,
+    examine: Examine | None = None,
 ) -> Iterator[EmbeddedBatch]:
     """Yield the embeddings of root/path in batches, in the order of paths.
 
     Paths are taken as they are needed, a few batches ahead. Worker processes decode while the
-    network runs. workers=None starts one for each core if there are images enough to be worth
-    it; 0 decodes in this process. Unreadable images are skipped and named. Raises ImageError
-    if a worker is killed.
+    network runs: large JPEGs at a reduced scale, unless the embedder is exact. workers=None starts
+    one for each core, or for_few of them for FEW_IMAGES; 0 decodes in this process, and nothing
+    protects it from a picture that takes all memory. examine is called with each decoded picture,
+    where it is decoded. Unreadable images are skipped and named. Raises ImageError if workers
+    can't be started.
     """
     paths = iter(paths)
-    first = list(itertools.islice(paths, INLINE_IMAGES + 1))
+    first = list(itertools.islice(paths, FEW_IMAGES + 1))
     if workers is None:
-        workers = 0 if len(first) <= INLINE_IMAGES else core_count()
+        workers = for_few if len(first) <= FEW_IMAGES else core_count()
     ahead = embedder.streams + 1
     waiting: collections.deque[tuple[Batch, Future[np.ndarray]]] = collections.deque()
+    task = Task(
+        root=root,
+        preprocessing=embedder.preprocessing,
+        least_side=None if embedder.exact else SCALED_SIDE * embedder.preprocessing.resize,
+        examine=examine,
+    )
     with (
-        Decoder(
-            root, embedder.preprocessing, embedder.batch_size, workers, ahead=2 * ahead
-        ) as decoder,
+        Decoder(task, embedder.batch_size, workers, ahead=2 * ahead) as decoder,
         ThreadPoolExecutor(ahead) as network,
     ):
 
@@ -163,7 +187,7 @@ def embed_images(
             batch, future = waiting.popleft()
             embeddings = future.result()
             decoder.release(batch)
-            return EmbeddedBatch(batch.images, embeddings, batch.skipped)
+            return EmbeddedBatch(batch.images, embeddings, batch.findings, batch.skipped)
 
         for batch in decoder.batches(itertools.chain(first, paths)):
             waiting.append((batch, network.submit(embedder.embed, batch.pixels)))
@@ -193,19 +217,25 @@ def add_weights_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_embedding_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that every script which embeds folders has."""
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="default: auto")
+    """Add --device, --precision, --batch-size and --workers."""
+    parser.add_argument(
+        "--device",
+        choices=DEVICES,
+        default="auto",
+        help=f"auto: a GPU, if there is one and {GPU_IMAGES:,} images or more to embed",
+    )
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
         default="auto",
-        help="auto: float16 on a GPU, what is fastest on a processor; float32 is exact",
+        help="auto: float16 on a GPU, the fastest on a CPU; float32 is exact; a precision that the "
+        "CPU lacks is replaced by one that it has, with a warning",
     )
     parser.add_argument(
         "--batch-size",
         type=whole_number(1, 4096),
         metavar="N",
-        help=f"images the network takes at a time (default: {CPU_BATCH}; on a GPU {GPU_BATCH})",
+        help=f"images per run of the network (default: {CPU_BATCH}; on a GPU {GPU_BATCH})",
     )
     parser.add_argument(
         "--workers",
@@ -216,7 +246,7 @@ def add_embedding_options(parser: argparse.ArgumentParser) -> None:
 
 
 def embedding_options(args: argparse.Namespace) -> EmbeddingOptions:
-    """Return what add_embedding_options() has read."""
+    """Return the values of the options that add_embedding_options() added."""
     return EmbeddingOptions(
         device=args.device,
         precision=args.precision,
@@ -226,9 +256,9 @@ def embedding_options(args: argparse.Namespace) -> EmbeddingOptions:
 
 
 def warn_if_random(model: Model) -> None:
-    """Say on stderr that an untrained network finds little more than equal colours."""
+    """Warn on stderr that an untrained network finds little more than similar colours."""
     if model.weights == "random":
         warn(
-            "--weights random is an untrained network, good for a trial without a download; its "
-            "matches are weaker than a trained one's"
+            "--weights random is an untrained network, for trying the scripts without a download; "
+            "its matches are weaker than a trained network's"
         )

@@ -1,23 +1,28 @@
-"""What a collection says of the model that made its vectors. No torch: any module may import it."""
+"""The description of a model that a collection records. Imports no torch: any module may use it."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-# What makes two models' vectors comparable. The layer is always the same one, in whatever words.
+# Models that agree in these have comparable vectors. The layer is always the same; older versions
+# described it in other words.
 COMPARED = ("architecture", "weights_sha256", "preprocessing", "dimension")
+# torchvision's published weights of these expect input in another range, to which the network
+# itself then converts it; torchvision calls that transform_input.
+INPUT_TRANSFORMERS = ("googlenet", "inception_v3")
+TRANSFORM_INPUT = ", transform_input"
 
 
 class ModelError(Exception):
-    """A model that can't be had; the message says what to do."""
+    """A model that is not available; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """What makes the vectors: two collections with equal models hold comparable vectors.
+    """What determines the vectors: two collections with equal models hold comparable vectors.
 
-    weights names a way to get them ('imagenet', 'random' or a file); the SHA-256 of their
-    values says which they are.
+    weights: where they come from ('imagenet', 'random' or a file). weights_sha256: the SHA-256 of
+    their values.
     """
 
     weights: str
@@ -29,16 +34,28 @@ class Model:
 
     @property
     def words(self) -> str:
-        """The model in a reader's words."""
+        """The model, as reports describe it."""
         weights = Path(self.weights).name
         digest = f"SHA-256 of their values {self.weights_sha256[:12]}…"
         return f"{self.architecture}, weights {weights} ({digest}), {self.layer}"
 
     def properties(self) -> dict[str, str]:
-        """Return the model as text to keep beside the vectors."""
+        """Return the model as text to store beside the vectors."""
         return asdict(self)
 
     def same_vectors(self, properties: Mapping[str, str]) -> bool:
-        """Return whether vectors made by the model of these properties compare with ours."""
-        ours = self.properties()
-        return all(properties.get(key) == ours[key] for key in COMPARED)
+        """Return whether vectors made by the model of these properties are comparable with ours."""
+        return compared(self.properties()) == compared(properties)
+
+
+def compared(properties: Mapping[str, str]) -> dict[str, str | None]:
+    """Return what determines the vectors, from the properties of a collection of any version.
+
+    Older versions did not record transform_input, which they set for imagenet weights alone.
+    """
+    values = {key: properties.get(key) for key in COMPARED}
+    transformed = values["architecture"] in INPUT_TRANSFORMERS
+    if transformed and properties.get("weights") == "imagenet":
+        words = values["preprocessing"] or ""
+        values["preprocessing"] = words.removesuffix(TRANSFORM_INPUT) + TRANSFORM_INPUT
+    return values

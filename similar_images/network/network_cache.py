@@ -1,10 +1,11 @@
 """Converted networks, kept in the user's cache folder so that most runs need no torch.
 
-  similar-images/resnet18-<SHA-256 of the weights' values>/   network.xml, network.bin, about.json
-  similar-images/weights/<SHA-256 of where they came from>    the name of that folder
+  similar-images/resnet18-<key of the model>/         network.xml, network.bin, about.json
+  similar-images/weights/<key of the weights' source>  the name of that folder
 
-A network is kept whole or not at all, checked when it is read, and made again when it is
-damaged. Only a folder that is this user's alone is believed.
+A key is a hash of everything that a conversion depends on: weights, preprocessing, versions. A
+network is stored completely or not at all, checked when it is read, and converted again if it is
+damaged. Only folders that no other user can write to are trusted.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import platformdirs
 
-from similar_images.network.model_description import Model
+from similar_images.network.model_description import Model, compared
 from similar_images.pictures.decoding import Preprocessing
 
 if typing.TYPE_CHECKING:
@@ -31,8 +32,10 @@ if typing.TYPE_CHECKING:
 
 APPLICATION = "similar-images"
 GRAPH, WEIGHTS, ABOUT = "network.xml", "network.bin", "about.json"
+FORMAT = 2  # of the folders above; raised when other code would convert a network differently
+CONVERTERS = ("openvino", "torch", "torchvision")  # other versions may convert differently
 PARTIAL = ".partial-"
-STALE_SECONDS = 86_400  # what is half-made after so long, a run that was killed has left
+STALE_SECONDS = 86_400  # no run works on an unfinished folder for that long
 NAME = re.compile(r"[a-z0-9_]+-[0-9a-f]{64}")
 
 
@@ -40,7 +43,7 @@ NAME = re.compile(r"[a-z0-9_]+-[0-9a-f]{64}")
 class ConvertedNetwork:
     """A network in OpenVINO's form: (N, crop, crop, 3) uint8 → (N, dimension) of unit length.
 
-    graph: the file that it is kept in, or itself where it could not be kept.
+    graph: the file in the cache, or the network itself if it could not be stored.
     """
 
     model: Model
@@ -49,19 +52,18 @@ class ConvertedNetwork:
 
 
 def cache_folder() -> Path:
-    """Return this project's folder among the user's caches, where this system has them."""
+    """Return this project's folder in the user's cache folder."""
     return Path(platformdirs.user_cache_dir(APPLICATION, appauthor=False))
 
 
 def find_by_properties(properties: Mapping[str, str]) -> ConvertedNetwork | None:
-    """Return the kept network whose vectors compare with those of a collection's properties."""
-    name = f"{properties.get('architecture')}-{properties.get('weights_sha256')}"
-    kept = _read(name)
+    """Return the kept network whose vectors are comparable with a collection's."""
+    kept = _read(_name(properties))
     return kept if kept and kept.model.same_vectors(properties) else None
 
 
 def find_by_weights(architecture: str, weights: str) -> ConvertedNetwork | None:
-    """Return the kept network that these weights ('imagenet', 'random' or a file) gave before."""
+    """Return the network kept for these weights ('imagenet', 'random' or a file)."""
     try:
         name = (cache_folder() / "weights" / _origin(architecture, weights)).read_text()
     except (OSError, ValueError):
@@ -75,11 +77,11 @@ def find_by_weights(architecture: str, weights: str) -> ConvertedNetwork | None:
 
 
 def keep(network: ConvertedNetwork, weights: str) -> ConvertedNetwork:
-    """Keep a network that these weights gave; return it as kept, or as it is if it can't be."""
-    import openvino  # it has been, to convert the network
+    """Store a network made of these weights; return it as stored, or unchanged if it can't be."""
+    import openvino  # already imported to convert the network
 
     model, root = network.model, cache_folder()
-    name = f"{model.architecture}-{model.weights_sha256}"
+    name = _name(model.properties())
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         _tidy(root)
@@ -93,7 +95,7 @@ def keep(network: ConvertedNetwork, weights: str) -> ConvertedNetwork:
                 "sha256": {file: _sha256(new / file) for file in (GRAPH, WEIGHTS)},
             }
             (new / ABOUT).write_text(json.dumps(about, indent=1))
-            if not _read(name):  # another process may have kept it meanwhile, and be reading it
+            if not _read(name):  # another process may have stored it meanwhile and be reading it
                 shutil.rmtree(root / name, ignore_errors=True)
                 os.replace(new, root / name)
             origins = root / "weights"
@@ -101,20 +103,27 @@ def keep(network: ConvertedNetwork, weights: str) -> ConvertedNetwork:
             note = Path(partial, "origin")
             note.write_text(name)
             os.replace(note, origins / _origin(model.architecture, weights))
-    except (OSError, RuntimeError):  # no room, no right: this run has the network all the same
+    except (OSError, RuntimeError):  # no space or no permission: this run works without
         return network
     return _read(name) or network
 
 
 def _tidy(root: Path) -> None:
-    for partial in root.glob(f"{PARTIAL}*"):
-        with contextlib.suppress(FileNotFoundError):  # another process's, which has just ended
-            if time.time() - partial.stat().st_mtime > STALE_SECONDS:
-                shutil.rmtree(partial, ignore_errors=True)
+    """Remove what killed runs left unfinished and what other versions stored, once a day old."""
+    for folder in root.iterdir():
+        other = NAME.fullmatch(folder.name) and not _is_current(folder)
+        if folder.name.startswith(PARTIAL) or other:
+            with contextlib.suppress(FileNotFoundError):  # its own process has just removed it
+                if time.time() - folder.stat().st_mtime > STALE_SECONDS:
+                    shutil.rmtree(folder, ignore_errors=True)
+    for note in (root / "weights").glob("*"):
+        with contextlib.suppress(OSError, ValueError):
+            if not (root / note.read_text()).exists():
+                note.unlink()
 
 
 def _read(name: str) -> ConvertedNetwork | None:
-    """Return a kept network if it is there and whole, and nobody else could have written it."""
+    """Return a kept network if it is complete, current, and no other user can have written it."""
     folder = cache_folder() / name
     if not NAME.fullmatch(name) or not (_is_ours(cache_folder()) and _is_ours(folder)):
         return None
@@ -122,9 +131,17 @@ def _read(name: str) -> ConvertedNetwork | None:
         about = json.loads((folder / ABOUT).read_text())
         model, preprocessing = Model(**about["model"]), Preprocessing(**about["preprocessing"])
         whole = all(about["sha256"][f] == _sha256(folder / f) for f in (GRAPH, WEIGHTS))
-        if whole and name == f"{model.architecture}-{model.weights_sha256}":
+        if whole and _is_current(folder):
             return ConvertedNetwork(model, preprocessing, folder / GRAPH)
     return None
+
+
+def _is_current(folder: Path) -> bool:
+    """Return whether this version would give its content the folder's name."""
+    try:
+        return folder.name == _name(json.loads((folder / ABOUT).read_text())["model"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # damaged
+        return False
 
 
 def _is_ours(folder: Path) -> bool:
@@ -132,19 +149,26 @@ def _is_ours(folder: Path) -> bool:
         status = folder.stat()
     except OSError:
         return False
-    if os.name == "nt":  # the user's own folder there, by its access list
+    if os.name == "nt":  # access lists there make it the user's own
         return True
     return status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
+def _name(properties: Mapping[str, str]) -> str:
+    """Return the folder name of the network that made the vectors of these properties."""
+    return f"{properties.get('architecture')}-{_key(*compared(properties).values())}"
+
+
 def _origin(architecture: str, weights: str) -> str:
-    """Return a name for where weights come from: what is published under a version, or a file."""
-    if weights in ("imagenet", "random"):
-        version = importlib.metadata.version("torchvision")
-        origin = f"{weights} of torchvision {version}"
-    else:
-        origin = f"file {_sha256(Path(weights))}"
-    return hashlib.sha256(f"{architecture} {origin}".encode()).hexdigest()
+    """Return a name for the source of weights: what torchvision publishes, or a file's content."""
+    published = weights in ("imagenet", "random")
+    return _key(architecture, weights if published else f"file {_sha256(Path(weights))}")
+
+
+def _key(*parts: str | None) -> str:
+    """Return a hash of the parts and of the versions that determine a conversion."""
+    versions = [importlib.metadata.version(package) for package in CONVERTERS]
+    return hashlib.sha256(json.dumps([FORMAT, versions, parts]).encode()).hexdigest()
 
 
 def _sha256(file: Path) -> str:

@@ -1,4 +1,4 @@
-"""Embed on the processor: OpenVINO runs a converted network, one copy of it per core."""
+"""Embed on the CPU: OpenVINO runs a converted network, one copy of it per core."""
 
 import queue
 import typing
@@ -6,19 +6,21 @@ from pathlib import Path
 
 import numpy as np
 
+from similar_images.console import warn
 from similar_images.network.network_cache import ConvertedNetwork
 from similar_images.network.networks import import_openvino
 
 CPU_BATCH = 16  # images: with 4 to 64 OpenVINO is within a tenth of its best
-HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}  # OpenVINO's names
+HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}  # OpenVINO's names of precisions
 
 
 class OpenVinoEmbedder:
-    """A converted network on the processor; an Embedder.
+    """A converted network on the CPU; an Embedder.
 
-    Each core has its own copy: a core that decodes or upserts meanwhile delays one batch, not all
-    of them. OpenVINO can make the copies itself, at once (NUM_STREAMS), but 2026.4 then gave a
-    vision transformer's copy wrong weights in 7 of 40 processes; made one by one they are right.
+    Each core has its own copy: a core that also decodes or upserts delays one batch, not all of
+    them. OpenVINO can make the copies itself (NUM_STREAMS), in parallel, but 2026.4 then gave one
+    of a vision transformer's copies wrong weights in 7 of 40 processes. Made one by one they are
+    correct.
     """
 
     def __init__(
@@ -30,19 +32,23 @@ class OpenVinoEmbedder:
         images: int,
         cores: int,
     ) -> None:
-        """Compile the network for about so many images, on so many cores."""
+        """Compile the network for about this number of images and cores.
+
+        A precision that the CPU lacks is replaced by OpenVINO, with a warning.
+        """
         self.preprocessing = network.preprocessing
+        self.exact = precision == "float32"
         self.batch_size = batch_size or max(1, min(CPU_BATCH, images))
         self.streams = max(1, min(cores, -(-images // self.batch_size)))
         settings = {
             "NUM_STREAMS": "1",
             "INFERENCE_NUM_THREADS": str(cores // self.streams),
-            "ENABLE_CPU_PINNING": "NO",  # each copy would pin itself to the same core
+            "ENABLE_CPU_PINNING": "NO",  # every copy would pin itself to the same core
         }
         if precision != "auto":
             settings["INFERENCE_PRECISION_HINT"] = HINTS[precision]
         openvino = import_openvino()
-        # Its bindings look NumPy up at first use; two threads doing so at once deadlock.
+        # Its bindings look up NumPy at first use; two threads that do so at once deadlock.
         np.array(openvino.Tensor(np.zeros(1, np.uint8)).data)
         core = openvino.Core()
         graph = network.graph
@@ -55,6 +61,8 @@ class OpenVinoEmbedder:
             self._requests.put(copy.create_infer_request())
         hint = copies[0].get_property("INFERENCE_PRECISION_HINT").to_string()
         used = next((name for name, openvinos in HINTS.items() if openvinos == hint), hint)
+        if precision not in ("auto", used):
+            warn(f"this CPU does not compute in {precision}; OpenVINO uses {used}")
         threads = f"{cores} thread{'s' if cores > 1 else ''}"
         self.words = f"cpu with {threads}, OpenVINO, {used}, batches of {self.batch_size}"
 

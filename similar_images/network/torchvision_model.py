@@ -1,8 +1,8 @@
-"""Which network makes the vectors: any of torchvision's classifiers without its last layer.
+"""The network that computes the vectors: any of torchvision's classifiers without its last layer.
 
-Everything about it is torchvision's: its layers, its published weights and preprocessing. torch
-takes seconds to import, so this module is imported only where network_cache.py keeps no converted
-network, and on a GPU.
+Layers, published weights and preprocessing are torchvision's. torch takes seconds to import, so
+this module is imported only if the cache (network_cache.py) holds no converted network, or for a
+GPU.
 """
 
 import difflib
@@ -18,18 +18,18 @@ import torchvision
 from torch import nn
 from torchvision.transforms._presets import ImageClassification
 
-from similar_images.network.model_description import Model, ModelError
+from similar_images.network.model_description import TRANSFORM_INPUT, Model, ModelError
 from similar_images.pictures.decoding import Preprocessing
 from similar_images.text import printable
 
 RANDOM_SEED = 0
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation of its channels
-UNTRAINED = "num_batches_tracked"  # counted by batch norms while they are trained
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation of each channel
+COUNTER = "num_batches_tracked"  # of batch norms, used only in training
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network that embeds, ready in torch: what it is, what it takes, its layers."""
+    """A network in torch that computes embeddings: its description, preprocessing and layers."""
 
     model: Model
     preprocessing: Preprocessing
@@ -42,9 +42,9 @@ def model_names() -> list[str]:
 
 
 def load_network(architecture: str, weights: str) -> Network:
-    """Return the network that embeds with 'imagenet' or 'random' weights, or those of a file.
+    """Return the network with 'imagenet' or 'random' weights, or those of a file.
 
-    Raises ModelError if there is no such classifier, or its weights can't be had.
+    Raises ModelError if there is no such classifier, or its weights are not available.
     """
     if architecture not in model_names():
         near = difflib.get_close_matches(architecture, model_names(), 3, 0.4)
@@ -63,7 +63,7 @@ def load_network(architecture: str, weights: str) -> Network:
         state = _state_of_file(Path(weights))
     _load_state(body, head, state, weights, architecture)
     if weights == "imagenet" and hasattr(body, "transform_input"):
-        # The published GoogLeNet and Inception v3 were trained elsewhere, on another range.
+        # The published weights of GoogLeNet and Inception v3 expect input in another range.
         body.transform_input = True  # type: ignore[assignment]
     transforms = published.transforms()
     preprocessing = _preprocessing(transforms)
@@ -71,14 +71,15 @@ def load_network(architecture: str, weights: str) -> Network:
         weights=weights if weights in ("imagenet", "random") else str(Path(weights).resolve()),
         weights_sha256=_sha256(body),
         architecture=architecture,
-        preprocessing=_in_words(preprocessing, transforms),
+        preprocessing=_in_words(preprocessing, transforms)
+        + (TRANSFORM_INPUT if getattr(body, "transform_input", False) else ""),
         dimension=str(dimension),
     )
     return Network(model, preprocessing, _Embedding(body, transforms).eval())
 
 
 class _Embedding(nn.Module):
-    """Normalises pixels, embeds them, and scales the embeddings to unit length."""
+    """Normalises pixels, computes embeddings, and scales them to unit length."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -96,7 +97,7 @@ class _Embedding(nn.Module):
 
 
 def _without_last_layer(architecture: str) -> tuple[nn.Module, str, int]:
-    """Return the classifier, its last linear layer gone, that layer's name, and what entered it."""
+    """Return the classifier without its last linear layer, that layer's name and its input size."""
     body = torchvision.models.get_model(architecture, weights=None).eval()
     linear = [(name, part) for name, part in body.named_modules() if isinstance(part, nn.Linear)]
     if not linear:
@@ -143,8 +144,8 @@ def _state_of_file(file: Path) -> Mapping[str, object]:
 def _random_state(body: nn.Module) -> dict[str, torch.Tensor]:
     """Return an untrained network's tensors: He's initialisation with a fixed seed.
 
-    What torchvision sets to one value stays, what it draws is drawn by NumPy, whose generator
-    gives the same numbers on every machine; biases are 0.
+    Tensors that torchvision fills with one value are kept. Those that it draws at random are drawn
+    by NumPy, whose generator gives the same numbers on every machine; biases are 0.
     """
     generator = np.random.default_rng(RANDOM_SEED)
     state = {}
@@ -163,15 +164,15 @@ def _random_state(body: nn.Module) -> dict[str, torch.Tensor]:
 def _load_state(
     body: nn.Module, head: str, state: Mapping[str, object], source: str, architecture: str
 ) -> None:
-    """Put a state dict's tensors into the network; ModelError if they aren't its own."""
+    """Load a state dict into the network; ModelError if it is not one of this architecture."""
     expected = body.state_dict()
-    article = f"{source} is not a state dict of {architecture}"
+    mismatch = f"{source} is not a state dict of {architecture}"
     for name, tensor in expected.items():
         given = state.get(name)
-        if name.endswith(UNTRAINED) and given is None:
+        if name.endswith(COUNTER) and given is None:
             continue
         if not isinstance(given, torch.Tensor) or given.shape != tensor.shape:
-            raise ModelError(f"{article} ({name} is missing or of another shape); check --weights")
+            raise ModelError(f"{mismatch} ({name} is missing or of another shape); check --weights")
         if not torch.isfinite(given).all():
             raise ModelError(
                 f"{source} is damaged ({name} holds values that are not numbers); get it again"
@@ -179,16 +180,16 @@ def _load_state(
     extra = [str(name) for name in state if name not in expected]
     extra = [name for name in extra if not name.startswith(f"{head}.")]
     if extra:
-        raise ModelError(f"{article} (it has {printable(extra[0])}); check --weights")
+        raise ModelError(f"{mismatch} (it has {printable(extra[0])}); check --weights")
     expected.update({name: state[name] for name in expected if name in state})
     body.load_state_dict(expected)
 
 
 def _sha256(body: nn.Module) -> str:
-    """Return the SHA-256 of the values that an embedding depends on, in the network's order."""
+    """Return the SHA-256 of the values that affect an embedding, in the network's order."""
     digest = hashlib.sha256()
     for name, tensor in body.state_dict().items():
-        if not name.endswith(UNTRAINED):
+        if not name.endswith(COUNTER):
             digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
 

@@ -1,4 +1,4 @@
-"""Worker processes that decode a folder's pictures into shared memory, a batch at a time."""
+"""Worker processes that decode and examine pictures, a batch at a time."""
 
 import collections
 import contextlib
@@ -14,49 +14,20 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from similar_images.pictures.decoding import DecodedImage, Preprocessing, decode
-from similar_images.pictures.image_files import ImageError, Skipped, skipped_for
+from similar_images.pictures.decode_task import Batch, Task, decode_batch
+from similar_images.pictures.decoding import DecodedImage
+from similar_images.pictures.image_files import ImageError, Skipped
 
 PICTURE_SECONDS = 120  # a worker that decodes one picture for longer is ended
 KILLED = "a decode worker was killed while it decoded it (out of memory?)"
 SPAWN = multiprocessing.get_context("spawn")  # a fork copies locks that threads hold
-
-
-@dataclass
-class Batch:
-    """Decoded pictures, and those of the batch that could not be decoded.
-
-    pixels: (N, crop, crop, 3) uint8, N = len(images); valid until release() is called.
-    """
-
-    pixels: np.ndarray
-    images: list[DecodedImage]
-    skipped: list[Skipped] = field(default_factory=list)
-    slot: int | None = None
-
-
-def decode_batch(
-    root: Path, paths: list[str], preprocessing: Preprocessing, out: np.ndarray
-) -> Batch:
-    """Decode root/path for each path into out, (at least len(paths), crop, crop, 3) uint8."""
-    images: list[DecodedImage] = []
-    skipped = []
-    for path in paths:
-        try:
-            info, rgb = decode(root, path)
-            out[len(images)] = preprocessing(rgb)
-            images.append(info)
-        except ImageError as error:
-            skipped.append(skipped_for(path, error))
-    return Batch(out[: len(images)], images, skipped)
 
 
 def end_with_parent() -> None:
@@ -74,31 +45,28 @@ def _exit_after(process: BaseProcess) -> None:
 
 @dataclass(frozen=True)
 class _Work:
-    """What a worker process decodes from, how, and into: (slots, N, crop, crop, 3) uint8."""
+    """A worker process's task, and the memory for its results: (slots, N, *shape) uint8."""
 
-    root: Path
-    preprocessing: Preprocessing
+    task: Task
     slots: np.ndarray
     seconds: float  # for one picture
     nowhere: int  # a file descriptor of the null device
 
 
-Decoded = tuple[list[DecodedImage], list[Skipped]]
+Decoded = tuple[list[DecodedImage], list[Any], list[Skipped]]
 _work: _Work | None = None  # this worker process's
 
 
-def _start_worker(
-    root: Path, preprocessing: Preprocessing, memory: Any, shape: tuple[int, ...], seconds: float
-) -> None:
+def _start_worker(task: Task, memory: Any, shape: tuple[int, ...], seconds: float) -> None:
     """Prepare this worker process: note its work, and end with the parent."""
     global _work
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    _work = _Work(root, preprocessing, _as_array(memory, shape), seconds, nowhere)
+    _work = _Work(task, _as_array(memory, shape), seconds, nowhere)
     end_with_parent()
 
 
 def _as_array(memory: Any, shape: tuple[int, ...]) -> np.ndarray:
-    return np.frombuffer(memoryview(memory), np.uint8).reshape(shape)
+    return np.frombuffer(memoryview(memory), np.uint8, math.prod(shape)).reshape(shape)
 
 
 def _decode_into(slot: int, start: int, paths: list[str]) -> Decoded:
@@ -110,6 +78,7 @@ def _decode_into(slot: int, start: int, paths: list[str]) -> Decoded:
     """
     assert _work is not None
     images: list[DecodedImage] = []
+    findings: list[Any] = []
     skipped: list[Skipped] = []
     alarm_set = -math.inf
     for path in paths:
@@ -117,11 +86,12 @@ def _decode_into(slot: int, start: int, paths: list[str]) -> Decoded:
             faulthandler.dump_traceback_later(_work.seconds, exit=True, file=_work.nowhere)
             alarm_set = time.monotonic()
         out = _work.slots[slot, start + len(images) :]
-        batch = decode_batch(_work.root, [path], _work.preprocessing, out)
+        batch = decode_batch(_work.task, [path], out)
         images += batch.images
+        findings += batch.findings
         skipped += batch.skipped
     faulthandler.cancel_dump_traceback_later()
-    return images, skipped
+    return images, findings, skipped
 
 
 @dataclass
@@ -142,16 +112,9 @@ class Decoder:
     calling process decodes, and nothing protects it from such a picture.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        preprocessing: Preprocessing,
-        batch_size: int,
-        workers: int,
-        ahead: int = 4,
-    ) -> None:
-        self.root = root
-        self.preprocessing = preprocessing
+    def __init__(self, task: Task, batch_size: int, workers: int, ahead: int = 4) -> None:
+        """Start the workers."""
+        self.task = task
         self.batch_size = batch_size
         self.workers = workers
         self.slots = workers + ahead
@@ -160,13 +123,13 @@ class Decoder:
         self._pool: ProcessPoolExecutor | None = None
         if workers:
             # A file without a name: nothing is left of it, however this process ends.
-            shape = (self.slots, batch_size, *preprocessing.shape)
-            self._shared = SPAWN.RawArray(ctypes.c_ubyte, math.prod(shape))
+            shape = (self.slots, batch_size, *task.shape)
+            self._shared = SPAWN.RawArray(ctypes.c_ubyte, max(1, math.prod(shape)))
             self._memory = _as_array(self._shared, shape)
             self._pool = self._new_pool()
 
     def _new_pool(self) -> ProcessPoolExecutor:
-        work = (self.root, self.preprocessing, self._shared, self._memory.shape, PICTURE_SECONDS)
+        work = (self.task, self._shared, self._memory.shape, PICTURE_SECONDS)
         return ProcessPoolExecutor(self.workers, SPAWN, _start_worker, work)
 
     def __enter__(self) -> "Decoder":
@@ -182,15 +145,16 @@ class Decoder:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def batches(self, paths: Iterable[str]) -> Iterator[Batch]:
-        """Yield the pictures at root/path in batches, in the order of paths.
+        """Yield the pictures of paths in batches, in the order of paths.
 
         Raises ImageError if worker processes can't be started.
         """
         chunks = _chunked(paths, self.batch_size)
         if not self._pool:
             for chunk in chunks:
-                out = np.empty((len(chunk), *self.preprocessing.shape), np.uint8)
-                yield decode_batch(self.root, chunk, self.preprocessing, out)
+                yield decode_batch(
+                    self.task, chunk, np.empty((len(chunk), *self.task.shape), np.uint8)
+                )
             return
         for chunk in chunks:
             while not self._free:
@@ -223,14 +187,15 @@ class Decoder:
         """
         oldest = self._waiting.popleft()
         try:
-            images, skipped = oldest.future.result()
+            images, findings, skipped = oldest.future.result()
         except BrokenProcessPool:
             self._restart()
-            images, skipped = self._one_by_one(oldest)
+            images, findings, skipped = self._one_by_one(oldest)
             for pending in self._waiting:
                 if pending.future.exception():
                     pending.future = self._submit(pending.slot, 0, pending.paths)
-        return Batch(self._memory[oldest.slot, : len(images)], images, skipped, oldest.slot)
+        pixels = self._memory[oldest.slot, : len(images)]
+        return Batch(pixels, images, findings, skipped, oldest.slot)
 
     def _restart(self) -> None:
         """Start new workers, after the last of the old ones has ended and writes no more."""
@@ -241,20 +206,22 @@ class Decoder:
     def _one_by_one(self, batch: _Pending) -> Decoded:
         """Decode a batch's pictures alone; skip those that their worker dies of."""
         images: list[DecodedImage] = []
+        findings: list[Any] = []
         skipped: list[Skipped] = []
         for path in batch.paths:
             self._check_alive()
             began = time.monotonic()
             try:
-                decoded, failed = self._submit(batch.slot, len(images), [path]).result()
+                decoded, found, failed = self._submit(batch.slot, len(images), [path]).result()
                 images += decoded
+                findings += found
                 skipped += failed
             except BrokenProcessPool:
                 late = time.monotonic() - began >= PICTURE_SECONDS
                 reason = f"decoding it takes more than {PICTURE_SECONDS} s" if late else KILLED
                 skipped.append(Skipped(path, reason, unseen=True))
                 self._restart()
-        return images, skipped
+        return images, findings, skipped
 
     def _check_alive(self) -> None:
         """Make sure that a worker answers, so that no picture is blamed for one that was dead."""

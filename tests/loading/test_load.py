@@ -1,4 +1,4 @@
-"""loading.py: what a load prunes and what it keeps; on Milvus Lite and on a server."""
+"""What a load prunes and keeps, replaces and refuses; on Milvus Lite and on a server."""
 
 import os
 import shutil
@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import LOAD, load, on_both_engines, rows
+from helpers import LOAD, MODEL, load, on_both_engines, rows
+from PIL import Image
 
 import embed_and_load
+from similar_images.milvus.collection import ImageCollection
+from similar_images.pictures import image_files
 
 Fails = Callable[..., str]
 milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
@@ -34,7 +37,7 @@ def test_nothing_is_pruned_under_what_could_not_be_listed(
     assert set(rows()) == kept
     out = capsys.readouterr().out
     locked = sum(path.startswith("3/") for path in before)
-    assert f"{locked} rows of files that could not be looked at: kept" in out
+    assert f"{locked} rows of files that can't be checked (in an empty" in out
     assert load("--prune") == 0
     assert set(rows()) == kept
 
@@ -49,6 +52,54 @@ def test_nothing_is_pruned_under_a_link_that_leads_nowhere(loaded: Path) -> None
     os.rename("share", "unmounted")
     assert load("--prune") == 0
     assert set(rows()) == set(before)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links are POSIX's")
+def test_nothing_is_pruned_whose_link_leads_nowhere(loaded: Path) -> None:
+    """As where single pictures are links to a disk that is not mounted."""
+    before = rows()
+    for path in list(before)[:5]:
+        Path("database_set", path).unlink()
+        os.symlink(loaded / "unmounted" / path, Path("database_set", path))
+    assert load("--prune") == 0
+    assert set(rows()) == set(before)
+
+
+def test_nothing_is_pruned_under_an_empty_folder(
+    loaded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where a disk is not mounted on a folder below the root."""
+    before = rows()
+    shutil.rmtree("database_set/5")
+    Path("database_set/5").mkdir()
+    capsys.readouterr()
+    assert load("--prune") == 0
+    assert set(rows()) == set(before)
+    number = sum(path.startswith("5/") for path in before)
+    assert f"{number} rows of files that can't be checked (in an empty" in capsys.readouterr().out
+    os.rmdir("database_set/5")
+    assert load("--prune") == 0
+    assert set(rows()) == {path for path in before if not path.startswith("5/")}
+
+
+def test_nothing_is_pruned_that_no_decoder_takes_now(
+    loaded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where pillow-heif has been uninstalled."""
+    Image.new("RGB", (9, 9)).save("database_set/phone.TIF")
+    assert load() == 0
+    before = rows()
+    assert "phone.TIF" in before
+    functions = (image_files.readable_formats, image_files.image_suffixes)
+    with monkeypatch.context() as patch:
+        refused = image_files.REFUSED_FORMATS | {"TIFF"}
+        patch.setattr(image_files, "REFUSED_FORMATS", refused)
+        for function in functions:
+            function.cache_clear()
+        assert load("--prune") == 0
+        assert set(rows()) == set(before)
+    for function in functions:
+        function.cache_clear()
 
 
 def test_a_prune_of_most_rows_asks_for_a_word_more(loaded: Path, fails: Fails) -> None:
@@ -78,3 +129,46 @@ def test_a_folder_of_nothing_else_says_what_it_holds(own_folder: Path, fails: Fa
         Path(f"phone/{number}.svg").write_bytes(b"")
     error = fails(embed_and_load.main, *LOAD, "--images", "phone")
     assert "phone holds no images (left out: 3 .svg)" in error
+
+
+def interrupted_recreate(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run --recreate until it drops the old collection, or renames the new one."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageCollection, step, interrupt)
+        assert load("--recreate") == 130
+
+
+def test_a_recreated_collection_is_not_dropped_for_another_model_or_folder(
+    loaded: Path, monkeypatch: pytest.MonkeyPatch, fails: Fails
+) -> None:
+    before = rows()
+    interrupted_recreate("rename", monkeypatch)
+    shutil.copytree("database_set", "other")
+    error = fails(embed_and_load.main, *LOAD, "--images", "other")
+    assert "holds the folder" in error
+    assert "--recreate" in error
+    error = fails(embed_and_load.main, *MODEL[2:], "--model", "resnet18", "--workers", "0")
+    assert "was made with another model" in error
+    assert "--recreate" in error
+    after = rows()
+    assert set(after) == set(before)
+    assert all(after[path]["inserted_at"] > before[path]["inserted_at"] for path in before)  # type: ignore[operator]
+    assert load() == 0
+    assert rows() == after
+
+
+def test_an_interrupted_recreate_is_mentioned(
+    loaded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupted_recreate("drop", monkeypatch)
+    said = "an interrupted --recreate has left the collection images_being_recreated"
+    capsys.readouterr()
+    assert load() == 0
+    assert capsys.readouterr().err.count(said) == 1
+    assert load("--recreate") == 0
+    assert load() == 0
+    assert said not in capsys.readouterr().err

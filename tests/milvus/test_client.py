@@ -1,4 +1,4 @@
-"""milvus.py: addresses, secrets, and requests that are asked again."""
+"""client.py: addresses, secrets, requests that are repeated."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +17,12 @@ from similar_images.milvus.schema import VECTOR
 from similar_images.milvus.vector_index import INDEXES
 
 
-def test_lite_differs_from_nothing_but_names_in_its_address() -> None:
+def test_an_address_is_printed_without_its_credentials() -> None:
     assert redact("http://user:pass@host:19530/db?x=secret") == "http://host:19530/db"
     assert redact("./milvus.db") == "./milvus.db"
 
 
-def test_a_password_lets_in_and_is_never_printed(
+def test_a_password_opens_the_server_and_is_never_printed(
     loaded: Path,
     server: Server,
     monkeypatch: pytest.MonkeyPatch,
@@ -62,7 +62,7 @@ REQUESTS: dict[str, Callable[[ImageCollection], object]] = {
 }
 
 
-def test_every_request_is_asked_again_and_that_is_said(
+def test_every_request_is_repeated_with_a_warning(
     loaded: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert load("--milvus-uri", server.uri) == 0
@@ -81,7 +81,7 @@ def test_every_request_is_asked_again_and_that_is_said(
 
 
 def test_milvus_lite_keeps_no_vector_twice(loaded: Path) -> None:
-    """A FLAT index, which earlier versions made there, is its vectors once more."""
+    """A FLAT index, which earlier versions built there, stores the vectors twice."""
 
     def second_copies() -> list[Path]:
         return list(Path("milvus.db").rglob("*.idx"))

@@ -1,15 +1,16 @@
-"""image_collection.py: what rows hold, how they are read in pages, whatever their names."""
+"""collection.py: what rows hold, how they are read in pages and counted, whatever their names."""
 
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import exact_embedder, load, on_both_engines, pairings, rows
+from helpers import DIMENSION, exact_embedder, load, on_both_engines, pairings, rows
 from PIL import Image
 
 import query_code
 from similar_images.milvus import collection as image_collection
+from similar_images.milvus.client import CollectionError
 from similar_images.milvus.collection import ImageCollection, existing_collection
 from similar_images.milvus.connection import connect, resolve_uri
 from similar_images.network.embedding import embed_images
@@ -32,6 +33,29 @@ def test_rows_hold_what_the_contract_says(loaded: Path) -> None:
         assert (row["width"], row["height"]) == (32, 32)
         assert (row["file_size"], row["modified_at"]) == (status.st_size, status.st_mtime_ns)
         assert 0 <= row["inserted_at"] / 1000 - status.st_mtime < 3600  # type: ignore[operator]
+
+
+def test_rows_for_which_a_filter_is_true_are_counted(loaded: Path, milvus: str) -> None:
+    """Also rows that have just been replaced or deleted."""
+    sizes = [int(str(row["file_size"])) for row in rows().values()]
+    middle = sorted(sizes)[90]
+    larger = sum(size > middle for size in sizes)
+    assert 0 < larger < 180
+    with connect(resolve_uri(None), must_exist=True) as client:
+        collection = existing_collection(client, "images")
+        assert collection.count() == 180
+        assert collection.count(f"file_size > {middle}") == larger
+        assert collection.count("width > 1000") == 0
+        assert collection.count('path like "%" or width < 9') == 180
+        with pytest.raises(CollectionError, match=r"; check --filter$"):
+            collection.count("file_size >")
+        vector = np.eye(DIMENSION, dtype=np.float32)[:2]
+        new = [DecodedImage(name, 10**9, 1, 2, 3) for name in ("new 1.png", "new 2.png")]
+        for _ in range(2):
+            collection.upsert(new, vector)
+            assert collection.count(f"file_size > {middle}") == larger + 2
+        collection.delete(["new 1.png"])
+        assert collection.count(f"file_size > {middle}") == larger + 1
 
 
 def test_a_picture_is_its_own_nearest_and_nothing_is_nearer_than_equal(loaded: Path) -> None:

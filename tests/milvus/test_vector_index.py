@@ -1,4 +1,4 @@
-"""vector_index.py: which index a collection gets, and what is said of it."""
+"""vector_index.py: which index a collection gets, and how it is described."""
 
 from collections.abc import Callable
 from pathlib import Path

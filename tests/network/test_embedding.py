@@ -1,4 +1,4 @@
-"""embedding.py and image_to_embedding.py: vectors of files, in all precisions and batch sizes."""
+"""embedding.py, its embedders and image_to_embedding.py: devices, precisions, batch sizes."""
 
 import json
 import os
@@ -9,14 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import PROJECT, exact_embedder, run_script
 
 import image_to_embedding as script
 from image_to_embedding import image_to_embedding
 from similar_images.network import embedding
-from similar_images.network.embedding import EmbeddingOptions, embed_images, make_embedder
+from similar_images.network.embedding import (
+    GPU_IMAGES,
+    EmbeddingOptions,
+    choose_device,
+    embed_images,
+    make_embedder,
+)
 from similar_images.network.model_description import ModelError
-from similar_images.network.networks import find_network
+from similar_images.network.networks import find_network, torch_network
+from similar_images.network.torch_embedder import TorchEmbedder, torch_device
 from similar_images.pictures.image_files import ImageError, Listing, iter_images
 
 Fails = Callable[..., str]
@@ -38,7 +46,7 @@ def test_faster_precisions_keep_the_embedding(precision: str, digits: Path) -> N
 
 @pytest.mark.parametrize("count", [1, 2, 5, 16, 17])
 def test_any_number_of_images_is_embedded_alike(count: int, digits: Path) -> None:
-    """Batches are filled up with nothing, and what is embedded of that is not given."""
+    """Batches are padded, and the embeddings of the padding are left out."""
     root = digits / "database_set"
     paths = sorted(image.path for image in iter_images(root, Listing()))[:count]
     options = EmbeddingOptions("cpu", "float32")
@@ -54,7 +62,7 @@ def test_any_number_of_images_is_embedded_alike(count: int, digits: Path) -> Non
     ("limit", "cores"),
     [("max 100000", 64), ("200000 100000", 2), ("150000 100000", 2), ("50000 100000", 1)],
 )
-def test_a_containers_share_of_the_cores_is_kept_to(
+def test_a_containers_limit_on_cores_is_respected(
     limit: str, cores: int, own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (own_folder / "cpu.max").write_text(f"{limit}\n")
@@ -64,12 +72,83 @@ def test_a_containers_share_of_the_cores_is_kept_to(
 
 
 def test_a_device_that_is_not_there_is_named() -> None:
-    torch = pytest.importorskip("torch")
     device = "mps" if torch.cuda.is_available() else "cuda"
     if device == "mps" and torch.backends.mps.is_available():
         pytest.skip("this machine has both")
     with pytest.raises(ModelError, match=f"no {device} device"):
         make_embedder(find_network("resnet18", "random"), EmbeddingOptions(device), 5)
+
+
+@pytest.mark.parametrize(
+    ("device", "images", "gpus", "chosen"),
+    [
+        ("auto", GPU_IMAGES, ["cuda", "mps"], "cuda"),
+        ("auto", GPU_IMAGES, ["mps"], "mps"),
+        ("auto", GPU_IMAGES, [], "cpu"),
+        ("auto", GPU_IMAGES - 1, ["cuda", "mps"], "cpu"),
+        ("cuda", 1, ["cuda", "mps"], "cuda"),
+        ("mps", 1, ["cuda", "mps"], "mps"),
+        ("cpu", GPU_IMAGES, ["cuda", "mps"], "cpu"),
+    ],
+)
+def test_auto_takes_a_gpu_that_is_there_for_many_images(
+    device: str,
+    images: int,
+    gpus: list[str],
+    chosen: str,
+    own_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(embedding, "GPU_FILES", (str(own_folder),))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in gpus)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in gpus)
+    assert choose_device(device, images) == chosen
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no file says whether there is a GPU")
+def test_without_a_gpus_device_file_torch_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding, "GPU_FILES", ("/dev/no-such-gpu",))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: pytest.fail("torch was asked"))
+    assert choose_device("auto", GPU_IMAGES) == "cpu"
+
+
+@pytest.mark.parametrize(("local_rank", "index"), [(None, 0), ("0", 0), ("1", 1), ("3", 1)])
+def test_each_process_of_torchrun_gets_a_gpu(
+    local_rank: str | None, index: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if local_rank:
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert torch_device("cuda") == torch.device("cuda", index)
+    assert torch_device("mps") == torch.device("mps")
+
+
+def test_float32_turns_tf32_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions on a GPU are computed in TF32 by default: float32 rounded to 10 bits."""
+    for backend in (torch.backends.cudnn, torch.backends.cuda.matmul):
+        monkeypatch.setattr(backend, "allow_tf32", True)  # put back at the end
+    network = torch_network("resnet18", "random")
+    TorchEmbedder(network, device="cpu", precision="float32", batch_size=1)
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_precision_that_the_cpu_lacks_is_named(
+    precision: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is reported is what runs: the vectors are those of the precision that it names."""
+    network = find_network("resnet18", "random")
+    asked = make_embedder(network, EmbeddingOptions("cpu", precision, 1), 1)
+    used = asked.words.split(", ")[2]
+    warning = f"this CPU does not compute in {precision}; OpenVINO uses {used}\n"
+    assert capsys.readouterr().err == ("" if used == precision else f"warning: {warning}")
+    assert precision != "float32" or used == "float32"
+    reported = make_embedder(network, EmbeddingOptions("cpu", used, 1), 1)
+    assert capsys.readouterr().err == ""
+    pixels = np.random.default_rng(1).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(asked.embed(pixels), reported.embed(pixels))
 
 
 def test_the_function_gives_a_vector_of_unit_length(photos: Path) -> None:
@@ -86,7 +165,7 @@ def test_the_function_gives_a_vector_of_unit_length(photos: Path) -> None:
         image_to_embedding("nowhere.png", weights="random")
 
 
-def test_alone_it_prints_the_numbers(photos: Path, own_folder: Path) -> None:
+def test_the_script_prints_the_numbers(photos: Path, own_folder: Path) -> None:
     image = photos / "猫/三毛.webp"
     done = run_script("image_to_embedding.py", "--weights", "random", image, cwd=own_folder)
     assert done.returncode == 0, done.stderr
@@ -102,7 +181,7 @@ def test_its_mistakes_end_in_one_line(photos: Path, fails: Fails) -> None:
 
 
 HEAVY = {"torch", "torchvision", "openvino", "pymilvus", "sklearn", "pandas", "jinja2"}
-# What a module is about, it may import; the others none of these.
+# torchvision_model.py alone may import torch; the other modules import none of these.
 MODULES = sorted(
     ".".join(path.relative_to(PROJECT).with_suffix("").parts)
     for path in (PROJECT / "similar_images").rglob("[a-z]*.py")
@@ -144,7 +223,7 @@ def test_a_worker_process_starts_with_little(name: str) -> None:
     assert int(done.stdout.split()[0]) < 600
 
 
-# Threads change places at every step, so that both come to OpenVINO's bindings at once.
+# Threads are switched at every step, so that both enter OpenVINO's bindings at once.
 FIRST_USE = """
 import sys, threading
 import numpy as np
@@ -170,6 +249,6 @@ for thread in threads:
 
 
 def test_the_first_two_batches_do_not_wait_for_each_other() -> None:
-    """OpenVINO's bindings find NumPy at their first use, and hung if two threads made it."""
+    """OpenVINO's bindings look up NumPy at first use, and deadlocked if two threads did so."""
     for _ in range(5):
         subprocess.run([sys.executable, "-c", FIRST_USE], cwd=PROJECT, check=True, timeout=600)

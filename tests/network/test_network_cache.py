@@ -1,7 +1,9 @@
-"""network_cache.py and networks.py: kept whole or not at all, checked, believed only if ours."""
+"""network_cache.py and networks.py: stored completely or not at all, checked, safe from others."""
 
+import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torchvision
 from helpers import LOAD, PROJECT
 
 import embed_and_load
@@ -17,11 +21,12 @@ import query_code
 import split_images
 from similar_images.network import network_cache, networks
 from similar_images.network.embedding import EmbeddingOptions, make_embedder
+from similar_images.network.model_description import ModelError
 from similar_images.network.network_cache import ConvertedNetwork
 from similar_images.network.torch_embedder import TorchEmbedder
 
 linux = pytest.mark.skipif(
-    sys.platform != "linux", reason="the cache folder is moved by a variable"
+    sys.platform != "linux", reason="an environment variable moves the cache"
 )
 
 
@@ -42,8 +47,8 @@ def kept() -> Path:
 @linux
 def test_a_network_is_named_by_its_model_and_kept_once(cache: Path) -> None:
     folder = kept()
-    model = json.loads((folder / "about.json").read_text())["model"]
-    assert folder == cache / f"resnet18-{model['weights_sha256']}"
+    assert folder.parent == cache
+    assert re.fullmatch("resnet18-[0-9a-f]{64}", folder.name)
     assert sorted(os.listdir(folder)) == ["about.json", "network.bin", "network.xml"]
     assert sorted(os.listdir(cache)) == [folder.name, "weights"], "nothing half-made stays"
     before = (folder / "network.bin").stat().st_mtime_ns
@@ -68,10 +73,62 @@ def test_what_a_killed_run_left_half_made_is_tidied_away_the_next_day(cache: Pat
     cache.mkdir(mode=0o700, parents=True)
     for name, hours in ((".partial-old", 25), (".partial-new", 1)):
         (cache / name / "resnet18").mkdir(parents=True)
-        made = time.time() - 3600 * hours
-        os.utime(cache / name, (made, made))
+        make_older(cache / name, hours)
     folder = kept()
     assert sorted(os.listdir(cache)) == [".partial-new", folder.name, "weights"]
+
+
+def as_stored_by_the_first_version(cache: Path) -> Path:
+    """Give the network in the cache the name that the first version gave it, without a key."""
+    (folder,) = cache.glob("resnet18-*")
+    model = json.loads((folder / "about.json").read_text())["model"]
+    old = folder.rename(cache / f"resnet18-{model['weights_sha256']}")
+    for note in (cache / "weights").iterdir():
+        note.rename(cache / "weights" / ("0" * 64)).write_text(old.name)
+    return old
+
+
+def make_older(folder: Path, hours: int) -> None:
+    made = time.time() - 3600 * hours
+    os.utime(folder, (made, made))
+
+
+@linux
+def test_a_network_stored_by_the_first_version_is_ignored_and_removed(cache: Path) -> None:
+    model = networks.find_network("resnet18", "random").model
+    old = as_stored_by_the_first_version(cache)
+    make_older(old, hours=25)
+    for note in (cache / "weights").iterdir():  # even where the key is the same
+        note.rename(cache / "weights" / network_cache._origin("resnet18", "random"))
+    assert network_cache.find_by_properties(model.properties()) is None
+    assert network_cache.find_by_weights("resnet18", "random") is None
+    new = kept()
+    assert sorted(os.listdir(cache)) == [new.name, "weights"]
+
+
+@linux
+@pytest.mark.parametrize("changed", ["format", "openvino", "torchvision"])
+def test_what_another_version_converted_is_not_used(
+    changed: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays for a day, for environments that are used alternately, and is then removed."""
+    version = importlib.metadata.version
+    others = {changed: "1.2.3"}
+    with monkeypatch.context() as other:
+        other.setattr(importlib.metadata, "version", lambda name: others.get(name) or version(name))
+        if changed == "format":
+            other.setattr(network_cache, "FORMAT", 1)
+        old = kept()
+        assert kept() == old
+    new = kept()
+    assert new != old
+    assert kept() == new
+    assert len(os.listdir(cache / "weights")) == 2
+    make_older(old, hours=25)
+    shutil.rmtree(new)
+    assert kept() == new
+    assert sorted(os.listdir(cache)) == [new.name, "weights"]
+    assert len(os.listdir(cache / "weights")) == 1
 
 
 def damage(file: Path, how: str) -> None:
@@ -107,7 +164,7 @@ def test_a_damaged_network_is_made_again(
 
 
 @linux
-def test_a_folder_that_others_can_write_to_is_not_believed(cache: Path) -> None:
+def test_a_folder_that_others_can_write_to_is_not_trusted(cache: Path) -> None:
     folder = kept()
     for place in (folder, cache):
         place.chmod(0o777)
@@ -128,7 +185,7 @@ def test_names_from_a_collection_lead_nowhere_else(cache: Path, own_folder: Path
 
 
 @linux
-def test_without_a_place_to_keep_it_the_network_works_all_the_same(
+def test_without_a_cache_folder_the_network_still_works(
     own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (own_folder / "file").write_bytes(b"")
@@ -176,3 +233,34 @@ def test_a_collection_of_another_model_is_queried_without_a_flag(own_folder: Pat
     assert query_code.main(["--precision", "float32"]) == 0
     assert "mobilenet\\_v3\\_small" in Path("results/observations.md").read_text()
     assert embed_and_load.main(["--weights", "random"]) == 1, "another model is refused"
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_gpu_does_not_embed_with_weights_that_have_changed(
+    named: bool, own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch reads them again for it, from where they were when the network was converted."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    file = own_folder / "weights.pth"
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    torch.save(state, file)
+    properties = networks.find_network("resnet18", str(file)).model.properties()
+    torch.save({**state, "conv1.weight": 2 * state["conv1.weight"]}, file)
+    network = networks.network_of_collection(properties, str(file) if named else None)
+    assert isinstance(network, ConvertedNetwork)
+    with pytest.raises(ModelError, match=r"weights\.pth are not those .* --recreate$"):
+        make_embedder(network, EmbeddingOptions("cuda"), 5)
+    torch.save(state, file)
+    assert networks.torch_network_of(network.model).model == network.model
+
+
+def test_weights_are_read_where_the_collection_says_that_they_are(own_folder: Path) -> None:
+    """A network in the cache may have been converted from a file that has moved since."""
+    first, moved = own_folder / "first.pth", own_folder / "moved.pth"
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), first)
+    model = networks.find_network("resnet18", str(first)).model
+    first.rename(moved)
+    properties = {**model.properties(), "weights": str(moved)}
+    network = networks.network_of_collection(properties, str(moved))
+    assert isinstance(network, ConvertedNetwork)
+    assert networks.torch_network_of(network.model).model.weights == str(moved)

@@ -1,4 +1,4 @@
-"""model.py: any of torchvision's classifiers, held against torchvision's own code."""
+"""torchvision_model.py: any of torchvision's classifiers, compared with torchvision's own code."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import torchvision
 from helpers import exact_embedder
 from PIL import Image
 
-from similar_images.network import networks
+from similar_images.network import network_cache, networks, torchvision_model
 from similar_images.network.embedding import EmbeddingOptions, make_embedder
 from similar_images.network.model_description import ModelError
 from similar_images.network.networks import find_network
@@ -17,8 +17,8 @@ from similar_images.network.torchvision_model import load_network
 from similar_images.pictures.decoding import decode
 from similar_images.pictures.image_files import Listing, iter_images
 
-# Untrained weights as they were before any classifier could be chosen, and the stand-ins' hash is
-# over the same values: collections made then still answer.
+# The untrained weights of the first version, which knew ResNet18 alone: its collections must still
+# answer queries.
 RANDOM_SHA256 = "1ed140bb97b8dbed27430c125a97560647b2e8e93e187e7954d6bc6acc494f27"
 MODELS = ["resnet18", "resnet50", "convnext_tiny", "efficientnet_v2_s", "vit_b_16", "swin_t"]
 
@@ -42,9 +42,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Oracle:
     """torchvision's transforms and network, one picture at a time; what enters its last layer."""
 
-    def __init__(self, name: str, state: dict[str, torch.Tensor]) -> None:
+    def __init__(self, name: str, state: dict[str, torch.Tensor], **options: object) -> None:
         self.transforms = torchvision.models.get_model_weights(name).DEFAULT.transforms()
-        self.network = torchvision.models.get_model(name, weights=None).eval()
+        self.network = torchvision.models.get_model(name, weights=None, **options).eval()
         self.network.load_state_dict(state, strict=False)
         linear = [m for m in self.network.modules() if isinstance(m, torch.nn.Linear)]
         linear[-1].register_forward_pre_hook(self._note)
@@ -128,6 +128,43 @@ def test_a_collection_made_by_an_older_version_still_answers() -> None:
     assert model.same_vectors(older)
     for name in ("weights_sha256", "architecture", "preprocessing", "dimension"):
         assert not model.same_vectors({**older, name: "another"})
+
+
+def test_transform_input_is_part_of_the_model(
+    pictures: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchvision's GoogLeNet converts its input with the published weights, not with a file's.
+
+    Each finds the other's converted network with equal values in the cache, and must not use it.
+    """
+    monkeypatch.setattr(network_cache, "cache_folder", lambda: tmp_path / "cache")
+    file = tmp_path / "googlenet.pth"
+    state = load_network("googlenet", "random").layers.get_submodule("body").state_dict()
+    torch.save(state, file)
+    monkeypatch.setattr(torchvision_model, "_published_state", lambda _: state)
+    models, older = {}, {}
+    for weights in ("imagenet", str(file)):
+        transformed = weights == "imagenet"
+        oracle = Oracle("googlenet", state, init_weights=False, transform_input=transformed)
+        expected = np.stack([oracle.embedding(picture) for picture in pictures[:3]])
+        for _ in ("converted", "from the cache"):
+            network = find_network("googlenet", weights)
+            embedder = make_embedder(network, EmbeddingOptions("cpu", "float32", 3), images=3)
+            pixels = np.stack([embedder.preprocessing(picture) for picture in pictures[:3]])
+            np.testing.assert_allclose(embedder.embed(pixels), expected, rtol=0, atol=1e-4)
+        models[weights] = network.model
+        words = "resize 256 bilinear, centre crop 224, ImageNet mean and deviation"
+        older[weights] = {**network.model.properties(), "preprocessing": words}
+    assert len({model.weights_sha256 for model in models.values()}) == 1
+    for weights, model in models.items():
+        for other in models:
+            for properties in (models[other].properties(), older[other]):
+                assert model.same_vectors(properties) == (weights == other)
+                kept = network_cache.find_by_properties(properties)
+                assert kept is not None
+                assert kept.model == models[other]
+    with pytest.raises(ModelError, match=r"not those .* \(preprocessing: .*transform_input\)"):
+        networks.network_of_collection(older["imagenet"], str(file))
 
 
 def test_a_model_is_its_weights_values_and_not_their_file(weights: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from similar_images.pictures import decode_workers
+from similar_images.pictures.decode_task import Task
 from similar_images.pictures.decode_workers import Decoder
 from similar_images.pictures.decoding import Preprocessing, decode
 from similar_images.pictures.image_files import ImageError, Listing, Skipped, iter_images
@@ -20,7 +21,9 @@ preprocess = Preprocessing(256, 224)
 def test_an_unreadable_picture_costs_no_other_of_its_batch(workers: int, photos: Path) -> None:
     (photos / "broken.jpg").write_bytes(b"nothing")
     paths = [image.path for image in iter_images(photos, Listing())]
-    with Decoder(photos, preprocess, batch_size=4, workers=workers, ahead=1) as decoder:
+    with Decoder(
+        Task(root=photos, preprocessing=preprocess), batch_size=4, workers=workers, ahead=1
+    ) as decoder:
         seen, skipped = {}, []
         for batch in decoder.batches(paths):
             for info, pixels in zip(batch.images, batch.pixels, strict=True):
@@ -36,7 +39,7 @@ def test_an_unreadable_picture_costs_no_other_of_its_batch(workers: int, photos:
 def test_a_batch_of_bad_pictures_is_empty(own_folder: Path) -> None:
     for name in "abc":
         Path(f"{name}.png").write_bytes(b"bad")
-    with Decoder(own_folder, preprocess, 3, workers=0) as decoder:
+    with Decoder(Task(root=own_folder, preprocessing=preprocess), 3, workers=0) as decoder:
         (batch,) = decoder.batches(["a.png", "b.png", "c.png"])
     assert not batch.images
     assert len(batch.skipped) == 3
@@ -86,7 +89,7 @@ def decoded(decoder: Decoder, names: Iterator[str] | list[str]) -> tuple[list[st
     held = []
     for batch in decoder.batches(names):
         for image, pixels in zip(batch.images, batch.pixels, strict=True):
-            expected = preprocess(decode(decoder.root, image.path)[1])
+            expected = preprocess(decode(decoder.task.root, image.path)[1])
             np.testing.assert_array_equal(pixels, expected)
             came.append(image.path)
         skipped += batch.skipped
@@ -105,7 +108,7 @@ KILLERS = {0: "kills", 9: "crashes", 10: "kills", 20: "crashes", 29: "kills"}
 def test_a_picture_that_its_worker_dies_of_costs_no_other(workers: int, deadly: Path) -> None:
     names = [f"{number:02d} {KILLERS.get(number, '')}.png" for number in range(30)]
     draw(deadly, names)
-    with Decoder(deadly, preprocess, 4, workers, ahead=3) as decoder:
+    with Decoder(Task(root=deadly, preprocessing=preprocess), 4, workers, ahead=3) as decoder:
         came, skipped = decoded(decoder, names)
     culprits = [names[number] for number in KILLERS]
     assert came == [name for name in names if name not in culprits]
@@ -120,7 +123,7 @@ def test_a_picture_that_takes_too_long_is_skipped(
     monkeypatch.setattr(decode_workers, "PICTURE_SECONDS", 2)
     names = [f"{number}.png" for number in range(5)] + ["hangs.png", "6.png", "7.png"]
     draw(deadly, names)
-    with Decoder(deadly, preprocess, 2, workers=2) as decoder:
+    with Decoder(Task(root=deadly, preprocessing=preprocess), 2, workers=2) as decoder:
         came, skipped = decoded(decoder, names)
     assert came == [name for name in names if name != "hangs.png"]
     assert skipped == [Skipped("hangs.png", "decoding it takes more than 2 s", unseen=True)]
@@ -141,7 +144,7 @@ def test_workers_that_the_system_kills_cost_no_picture(own_folder: Path) -> None
                     kills += 1
             yield name
 
-    with Decoder(own_folder, preprocess, 3, workers=2, ahead=2) as decoder:
+    with Decoder(Task(root=own_folder, preprocessing=preprocess), 3, workers=2, ahead=2) as decoder:
         came, skipped = decoded(decoder, killing())
         idle = multiprocessing.active_children()
         for process in idle:
@@ -160,7 +163,7 @@ def test_workers_that_cannot_start_end_in_an_error(
     monkeypatch.setenv("DIE_AT_ONCE", "1")
     draw(deadly, ["x.png"])
     with (
-        Decoder(deadly, preprocess, 4, workers=2) as decoder,
+        Decoder(Task(root=deadly, preprocessing=preprocess), 4, workers=2) as decoder,
         pytest.raises(ImageError, match="as soon as they start; try --workers 0"),
     ):
         list(decoder.batches(["x.png"]))

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +11,19 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from helpers import wait_until
+from PIL import Image
 
-from benchmarks import competitors, measure, near_duplicates, run, scale
+from benchmarks import (
+    competitors,
+    formats,
+    measure,
+    near_duplicates,
+    photograph_parts,
+    photographs,
+    run,
+    scale,
+)
 
 Fails = Callable[..., str]
 PARTS = ("network", "pipeline", "agreement", "load", "query")
@@ -102,7 +115,87 @@ def test_changes_are_found(photos: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert float(shares["another picture (wrongly found)"].strip(" %")) == 0
 
 
-@pytest.mark.parametrize("module", [near_duplicates, run, scale])
+@pytest.fixture
+def camera(own_folder: Path) -> Path:
+    """A folder of four photographs, three of them large enough to be decoded scaled."""
+    folder = own_folder / "camera"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for number, size in enumerate([(1200, 1040), (1040, 1200), (1300, 1100), (600, 520)]):
+        few = Image.fromarray(generator.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+        few.resize(size, Image.Resampling.BICUBIC).save(folder / f"{number}.jpg", quality=88)
+    return folder
+
+
+def test_photographs_are_compared_with_the_reference_and_with_torch(
+    camera: Path, own_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--photographs", str(camera), *MODEL, "--output", str(own_folder)]
+    parts = ["--repetitions", "1", "--parts", "rates", "exactness"]
+    assert photographs.main([*options, *parts]) == 0
+    table = (own_folder / "photographs.md").read_text()
+    assert capsys.readouterr().out.strip() == table.strip()
+    results = json.loads((own_folder / "photographs.json").read_text())
+    assert "4 pictures (.jpg) of 0.3 to 1.4 megapixels" in table
+    exactness = results["exactness"]
+    assert all(name in table for name in results["rates"] | exactness)
+    assert any(name.startswith("torch, DataLoader") for name in results["rates"])
+    cosines = {name: x for name, x in exactness.items() if name.endswith("least cosine")}
+    assert len(cosines) == 3
+    assert all(0.999 < cosine < 1 + 1e-6 for cosine in cosines.values())
+    assert cosines["scaled decode alone, float32: least cosine"] < 1 - 1e-9, "nothing was scaled"
+    assert exactness["--precision float32: largest difference of a component"] < 1e-5
+
+
+def test_whole_runs_with_photographs_are_timed(
+    camera: Path, own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(photograph_parts, "LARGE", (1600, 1200))
+    monkeypatch.setattr(photograph_parts, "LARGE_COUNT", 3)
+    options = ["--photographs", str(camera), *MODEL, "--output", str(own_folder)]
+    assert photographs.main([*options, "--repetitions", "1", "--parts", "runs", "large"]) == 0
+    results = json.loads((own_folder / "photographs.json").read_text())
+    for part, count in (("runs", 2), ("large", 3)):
+        assert f"query_code.py, {count} pictures: seconds" in results[part]
+        load = results[part][f"embed_and_load.py, {count} pictures: seconds"][0]
+        query = results[part][f"query_code.py, {count} pictures: seconds"][0]
+        assert results[part]["query_code.py / embed_and_load.py"][0] == query / load
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_is_that_of_all_processes() -> None:
+    lines = "import sys, subprocess; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+    child = "x = bytearray(200 * 2**20); x[::4096] = b'1' * len(x[::4096]); input()"
+    process = subprocess.Popen([sys.executable, "-c", lines, child], stdin=subprocess.PIPE)
+    memory = measure.TreeMemory()
+    try:
+        wait_until(
+            lambda: memory(process.pid) > 200, "it had memory", lambda: process.poll() is None
+        )
+    finally:
+        process.communicate(b"\n")
+    assert measure.TreeMemory()(process.pid) == 0
+    assert memory(process.pid) > 200, "the peaks of processes that have ended count"
+    assert len(memory.peaks) == 2
+
+
+def test_formats_are_compared(
+    camera: Path, own_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--photographs", str(camera), "--count", "2", "--output", str(own_folder)]
+    assert formats.main(options) == 0
+    assert capsys.readouterr().out.strip() == (own_folder / "formats.md").read_text().strip()
+    rows = json.loads((own_folder / "formats.json").read_text())["rows"]
+    ways = {(row["format"], row["way"]): row for row in rows}
+    assert {"jpg", "png", "webp", "tif"} <= {suffix for suffix, _ in ways}
+    difference = "mean difference of pixels"
+    assert 0 < ways["jpg", "scaled"][difference] < 3
+    assert all(
+        row[difference] == 0 and row["of whole"] == 1 for row in rows if row["way"] == "whole"
+    )
+
+
+@pytest.mark.parametrize("module", [formats, near_duplicates, photographs, run, scale])
 def test_help(module: object, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         module.main(["--help"])  # type: ignore[attr-defined]
@@ -117,6 +210,8 @@ def test_a_folder_without_images_ends_in_one_line(
     for folder in ("nowhere", "empty"):
         assert folder in fails(near_duplicates.main, folder)
         assert folder in fails(run.main, "--images", folder)
+        assert folder in fails(formats.main, "--photographs", folder)
+        assert folder in fails(photographs.main, "--photographs", folder, *MODEL)
     database = str(digits / "database_set")
     assert "--queries" in fails(run.main, "--images", database, "--queries", "empty")
     assert "no such" in fails(run.main, *options_for(digits, own_folder)[2:], "--model", "no such")

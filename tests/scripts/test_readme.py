@@ -1,5 +1,6 @@
 """The README's commands as they stand there; downloads come from a local file server."""
 
+import errno
 import hashlib
 import http.server
 import os
@@ -13,9 +14,11 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import grpc
 import pytest
 import torch
 from helpers import DIMENSION, LOAD, MODEL, PROJECT, TOKEN, run_script, write_batches
+from milvus_proxy import running_proxy
 from milvus_server import Server
 from PIL import Image
 from sklearn.datasets import load_sample_images
@@ -126,6 +129,8 @@ NOT_RUN_HERE = {
     ),
     "python -m benchmarks.scale --sizes 10000 100000 1000000": "test_benchmarks.py, smaller",
     "python -m benchmarks.near_duplicates cifar-10/database_set ~/Pictures": "test_benchmarks.py",
+    "python -m benchmarks.photographs --photographs ~/Pictures": "test_benchmarks.py, smaller",
+    "python -m benchmarks.formats --photographs ~/Pictures": "test_benchmarks.py, smaller",
     "docker compose up --detach --wait": "wants a container engine",
 }
 
@@ -193,6 +198,15 @@ def provoked(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         yield [query]
     elif "no Milvus answers" in name:
         yield [query, "--milvus-uri", "http://127.0.0.1:9"]
+    elif name.startswith("Milvus at"):
+        with running_proxy() as proxy:
+            code = re.search("[A-Z]+_?[A-Z]+", name)
+            assert code
+            proxy.code, proxy.refusals = getattr(grpc.StatusCode, code[0]), 100
+            yield [query, "--milvus-uri", proxy.uri]
+    elif "can't be locked" in name:
+        monkeypatch.setattr("fcntl.flock", lambda *_: refuse_lock())
+        yield [query]
     elif "could not be downloaded" in name:
         from torchvision.models import ResNet18_Weights
 
@@ -209,6 +223,10 @@ def provoked(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         yield [query, "--min-similarity", "1.05"]
     else:
         pytest.fail(f"no test provokes: {name}")
+
+
+def refuse_lock() -> None:
+    raise OSError(errno.ENOLCK, "No locks available")
 
 
 def refuse() -> None:

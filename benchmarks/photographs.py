@@ -1,0 +1,135 @@
+"""Measure how photographs are loaded and queried: speed, exactness and memory.
+
+Usage:
+  python -m benchmarks.photographs --photographs ~/Pictures
+  python -m benchmarks.photographs --photographs DIR --queries DIR  # against themselves
+  python -m benchmarks.photographs --photographs DIR --parts rates exactness
+
+Reads:  up to --count pictures of the folder, drawn at random, and weights
+Writes: photographs.json and photographs.md in --output, with the parts that were measured
+"""
+
+import argparse
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import machine, say, table_of_figures, write_results
+from benchmarks.photograph_parts import Photographs
+from similar_images.console import script_parser, status_of, whole_number
+from similar_images.network.embedding import add_weights_options
+from similar_images.network.model_description import ModelError
+from similar_images.pictures.image_files import ImageError
+
+PARTS = {  # in the order in which they are measured: title, what it is, how it is measured
+    "rates": (
+        "Load, start-up excluded",
+        "What all pictures take longer than a quarter of them, by turns for each way. What the "
+        "cores can do: their number, over the CPU time that decoding and preprocessing a picture "
+        "(reduced to twice the network's size) and embedding it take alone.",
+        Photographs.rates,
+    ),
+    "exactness": (
+        "Exactness",
+        "Cosine to torchvision's embeddings: whole decode, float32, eager, one picture at a time.",
+        Photographs.exactness,
+    ),
+    "runs": (
+        "Whole runs",
+        "The scripts from start to end, into a new Milvus Lite file. Memory is the sum of the "
+        "peaks of all processes; what they share is counted in each.",
+        Photographs.runs,
+    ),
+    "large": (
+        "Pictures of 100 megapixels",
+        "JPEG files made of the folder's first pictures, matched with each other.",
+        Photographs.large,
+    ),
+}
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """Return the figures of all parts measured so far, a table for each part."""
+    parts = [
+        f"# Photographs\n\n{results['date']}, {results['machine']}; {results['model']}, "
+        f"weights: {results['weights']}. {results['pictures']}.",
+        "A value with more than one run is the median of its runs, which alternate with those that "
+        "it is compared with; every other value comes from a single run.",
+    ]
+    for part in filter(results.get, PARTS):
+        title, how, _ = PARTS[part]
+        parts.append(f"## {title}\n\n{how}\n\n{table_of_figures(results[part])}")
+    return "\n\n".join(parts) + "\n"
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure the parts in order; write the figures after each."""
+    with tempfile.TemporaryDirectory() as folder:
+        photographs = Photographs(args, Path(folder))
+        results: dict[str, Any] = {
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": machine(),
+            "model": args.model,
+            "weights": Path(args.weights).name,
+            "pictures": photographs.words,
+        }
+        for part in args.parts:
+            say(part)
+            results[part] = PARTS[part][2](photographs)
+            write_results(args.output, "photographs", results, markdown(results))
+    print(markdown(results))
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Return the command line's options."""
+    parser = script_parser(__doc__)
+    parser.add_argument(
+        "--photographs", type=Path, required=True, metavar="DIR", help="folder of photographs"
+    )
+    parser.add_argument(
+        "--queries",
+        type=Path,
+        metavar="DIR",
+        help="folder that the whole runs match with all of --photographs; may be the same "
+        "(default: half of the photographs with the other half)",
+    )
+    add_weights_options(parser)
+    number = whole_number(1, 10**9)
+    parser.add_argument(
+        "--count",
+        type=number,
+        default=200,
+        metavar="N",
+        help="photographs that are measured (default: 200)",
+    )
+    parser.add_argument(
+        "--repetitions",
+        type=number,
+        default=3,
+        metavar="N",
+        help="runs of each figure of rates and runs (default: 3)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path(__file__).parent,
+        metavar="DIR",
+        help="default: benchmarks",
+    )
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all"
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the benchmark; return its exit status."""
+    args = parse_args(argv)
+    interrupted = f"the figures of the parts that had ended are in {args.output}"
+    return status_of(lambda: run(args), (ImageError, ModelError), interrupted)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""The end of a load: check the number of rows, build the index, report."""
+
+from similar_images.loading.load import Load, Tally
+from similar_images.milvus.client import CollectionError, redact
+from similar_images.milvus.collection import ENDED, LOAD, ROWS, ImageCollection
+from similar_images.milvus.vector_index import FLAT, choose_index
+from similar_images.pictures.image_files import left_out_in_words
+from similar_images.text import counted, printable
+
+
+def finish(job: Load, tally: Tally) -> None:
+    """Flush, compare the number of rows with the expected one, record that the load has ended."""
+    collection = job.collection
+    collection.flush()
+    count = collection.count()
+    if count != tally.rows:
+        raise CollectionError(
+            f"the collection {collection.name} holds {count:,} rows instead of {tally.rows:,}; "
+            "run it again"
+        )
+    build_index(job, count)
+    collection.set_properties(**{ROWS: str(count), LOAD: ENDED})
+    put_in_place(collection, job.options.collection)
+
+
+def build_index(job: Load, rows: int) -> None:
+    """Build the index that was requested now or when the collection was created.
+
+    If none is requested now, only the exact index that a collection begins with is replaced: any
+    other may have been built by hand.
+    """
+    collection = job.collection
+    choice = job.options.index or collection.properties.get("index", "auto")
+    collection.set_properties(index=choice)
+    replaceable = job.options.index or collection.index.current().get("index_type") in (
+        None,
+        FLAT.type,
+    )
+    kind = choose_index(choice, rows, collection.client.exact_rows)
+    if replaceable and collection.use_index(kind):
+        job.console.say(f"Index: {collection.index.words({})}")
+
+
+def put_in_place(collection: ImageCollection, name: str) -> None:
+    """Give a collection that --recreate has fully loaded the name of the old one."""
+    if collection.name != name:
+        old = ImageCollection.find(collection.client, name)
+        if old:
+            old.drop()
+        collection.rename(name)
+
+
+def report(job: Load, tally: Tally, seconds: float) -> None:
+    """Print what was loaded, removed, kept and skipped."""
+    say, trouble = job.console.say, job.console.trouble
+    rate = f", {tally.loaded / seconds:.1f} images/s" if tally.loaded else ""
+    loaded = f"Loaded {counted(tally.loaded, 'image')} in {seconds:.1f} s{rate}"
+    say(f"{loaded}; {tally.kept:,} were in already")
+    if tally.pruned.gone:
+        what = "removed" if tally.pruned.removed else "kept; --prune removes them"
+        say(f"{tally.pruned.gone:,} rows have no readable file any more: {what}")
+    if tally.pruned.unseen:
+        rows = counted(tally.pruned.unseen, "row")
+        say(
+            f"{rows} of files that can't be checked (in an empty or unreadable folder, links to "
+            "nothing, or no decoder installed): kept"
+        )
+    if tally.skipped:
+        number = len(tally.skipped) + tally.skipped_unnamed
+        trouble(f"Skipped, since they could not be read: {number:,}")
+        for skipped in tally.skipped:
+            trouble(f"  {printable(skipped.path)}: {printable(skipped.reason)}")
+        if tally.skipped_unnamed:
+            trouble(f"  and {tally.skipped_unnamed:,} others")
+    if tally.left_out:
+        say(left_out_in_words(tally.left_out))
+    place = f"{job.collection.name} in {redact(job.collection.client.uri)}"
+    say(f"The collection {place} holds {tally.rows:,} images. Next: python query_code.py")

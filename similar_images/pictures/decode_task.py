@@ -1,0 +1,65 @@
+"""What is done with each picture of a batch: decoded, preprocessed for the network, examined."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from similar_images.pictures.decoding import DecodedImage, Preprocessing, decode
+from similar_images.pictures.image_files import ImageError, Skipped, skipped_for
+
+Examine = Callable[[DecodedImage, Image.Image], Any]  # a function of a module, sent to workers
+
+
+@dataclass
+class Batch:
+    """Decoded pictures, and those of the batch that could not be decoded.
+
+    pixels: (N, crop, crop, 3) uint8, N = len(images); valid until release() is called. findings:
+    what Task.examine returned for each image.
+    """
+
+    pixels: np.ndarray
+    images: list[DecodedImage]
+    findings: list[Any] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    slot: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is done with each picture; it is sent to the workers.
+
+    least_side: see decode(). preprocessing: what makes the pixels of a batch; None for none.
+    examine: called with each decoded picture.
+    """
+
+    root: Path
+    preprocessing: Preprocessing | None = None
+    least_side: int | None = None
+    examine: Examine | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of a picture's pixels in a batch."""
+        return self.preprocessing.shape if self.preprocessing else (0,)
+
+
+def decode_batch(task: Task, paths: list[str], out: np.ndarray) -> Batch:
+    """Decode the pictures of paths, and preprocess them into out, (at least len(paths), *shape)."""
+    batch = Batch(out, [])
+    for path in paths:
+        try:
+            info, rgb = decode(task.root, path, task.least_side)
+            if task.preprocessing:
+                out[len(batch.images)] = task.preprocessing(rgb)
+            batch.images.append(info)
+            if task.examine:
+                batch.findings.append(task.examine(info, rgb))
+        except ImageError as error:
+            batch.skipped.append(skipped_for(path, error))
+    batch.pixels = out[: len(batch.images)]
+    return batch

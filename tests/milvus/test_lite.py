@@ -1,0 +1,88 @@
+"""lite.py: what is said if a Milvus Lite file can't be opened."""
+
+import errno
+import os
+from collections.abc import Callable
+
+import pytest
+from helpers import LOAD
+from PIL import Image
+
+import embed_and_load
+import query_code
+from similar_images.milvus import lite
+
+Fails = Callable[..., str]
+
+
+@pytest.fixture
+def pictures(own_folder: object) -> list[str]:
+    """Options that load a folder of one picture."""
+    os.mkdir("pictures")
+    Image.new("RGB", (9, 9)).save("pictures/a.png")
+    return [*LOAD, "--images", "pictures"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_without_locks_is_not_called_a_file_in_use(
+    number: int, pictures: list[str], fails: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl", reason="Windows locks in another way")
+
+    def no_locks(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    for main, options in ((embed_and_load.main, pictures), (query_code.main, ["pictures/a.png"])):
+        error = fails(main, *options)
+        assert f"milvus.db can't be locked ([Errno {number}] {os.strerror(number)})" in error
+        assert "in use" not in error
+        assert "local disk" in error
+        assert "server" in error
+
+
+@pytest.mark.parametrize("number", lite.LOCKED)
+def test_a_lock_that_another_process_holds_is_a_file_in_use(
+    number: int, pictures: list[str], fails: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl", reason="Windows locks in another way")
+
+    def held(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", held)
+    assert "in use by another process" in fails(embed_and_load.main, *pictures)
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "make room or choose another folder"),
+        (errno.EACCES, "check the permissions or choose another folder"),
+        (errno.EROFS, "choose a folder that can be written to"),
+    ],
+)
+def test_a_healthy_file_is_not_called_damaged(
+    number: int,
+    advice: str,
+    pictures: list[str],
+    fails: Fails,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The disk refuses, whatever the file is like: nothing is to be moved away."""
+    opened = os.open
+
+    def refuse(path: object, *args: object, **options: object) -> int:
+        if str(path).endswith("LOCK"):
+            raise OSError(number, os.strerror(number), path)
+        return opened(path, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", refuse)
+    error = fails(embed_and_load.main, *pictures)
+    assert os.strerror(number) in error
+    assert error.endswith(f"; {advice}")
+
+
+def test_a_file_in_a_folder_that_does_not_exist(pictures: list[str], fails: Fails) -> None:
+    error = fails(embed_and_load.main, *pictures, "--milvus-uri", "nowhere/x.db")
+    assert "there is no folder nowhere; check --milvus-uri" in error
