@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
     what = counted(len(images.paths), "image") + ("" if args.images else f" of {images.root}")
     console.say(f"Matching {what} with {args.collection} in {redact(uri)}")
     with connect(uri, must_exist=True) as client, ThreadPoolExecutor(1) as aside:
-        aside.submit(import_openvino)  # takes long, as does opening a collection
+        aside.submit(import_openvino)  # slow, as is opening a collection
         collection = existing_collection(client, args.collection)
         searched = aside.submit(collection.count, "" if args.images else options.filter)
         parameters = matching.index_parameters(collection, options)

@@ -15,7 +15,7 @@ from similar_images.text import printable
 class Pair:
     """A query and one of its matches; rank 1 is the nearest."""
 
-    query: str  # path, relative to the current folder if the picture is below it
+    query: str  # a path that can be opened from the current folder
     match: str  # likewise
     similarity: float  # cosine, -1 to 1
     rank: int = 1

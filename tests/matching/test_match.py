@@ -20,6 +20,8 @@ def test_weaker_matches_are_dropped() -> None:
     assert strong_enough(matches, None) == matches
     assert strong_enough(matches, 0.5) == [[Match("a", 0.9), Match("b", 0.5)], []]
     assert strong_enough(matches, 0.95) == [[], []]
+    copies = [[Match("a", 0.9999995), Match("b", 0.99999)]]
+    assert strong_enough(copies, 1.0) == [[Match("a", 0.9999995)]], "equal, up to rounding"
 
 
 def test_queries_without_a_match_are_counted_everywhere(
