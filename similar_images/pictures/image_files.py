@@ -230,7 +230,7 @@ def _files(
 
 
 def _is_folder(entry: "os.DirEntry[str]", path: str, listing: Listing) -> bool:
-    """Return whether an entry is a folder; note a link to nothing, which may have been one."""
+    """Return whether an entry is a folder; note a broken link, which may have been one."""
     try:
         if entry.is_dir():
             return True
