@@ -112,7 +112,7 @@ def test_changes_are_found(photos: Path, capsys: pytest.CaptureFixture[str]) -> 
     lines = capsys.readouterr().out.splitlines()
     shares = {line.split("|")[1].strip(): line.split("|")[2] for line in lines if "%" in line}
     assert float(shares["mirrored"].strip(" %")) > 50
-    assert float(shares["another picture (wrongly found)"].strip(" %")) == 0
+    assert float(shares["a different image, falsely detected"].strip(" %")) == 0
 
 
 @pytest.fixture
