@@ -33,6 +33,8 @@ def measured_recall(
         options.filter,
         console,
     )
+    if not any(exact):  # no row, or none for which the filter is true
+        return ""
     return (
         f"{100 * recall(found, exact):.2f}% recall@{options.top_k} against exact search, "
         f"on {counted(sample, 'query', 'queries')} drawn at random, with exact similarities; "

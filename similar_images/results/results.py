@@ -24,7 +24,7 @@ class ResultOptions:
     folder: Path
     pairs: int  # in the picture
     seed: int  # of their random choice
-    named: bool  # the queries were named one by one: all are in the picture, the only file written
+    named: bool  # the queries were named one by one: the first are in the picture, the only file
 
     @property
     def picture(self) -> Path:
@@ -54,6 +54,9 @@ def files_of(
     rows: each query's pairs, nearest first.
     """
     if options.named:
+        if len(rows) > options.pairs:
+            queries = counted(len(rows), "query", "queries")
+            console.say(f"The picture shows the first {options.pairs} of {queries}; see --pairs")
         return {options.picture: picture_bytes(rows[: options.pairs], title, console)}
     pairs = [pair for row in rows for pair in row]
     drawn = choose_rows(rows, options.pairs, options.seed)

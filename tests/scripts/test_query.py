@@ -139,3 +139,26 @@ def test_images_one_pixel_wide_or_high_are_matched(milvus: str) -> None:
         str(path) for path in Path("narrow").iterdir()
     }
     assert {row["change"] for row in rows if row["query"] == row["match"]} == {"the same pixels"}
+
+
+@lite_only
+def test_a_picture_of_the_first_of_many_named_images_says_so(
+    loaded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    queries = [str(path) for path in sorted(Path("query_set").rglob("*.png"))[:4]]
+    capsys.readouterr()
+    assert query_code.main([*queries, "--pairs", "3"]) == 0
+    assert "The picture shows the first 3 of 4 queries" in capsys.readouterr().out
+    assert query_code.main([*queries, "--pairs", "4"]) == 0
+    assert "The picture shows" not in capsys.readouterr().out
+
+
+@lite_only
+def test_no_recall_is_given_where_nothing_can_be_found(
+    loaded: Path, fails: Fails, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--filter", "width > 99999", "--recall-sample", "3"]
+    assert query_code.main(options) == 1
+    captured = capsys.readouterr()
+    assert "no image matches" in captured.err
+    assert "Recall" not in captured.out
