@@ -19,14 +19,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.measure import image_paths, machine, say, table, write_results
+from benchmarks.measure import add_output_option, conditions, image_paths, say, table, write_results
 from similar_images.console import script_parser, status_of, whole_number
 from similar_images.pictures.decoding import Preprocessing, decode
 from similar_images.pictures.image_files import ImageError, readable_formats
@@ -170,12 +169,7 @@ def run(args: argparse.Namespace) -> None:
     np.random.default_rng(0).shuffle(paths)
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(args.photographs, paths[: args.count], Path(folder))
-    results = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": machine(),
-        "pictures": len(paths[: args.count]),
-        "rows": rows,
-    }
+    results = conditions(pictures=len(paths[: args.count]), rows=rows)
     write_results(args.output, "formats", results, markdown(results))
     print(markdown(results))
 
@@ -193,13 +187,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="photographs that are measured (default: 12)",
     )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path(__file__).parent,
-        metavar="DIR",
-        help="default: benchmarks",
-    )
+    add_output_option(parser)
     return parser.parse_args(argv)
 
 

@@ -1,5 +1,6 @@
 """What the benchmarks share: images, times and memory, tables, a description of the machine."""
 
+import argparse
 import contextlib
 import importlib.metadata
 import json
@@ -10,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,28 @@ def write_results(folder: Path, name: str, results: Mapping[str, Any], text: str
     write_together(
         {folder / f"{name}.json": content.encode(), folder / f"{name}.md": text.encode()}
     )
+
+
+def add_output_option(parser: argparse.ArgumentParser) -> None:
+    """Add --output."""
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path(__file__).parent,
+        metavar="DIR",
+        help="default: benchmarks",
+    )
+
+
+def add_parts_option(parser: argparse.ArgumentParser, parts: Iterable[str]) -> None:
+    """Add --parts, which chooses some of them."""
+    names = list(parts)
+    parser.add_argument("--parts", nargs="+", choices=names, default=names, help="default: all")
+
+
+def conditions(**others: object) -> dict[str, Any]:
+    """Return what results begin with: the date, the machine, and whatever else they depend on."""
+    return {"date": datetime.now(UTC).date().isoformat(), "machine": machine(), **others}
 
 
 def run_script(

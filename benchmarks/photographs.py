@@ -12,11 +12,17 @@ Writes: photographs.json and photographs.md in --output, with the parts that wer
 import argparse
 import sys
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import machine, say, table_of_figures, write_results
+from benchmarks.measure import (
+    add_output_option,
+    add_parts_option,
+    conditions,
+    say,
+    table_of_figures,
+    write_results,
+)
 from benchmarks.photograph_parts import Photographs
 from similar_images.console import script_parser, status_of, whole_number
 from similar_images.network.embedding import add_weights_options
@@ -68,13 +74,8 @@ def run(args: argparse.Namespace) -> None:
     """Measure the parts in order; write the figures after each."""
     with tempfile.TemporaryDirectory() as folder:
         photographs = Photographs(args, Path(folder))
-        results: dict[str, Any] = {
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": machine(),
-            "model": args.model,
-            "weights": Path(args.weights).name,
-            "pictures": photographs.words,
-        }
+        weights = Path(args.weights).name
+        results = conditions(model=args.model, weights=weights, pictures=photographs.words)
         for part in args.parts:
             say(part)
             results[part] = PARTS[part][2](photographs)
@@ -111,16 +112,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="runs of each figure of rates and runs (default: 3)",
     )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path(__file__).parent,
-        metavar="DIR",
-        help="default: benchmarks",
-    )
-    parser.add_argument(
-        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all"
-    )
+    add_output_option(parser)
+    add_parts_option(parser, PARTS)
     return parser.parse_args(argv)
 
 

@@ -12,11 +12,17 @@ Writes: results.json and results.md in --output, with the parts that were measur
 import argparse
 import sys
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import machine, say, table_of_figures, write_results
+from benchmarks.measure import (
+    add_output_option,
+    add_parts_option,
+    conditions,
+    say,
+    table_of_figures,
+    write_results,
+)
 from benchmarks.parts import Benchmark
 from similar_images.console import script_parser, status_of, whole_number
 from similar_images.network.embedding import DEVICES, add_weights_options
@@ -47,12 +53,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 def run(args: argparse.Namespace) -> None:
     """Measure the parts in order; write the figures after each."""
-    results: dict[str, Any] = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": machine(),
-        "model": args.model,
-        "weights": Path(args.weights).name,
-    }
+    results = conditions(model=args.model, weights=Path(args.weights).name)
     with tempfile.TemporaryDirectory() as folder:
         benchmark = Benchmark(args, Path(folder))
         for part in args.parts:
@@ -65,15 +66,11 @@ def run(args: argparse.Namespace) -> None:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the command line's options."""
     parser = script_parser(__doc__)
-    here = Path(__file__).parent
-    for name, default in (("images", "database_set"), ("queries", "query_set"), ("output", here)):
+    for name, default in (("images", "database_set"), ("queries", "query_set")):
         parser.add_argument(
-            f"--{name}",
-            type=Path,
-            default=Path(default),
-            metavar="DIR",
-            help=f"default: {Path(default).name}",
+            f"--{name}", type=Path, default=Path(default), metavar="DIR", help=f"default: {default}"
         )
+    add_output_option(parser)
     add_weights_options(parser)
     parser.add_argument("--device", choices=DEVICES, default="auto", help="default: auto")
     number = whole_number(1, 10**9)
@@ -97,9 +94,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="database images of the comparison with float32 (default: all)",
     )
-    parser.add_argument(
-        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all"
-    )
+    add_parts_option(parser, PARTS)
     return parser.parse_args(argv)
 
 

@@ -18,13 +18,20 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import machine, peak_memory, say, seconds, table, write_results
+from benchmarks.measure import (
+    add_output_option,
+    conditions,
+    peak_memory,
+    say,
+    seconds,
+    table,
+    write_results,
+)
 from similar_images.console import script_parser, status_of, whole_number
 from similar_images.loading.inventory import Inventory, State
 from similar_images.loading.row_writer import UPSERT_ROWS
@@ -162,7 +169,7 @@ def run(args: argparse.Namespace) -> None:
     """Measure each size in turn; write the figures after each."""
     file = args.output / "scale.json"
     results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    results |= {"machine": machine(), "date": datetime.now(UTC).date().isoformat()}
+    results |= conditions()
     with tempfile.TemporaryDirectory() as folder:
         uri = args.milvus_uri or str(Path(folder, "scale.db"))
         for rows in args.sizes:
@@ -187,13 +194,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--indexes", nargs="+", choices=KINDS, default=["flat"], help="default: flat"
     )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path(__file__).parent,
-        metavar="DIR",
-        help="default: benchmarks",
-    )
+    add_output_option(parser)
     return parser.parse_args(argv)
 
 
