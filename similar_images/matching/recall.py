@@ -42,13 +42,6 @@ def measured_recall(
     )
 
 
-def exact_search(
-    collection: ImageCollection, embeddings: np.ndarray, top_k: int, expression: str = ""
-) -> list[list[Match]]:
-    """Return each query's top_k nearest images, nearest first; see compare_exactly()."""
-    return compare_exactly(collection, embeddings, [[]] * len(embeddings), top_k, expression)[0]
-
-
 def compare_exactly(
     collection: ImageCollection,
     embeddings: np.ndarray,

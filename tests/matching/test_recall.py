@@ -7,7 +7,7 @@ import pytest
 from helpers import brute_force, exact_embedder, on_both_engines
 
 from similar_images.matching.match import SearchOptions
-from similar_images.matching.recall import compare_exactly, exact_search, measured_recall, recall
+from similar_images.matching.recall import compare_exactly, measured_recall, recall
 from similar_images.milvus import collection as image_collection
 from similar_images.milvus.collection import existing_collection
 from similar_images.milvus.connection import connect, resolve_uri
@@ -32,8 +32,9 @@ def test_exact_search_equals_brute_force(loaded: Path, monkeypatch: pytest.Monke
     names, embeddings, similarities = oracle()
     with connect(resolve_uri(None)) as client:
         collection = existing_collection(client, "images")
-        found = exact_search(collection, embeddings, 5)
-        some = exact_search(collection, embeddings, 5, 'path like "3/%"')
+        nothing: list[list[Match]] = [[] for _ in embeddings]
+        found, _ = compare_exactly(collection, embeddings, nothing, 5)
+        some, _ = compare_exactly(collection, embeddings, nothing, 5, 'path like "3/%"')
     for row, matches in enumerate(found):
         nearest = np.sort(similarities[row])[::-1][:5]
         np.testing.assert_allclose([match.similarity for match in matches], nearest, atol=2e-6)
