@@ -92,7 +92,9 @@ def run(args: argparse.Namespace) -> None:
     with connect(uri, must_exist=True) as client, ThreadPoolExecutor(1) as aside:
         aside.submit(import_openvino)  # slow, as is opening a collection
         collection = existing_collection(client, args.collection)
-        searched = aside.submit(collection.count, "" if args.images else options.filter)
+        rows_in_all = searched = aside.submit(collection.count)
+        if options.filter and not args.images:
+            searched = aside.submit(collection.count, options.filter)
         parameters = matching.index_parameters(collection, options)
         weights = matching.weights_to_read(collection, args.weights)
         network = network_of_collection(collection.properties, weights)
@@ -117,7 +119,7 @@ def run(args: argparse.Namespace) -> None:
             skipped=[skipped.path for skipped in queries.skipped],
             unmatched=len(queries.paths) - len(rows),
         )
-        matching.warn_if_incomplete(collection)
+        matching.warn_if_incomplete(collection, rows_in_all.result())
     matching.report_problems(queries, rows, summary)
     title = results.title_of(rows, network.model)
     written = results.result_options(args)

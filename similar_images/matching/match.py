@@ -181,10 +181,9 @@ def as_opened(path: Path) -> str:
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
-def warn_if_incomplete(collection: ImageCollection) -> None:
-    """Warn that the last load has not ended, or that rows were lost since."""
+def warn_if_incomplete(collection: ImageCollection, images: int) -> None:
+    """Warn that the last load has not ended, or that rows were lost since; images: its rows."""
     again = "run python embed_and_load.py"
-    images = collection.count()
     loaded = int(collection.properties.get(ROWS, "0"))
     if not collection.is_whole:
         warn(
