@@ -110,16 +110,9 @@ class Todo:
     def __init__(self, root: Path, wanted: Callable[[str], bool], inventory: Inventory) -> None:
         self.kept = 0
         self.listing = Listing()
-        self.all_paths = ListedPaths()  # also those that are not wanted
         self._listed = 0
         self._all_listed = False
-
-        def counted_and_wanted(path: str) -> bool:
-            self.all_paths.add(path)
-            return wanted(path)
-
-        found = iter_images(root, self.listing, counted_and_wanted)
-        self._rest = self._compare(found, inventory)
+        self._rest = self._compare(iter_images(root, self.listing, wanted), inventory)
         self._first = collections.deque(itertools.islice(self._rest, LISTED_FIRST))
 
     def _compare(self, found: Iterator[FoundImage], inventory: Inventory) -> Iterator[str]:

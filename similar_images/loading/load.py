@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from similar_images.console import Console
-from similar_images.loading.inventory import Inventory, Todo
+from similar_images.loading.inventory import Inventory, ListedPaths, Todo
 from similar_images.loading.prepare import LoadOptions
 from similar_images.loading.progress import SharedProgress
 from similar_images.loading.prune import Pruned, find_missing, may_prune
@@ -88,14 +88,20 @@ def load(job: Load) -> Tally | None:
     """
     ranks = job.ranks
     inventory = Inventory(i for i in job.collection.stored_images() if ranks.mine(i.path))
-    todo = Todo(job.options.folder, ranks.mine, inventory)
+    all_paths = ListedPaths()
+
+    def is_mine(path: str) -> bool:
+        all_paths.add(path)
+        return ranks.mine(path)
+
+    todo = Todo(job.options.folder, is_mine if ranks.count > 1 else ranks.mine, inventory)
     job.collection.client.warn_if_too_many(len(inventory))
     tally = Tally()
     with SharedProgress(ranks, todo.total, job.console.progress("images")) as progress:
-        compare_listings(job, todo, "before", progress)
+        compare_listings(job, todo, all_paths, "before", progress)
         if len(todo):
             embed_and_upsert(job, todo, tally, progress)
-        compare_listings(job, todo, "after", progress)
+        compare_listings(job, todo, all_paths, "after", progress)
         for skipped in tally.skipped:
             inventory.lose(skipped.path)
         unseen = Listing(tally.skipped + todo.listing.skipped).unseen()
@@ -139,9 +145,11 @@ def embed_and_upsert(job: Load, todo: Todo, tally: Tally, progress: SharedProgre
         tally.loaded = writer.written
 
 
-def compare_listings(job: Load, todo: Todo, when: str, progress: SharedProgress) -> None:
+def compare_listings(
+    job: Load, todo: Todo, all_paths: ListedPaths, when: str, progress: SharedProgress
+) -> None:
     """Raise CollectionError on rank 0 if the ranks have listed different files to the end."""
-    mine = vars(todo.all_paths) if todo.total() is not None else {}
+    mine = vars(all_paths) if todo.total() is not None else {}
     listed = job.ranks.gather(f"listed {when}", mine, progress.update)
     with job.ranks.after(job.ranks.first, f"comparison of listings {when}"):
         if all(listed):
