@@ -21,6 +21,7 @@ from similar_images.pictures.image_files import ImageError, image_error, readabl
 
 EXACT_RESIZE = 256  # a power of two: its multiples are not rounded
 MAX_ASPECT = 16  # beyond it, resizing the whole picture would need gigabytes
+FOLDER = "it is a folder; query_code.py takes folders with --queries"
 TILE = 512  # pixels: the side of the squares in which a picture is converted
 
 
@@ -85,16 +86,18 @@ def decode(
     fast for a photograph of 12 megapixels. None, and other formats, are decoded whole. Raises
     ImageError if Pillow can't decode it, or if the file changes meanwhile.
     """
-    if os.path.isdir(root / path):
-        raise ImageError("it is a folder; query_code.py takes folders with --queries")
     try:
         # Opened without waiting: a FIFO that has taken a picture's place would block for ever.
         flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         handle = os.open(root / path, os.O_RDONLY | flags)
     except OSError as error:
+        if os.path.isdir(root / path):  # Windows does not open folders
+            raise ImageError(FOLDER) from error
         raise image_error(error) from error
     try:
         before = os.fstat(handle)
+        if stat.S_ISDIR(before.st_mode):
+            raise ImageError(FOLDER)
         if not stat.S_ISREG(before.st_mode):
             raise ImageError("not a regular file")
         with open(handle, "rb", closefd=False) as file:  # some decoders close what they are given
