@@ -16,14 +16,20 @@ Writes: results/pairings.txt, comparison.png, observations.md, near_duplicates.t
 """
 
 import argparse
+import contextlib
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from similar_images.console import Console, add_quiet_option, script_parser, status_of, warn
 from similar_images.matching import match as matching
+from similar_images.matching.collection_folder import CollectionFolder
+from similar_images.matching.matches import Pairs
 from similar_images.matching.pairs import Summary
+from similar_images.matching.picture_store import PictureStore
+from similar_images.matching.queries import embed_queries, find_queries
 from similar_images.matching.recall import measured_recall
 from similar_images.milvus.client import CollectionError, redact
 from similar_images.milvus.collection import existing_collection
@@ -31,6 +37,7 @@ from similar_images.milvus.connection import add_collection_options, connect, re
 from similar_images.network.embedding import (
     add_embedding_options,
     embedding_options,
+    least_side,
     make_embedder,
     warn_if_random,
 )
@@ -86,10 +93,12 @@ def run(args: argparse.Namespace) -> None:
     options = matching.search_options(args)
     if args.collection_images:
         check_folder(args.collection_images, "--collection-images")
-    images = matching.find_queries(args.images, args.queries)
+    images = find_queries(args.images, args.queries)
     what = counted(len(images.paths), "image") + ("" if args.images else f" of {images.root}")
     console.say(f"Matching {what} with {args.collection} in {redact(uri)}")
-    with connect(uri, must_exist=True) as client, ThreadPoolExecutor(1) as aside:
+    with contextlib.ExitStack() as doing:
+        client = doing.enter_context(connect(uri, must_exist=True))
+        aside = doing.enter_context(ThreadPoolExecutor(1))
         aside.submit(import_openvino)  # slow, as is opening a collection
         collection = existing_collection(client, args.collection)
         rows_in_all = searched = aside.submit(collection.count)
@@ -99,32 +108,39 @@ def run(args: argparse.Namespace) -> None:
         weights = matching.weights_to_read(collection, args.weights)
         network = network_of_collection(collection.properties, weights)
         warn_if_random(network.model)
-        embedder = make_embedder(network, embedding_options(args), len(images.paths))
-        queries = matching.embed_queries(embedder, images, args.workers, console)
-        found = matching.search(collection, queries, options, parameters, console)
-        recall = measured_recall(collection, queries.embeddings, found, options, args.seed, console)
+        embedding = embedding_options(args)
+        exact = embedding.precision == "float32"
+        side = least_side(network.preprocessing, exact)
+        pictures = doing.enter_context(PictureStore(side, args.workers))
+        folder = CollectionFolder(collection, args.collection_images)
+        make = partial(make_embedder, network, embedding)
+        kept = pictures if args.near_duplicates or args.images else None
+        queries = embed_queries(make, images, collection, folder, kept, args.workers, console)
+        found = matching.search(collection, queries, folder, options, parameters, console)
+        recall = measured_recall(collection, queries, found, options, args.seed, console)
         if recall:
             console.say(f"Recall: {recall}")
-        found = matching.strong_enough(found, options.min_similarity)
-        rows = matching.make_rows(collection, args.collection_images, queries, found)
+        rows = Pairs(queries, matching.strong_enough(found, options.min_similarity), folder)
+        written = results.result_options(args)
         summary = Summary(
             queries=len(queries.paths),
+            pairs=rows.total,
             images=searched.result(),
             model=network.model.words,
             index=collection.index.words(parameters),
             recall=recall,
-            device=embedder.words,
+            device=queries.device,
             filter=options.filter,
             min_similarity=options.min_similarity,
             skipped=[skipped.path for skipped in queries.skipped],
             unmatched=len(queries.paths) - len(rows),
+            compares=written.near_duplicates,
         )
         matching.warn_if_incomplete(collection, rows_in_all.result())
-    matching.report_problems(queries, rows, summary)
-    title = results.title_of(rows, network.model)
-    written = results.result_options(args)
-    files = results.files_of(rows, summary, title, written, console)
-    write_together(files)
+        matching.report_problems(queries, rows, summary)
+        title = results.title_of(rows, network.model)
+        files = results.files_of(rows, summary, title, written, pictures, console)
+        write_together(files)
     if args.json:
         results.print_json(rows)
     elif args.images:

@@ -24,6 +24,7 @@ from benchmarks.measure import image_paths, table
 from similar_images.console import script_parser, status_of
 from similar_images.matching.near_duplicates import find_near_duplicates
 from similar_images.matching.pairs import Pair
+from similar_images.matching.picture_store import PictureStore
 from similar_images.pictures.decoding import decode
 from similar_images.pictures.image_files import ImageError
 from similar_images.text import printable
@@ -79,7 +80,7 @@ def shares_found(
         for name, image in zip(names, both, strict=True):
             image.save(name)
         pairs.append(Pair(names[0], names[1], 0.0))
-    ours = len(find_near_duplicates(pairs).near) / len(pairs)
+    ours = len(find_near_duplicates([pairs], PictureStore()).near) / len(pairs)
     if importlib.util.find_spec("imagehash") is None:
         return ours, None
     return ours, float(np.mean(list(map(found_by_hash, pictures, others))))

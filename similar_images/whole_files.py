@@ -7,7 +7,7 @@ New content is first written beside its place, as .NAME.partial. Then the old co
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 
@@ -33,13 +33,17 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_together(contents: Mapping[Path, bytes]) -> None:
-    """Write several files: afterwards all have the new content, or all are as before."""
+def write_together(contents: Mapping[Path, bytes | Iterable[str]]) -> None:
+    """Write several files: afterwards all have the new content, or all are as before.
+
+    Text is written in UTF-8, a part at a time as it is made.
+    """
     with replacing_together(list(contents)):
         for path, content in contents.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(partial_of(path), "wb") as file:
-                file.write(content)
+                parts = [content] if isinstance(content, bytes) else map(str.encode, content)
+                file.writelines(parts)
                 file.flush()
                 os.fsync(file.fileno())
 

@@ -3,7 +3,7 @@
 The match is first shifted as a whole, then shifted, rotated and stretched until the grey values
 agree best (Lucas and Kanade 1981, with the affine motion of Baker and Matthews 2004). How well two
 aligned pictures agree is the correlation of their fine structure: each value minus the mean of the
-5×5 values around it.
+5×5 values around it. Where they do not agree, the match is also tried turned by quarters.
 """
 
 import typing
@@ -11,6 +11,7 @@ import typing
 import numpy as np
 
 SIDE = 32  # pixels: the pictures are squares of this side
+SAME = 0.75  # correlation of the fine structure from which on two pictures are the same
 LIKELY = 0.4  # correlation of shifted pictures below which they are not aligned
 REACH = 2  # the greatest first shift, in pixels of 16×16: an eighth of the picture
 STEPS = 8  # iterations of the alignment, at each of two scales
@@ -19,6 +20,7 @@ GREY = np.array([0.299, 0.587, 0.114], np.float32)  # the weights of ITU-R BT.60
 CENTRE = (SIDE - 1) / 2
 _STILL = np.array([[CENTRE, CENTRE, 0], [CENTRE, 0, CENTRE]], np.float32)  # no motion
 STRUCTURE = 5  # pixels: the side of the square whose mean is subtracted
+TURNED = [(mirrored, turns) for mirrored in (False, True) for turns in (1, 2, 3)]
 
 
 class Alignment(typing.NamedTuple):
@@ -28,12 +30,15 @@ class Alignment(typing.NamedTuple):
     the change of position there for half a picture down and half a picture to the right in the
     query, in pixels of 32×32. agreement: (N,) float32, the correlation of the fine structure, -1
     to 1. overlap: (N,) float32, the share of the query that the match covers. mirrored: (N,) bool.
+    turns: (N,) int, the quarter turns to the left by which the match, mirrored or not, is laid on
+    the query.
     """
 
     motion: np.ndarray
     agreement: np.ndarray
     overlap: np.ndarray
     mirrored: np.ndarray
+    turns: np.ndarray
 
 
 def stretch(motion: np.ndarray) -> np.ndarray:
@@ -42,24 +47,50 @@ def stretch(motion: np.ndarray) -> np.ndarray:
     return most
 
 
-def align(queries: np.ndarray, matches: np.ndarray) -> Alignment:
-    """Align each match with its query, mirrored or not, whichever agrees better.
+def oriented(matches: np.ndarray, mirrored: bool, turns: int) -> np.ndarray:
+    """Return matches (N, 32, 32, …) mirrored, then turned to the left by quarters."""
+    return np.rot90(matches[:, :, ::-1] if mirrored else matches, turns, (1, 2))
 
-    queries, matches: (N, 32, 32, 3) uint8.
+
+def align(queries: np.ndarray, matches: np.ndarray) -> Alignment:
+    """Align each match with its query in the orientation in which they agree best.
+
+    queries, matches: (N, 32, 32, 3) uint8. Quarter turns are tried for those that do not agree
+    otherwise, without a shift of the whole.
     """
     ours = queries.astype(np.float32) @ GREY
     theirs = matches.astype(np.float32) @ GREY
-    sides = [_align_unmirrored(ours, side) for side in (theirs, theirs[:, :, ::-1])]
-    mirrored = sides[1].agreement > sides[0].agreement
-    parts = [
-        np.where(mirrored.reshape(-1, *[1] * (plain.ndim - 1)), other, plain)
-        for plain, other in zip(*(side[:3] for side in sides), strict=True)
-    ]
-    return Alignment(parts[0], parts[1], parts[2], mirrored)
+    aligned = _align_upright(ours, theirs)
+    _take_better(aligned, np.arange(len(ours)), ours, theirs, (True, 0))
+    others = np.flatnonzero(aligned.agreement < SAME)
+    if len(others):
+        a, b = _coarse(ours[others]), _coarse(theirs[others])
+        likeness = np.stack([_likeness(a, oriented(b, *one)) for one in TURNED], axis=1)
+        best = np.argmax(likeness, axis=1)
+        for number, orientation in enumerate(TURNED):
+            likely = (best == number) & (likeness[:, number] >= LIKELY)
+            _take_better(aligned, others[likely], ours, theirs, orientation)
+    return aligned
 
 
-def _align_unmirrored(ours: np.ndarray, theirs: np.ndarray) -> Alignment:
-    """Align those pairs that a shift alone makes similar enough."""
+def _take_better(
+    aligned: Alignment,
+    some: np.ndarray,
+    ours: np.ndarray,
+    theirs: np.ndarray,
+    orientation: tuple[bool, int],
+) -> None:
+    """Align some of the pairs in another orientation; keep what agrees better than before."""
+    if len(some):
+        found = _align_upright(ours[some], oriented(theirs[some], *orientation))
+        better = found.agreement > aligned.agreement[some]
+        for part, other in zip(aligned[:3], found[:3], strict=True):
+            part[some[better]] = other[better]
+        aligned.mirrored[some[better]], aligned.turns[some[better]] = orientation
+
+
+def _align_upright(ours: np.ndarray, theirs: np.ndarray) -> Alignment:
+    """Align those pairs that a shift alone makes similar enough, in the orientation they have."""
     likeness, motion = _shift(ours, theirs)
     agreement = np.full(len(ours), -1, np.float32)
     overlap = np.zeros(len(ours), np.float32)
@@ -73,12 +104,13 @@ def _align_unmirrored(ours: np.ndarray, theirs: np.ndarray) -> Alignment:
         ours_fine = (a - _blurred(a, STRUCTURE)).reshape(fine.shape)
         agreement[likely] = _correlation(ours_fine, fine, inside)
         overlap[likely] = inside.mean(1)
-    return Alignment(motion, agreement, overlap, np.zeros(len(ours), bool))
+    mirrored, turns = np.zeros(len(ours), bool), np.zeros(len(ours), int)
+    return Alignment(motion, agreement, overlap, mirrored, turns)
 
 
 def _shift(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the best correlation of shifted pictures at 16×16, and the motion that gives it."""
-    a, b = (_halved(_blurred(x, 3) - _blurred(x, 9)) for x in (ours, theirs))
+    a, b = _coarse(ours), _coarse(theirs)
     side = a.shape[1]
     best = np.full(len(a), -1, np.float32)
     shift = np.zeros((len(a), 2), np.float32)
@@ -86,15 +118,24 @@ def _shift(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray
         for dx in range(-REACH, REACH + 1):
             rows = slice(max(0, dy), side + min(0, dy)), slice(max(0, -dy), side + min(0, -dy))
             columns = slice(max(0, dx), side + min(0, dx)), slice(max(0, -dx), side + min(0, -dx))
-            u = a[:, rows[0], columns[0]].reshape(len(a), -1)
-            v = b[:, rows[1], columns[1]].reshape(len(a), -1)
-            likeness = _correlation(u, v, np.ones((1, u.shape[1]), np.float32))
+            likeness = _likeness(a[:, rows[0], columns[0]], b[:, rows[1], columns[1]])
             better = likeness > best
             best[better] = likeness[better]
             shift[better] = -2 * dy, -2 * dx
     motion = np.tile(_STILL, (len(a), 1, 1))
     motion[:, :, 0] += shift
     return best, motion
+
+
+def _coarse(images: np.ndarray) -> np.ndarray:
+    """Return the coarse structure of (N, 32, 32) images, (N, 16, 16)."""
+    return _halved(_blurred(images, 3) - _blurred(images, 9))
+
+
+def _likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the correlation of (N, height, width) structures, (N,)."""
+    u, v = a.reshape(len(a), -1), b.reshape(len(b), -1)
+    return _correlation(u, v, np.ones((1, u.shape[1]), np.float32))
 
 
 def _follow(motion: np.ndarray, ours: np.ndarray, theirs: np.ndarray, blur: int) -> np.ndarray:

@@ -1,31 +1,24 @@
-"""Match pictures: find the queries, embed them, search, and pair each with its matches."""
+"""Search the collection for each query; what counts as a match."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
-
-import numpy as np
+from pathlib import Path
 
 from similar_images.console import Console, number_between, warn, whole_number
+from similar_images.matching.collection_folder import CollectionFolder, may_open
+from similar_images.matching.matches import Matches
 from similar_images.matching.pairs import Pair, Summary
+from similar_images.matching.queries import Queries
 from similar_images.milvus.client import CollectionError
 from similar_images.milvus.collection import MAX_TOP_K, ROWS, ImageCollection
 from similar_images.milvus.schema import Match
 from similar_images.milvus.vector_index import parameters_for, search_parameters
-from similar_images.network.embedding import Embedder, embed_images
-from similar_images.pictures.image_files import (
-    ImageError,
-    Listing,
-    Skipped,
-    check_folder,
-    iter_images,
-    label_of,
-)
 from similar_images.text import counted, printable
 
 ROUNDING = 1e-6  # of a cosine in float32: two that differ by no more are equal
+OWN = 0.999  # the least similarity that a picture can have to itself, embedded twice
 
 
 @dataclass(frozen=True)
@@ -39,146 +32,63 @@ class SearchOptions:
     recall_sample: int = 0  # queries that are also searched exactly
 
 
-@dataclass(frozen=True)
-class QueryImages:
-    """The pictures to match: paths under a root; with labels if the root is a folder of them."""
-
-    root: Path
-    paths: list[str]
-    labelled: bool
-    skipped: list[Skipped] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Queries:
-    """Embedded queries: paths that can be opened, labels, embeddings (N, dimension) float32."""
-
-    paths: list[str]
-    labels: list[str]
-    embeddings: np.ndarray
-    skipped: list[Skipped]
-
-
-def find_queries(images: list[str], folder: Path) -> QueryImages:
-    """Return the named pictures, else all of the folder's, sorted; ImageError if there are none."""
-    if images:
-        return QueryImages(Path(), images, labelled=False)
-    check_folder(folder, "--queries")
-    listing = Listing()
-    paths = sorted(image.path for image in iter_images(folder, listing))
-    if not paths:
-        raise ImageError(f"{folder} holds no images; choose another folder with --queries")
-    return QueryImages(folder, paths, labelled=True, skipped=listing.skipped)
-
-
-def embed_queries(
-    embedder: Embedder, images: QueryImages, workers: int | None, console: Console
-) -> Queries:
-    """Embed the query images; ImageError if none of them can be read."""
-    paths: list[str] = []
-    labels: list[str] = []
-    embeddings: list[np.ndarray] = []
-    skipped = list(images.skipped)
-    console.say(f"{counted(len(images.paths), 'image')} to embed: {embedder.words}")
-    with console.progress("images", len(images.paths)) as progress:
-        for batch in embed_images(embedder, images.root, images.paths, workers):
-            paths += [str(images.root / image.path) for image in batch.images]
-            labels += [label_of(i.path) if images.labelled else "" for i in batch.images]
-            skipped += batch.skipped
-            embeddings.append(batch.embeddings)
-            progress.update(len(batch.images) + len(batch.skipped))
-    if not paths:
-        first = skipped[0]
-        raise ImageError(f"{printable(first.path)} can't be read ({first.reason}); give a picture")
-    return Queries(paths, labels, np.concatenate(embeddings), skipped)
-
-
 def index_parameters(collection: ImageCollection, options: SearchOptions) -> dict[str, int]:
     """Return the parameters to search the index with; CollectionError if it has no such."""
     index_type = collection.index.current().get("index_type", "")
-    return parameters_for(index_type, options.top_k, options.parameters)
+    return parameters_for(index_type, options.top_k + 1, options.parameters)
 
 
 def search(
     collection: ImageCollection,
     queries: Queries,
+    folder: CollectionFolder,
     options: SearchOptions,
     parameters: dict[str, int],
     console: Console,
-) -> list[list[Match]]:
-    """Return each query's matches, nearest first."""
-    matches: list[list[Match]] = []
-    answers = collection.search(queries.embeddings, options.top_k, options.filter, parameters)
+) -> Matches:
+    """Return each query's matches, nearest first; a picture is never its own match.
+
+    Where links give a file several paths in the collection, they are added to queries.rows.
+    """
+    matches = Matches()
+    wanted = min(options.top_k + any(queries.rows), MAX_TOP_K)
+    answers = collection.search(queries.embeddings, wanted, options.filter, parameters)
     with console.progress("queries", len(queries.paths)) as progress:
         for some in answers:
-            matches += some
+            for found in some:
+                query = len(matches)
+                others, asked = _without_itself(found, queries, query, folder), wanted
+                while len(others) < options.top_k and len(found) == asked < MAX_TOP_K:
+                    asked = min(2 * asked, MAX_TOP_K)
+                    wider = {name: max(n, asked) for name, n in parameters.items() if name == "ef"}
+                    one = queries.embeddings[query : query + 1]
+                    answer = collection.search(one, asked, options.filter, {**parameters, **wider})
+                    ((found,),) = answer
+                    others = _without_itself(found, queries, query, folder)
+                matches.append(others[: options.top_k])
             progress.update(len(some))
     return matches
 
 
-def strong_enough(matches: Sequence[list[Match]], least: float | None) -> list[list[Match]]:
+def _without_itself(
+    found: Sequence[Match], queries: Queries, query: int, folder: CollectionFolder
+) -> list[Match]:
+    """Return the matches of a query that are not the same file; note under which paths it is."""
+    rows, picture = queries.rows[query], queries.paths[query]
+    for path, similarity in found:
+        if similarity >= OWN and path not in rows and folder.is_same_file(path, picture):
+            rows.add(path)
+    return [match for match in found if match.path not in rows]
+
+
+def strong_enough(matches: Matches, least: float | None) -> Matches:
     """Return the matches of at least this similarity, up to rounding; all of them if it is None."""
     if least is None:
-        return list(matches)
-    lowest = least - ROUNDING
-    return [[match for match in found if match.similarity >= lowest] for found in matches]
-
-
-def make_rows(
-    collection: ImageCollection,
-    folder: Path | None,
-    queries: Queries,
-    matches: Sequence[Sequence[Match]],
-) -> list[list[Pair]]:
-    """Return each query's pairs, nearest first; queries without a match are left out.
-
-    folder: where the collection's pictures are, if the user names it.
-    """
-    root = folder or collection.root
-    trusted = folder is not None or may_open(collection, root)
-    rows = [
-        [
-            Pair(
-                query=query,
-                match=as_opened(root / match.path),
-                similarity=match.similarity,
-                rank=rank,
-                query_label=label,
-                match_label=label_of(match.path),
-                may_open_match=trusted and _stays_inside(match.path),
-            )
-            for rank, match in enumerate(found, start=1)
-        ]
-        for query, label, found in zip(queries.paths, queries.labels, matches, strict=True)
-    ]
-    return [row for row in rows if row]
-
-
-def may_open(collection: ImageCollection, path: Path) -> bool:
-    """Return whether a path that the collection names may be opened.
-
-    On a server anybody may have written it: it has to be below the current folder.
-    """
-    return collection.client.is_own or path.resolve().is_relative_to(Path.cwd())
-
-
-def _stays_inside(path: str, system: type[PurePath] = PurePath) -> bool:
-    r"""Return whether a row's path leads nowhere but into the collection's folder.
-
-    system: whose rules apply, by default this system's: a backslash separates folders on Windows
-    alone, elsewhere it is a character of a name.
-
-    >>> _stays_inside("frog/1.png"), _stays_inside("../x.png"), _stays_inside("/etc/x.png")
-    (True, False, False)
-    """
-    pure = system(path)
-    return bool(pure.parts) and not pure.anchor and ".." not in pure.parts and "\0" not in path
-
-
-def as_opened(path: Path) -> str:
-    """Return a path that can be opened from the current folder: relative if it is below it."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+        return matches
+    strong = Matches()
+    for found in matches:
+        strong.append([match for match in found if match.similarity >= least - ROUNDING])
+    return strong
 
 
 def warn_if_incomplete(collection: ImageCollection, images: int) -> None:

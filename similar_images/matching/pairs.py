@@ -1,18 +1,17 @@
 """A query and its match, as the search returns them; pairings.txt."""
 
 import csv
-import io
 import itertools
 import random
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from similar_images.text import printable
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """A query and one of its matches; rank 1 is the nearest."""
 
     query: str  # a path that can be opened from the current folder
@@ -36,6 +35,7 @@ class Summary:
     """What was run, for the title and the reports."""
 
     queries: int
+    pairs: int  # of queries and matches
     images: int  # that were searched: with a filter, the rows that satisfy it
     model: str
     index: str  # how the collection was searched
@@ -45,25 +45,28 @@ class Summary:
     min_similarity: float | None = None
     skipped: list[str] = field(default_factory=list)
     unmatched: int = 0
+    compares: bool = True  # False: pictures were not to be compared
     not_compared: int = 0  # pairs of which a picture could not be read, or may not be opened
 
 
-def nearest(pairs: Sequence[Pair]) -> list[Pair]:
+def nearest(rows: Iterable[Sequence[Pair]]) -> list[Pair]:
     """Return each query's first pair."""
-    return [pair for pair in pairs if pair.rank == 1]
+    return [row[0] for row in rows]
 
 
 def choose_rows(rows: Sequence[list[Pair]], count: int, seed: int) -> list[list[Pair]]:
     """Return `count` of the queries' rows at random, the same ones for the same seed."""
-    return random.Random(seed).sample(list(rows), min(count, len(rows)))
+    numbers = range(len(rows))
+    return [rows[i] for i in random.Random(seed).sample(numbers, min(count, len(rows)))]
 
 
-def pairings_text(pairs: Sequence[Pair]) -> str:
-    r"""Return the pairs as tab-separated lines under a header; control characters are escaped.
+def pairings_text(rows: Iterable[Sequence[Pair]]) -> Iterator[str]:
+    r"""Yield the pairs as tab-separated lines under a header; control characters are escaped.
 
-    >>> pairings_text([Pair("q/cat/1.png", "d/cat/2.png", 0.5)])
-    'query\trank\tmatch\tsimilarity\nq/cat/1.png\t1\td/cat/2.png\t0.500000\n'
+    >>> list(pairings_text([[Pair("q/cat/1.png", "d/cat/2.png", 0.5)]]))
+    ['query\trank\tmatch\tsimilarity\n', 'q/cat/1.png\t1\td/cat/2.png\t0.500000\n']
     """
+    pairs = itertools.chain.from_iterable(rows)
     return tab_separated(["query", "rank", "match", "similarity"], map(pairing, pairs))
 
 
@@ -72,13 +75,17 @@ def pairing(pair: Pair) -> list[str]:
     return [pair.query, str(pair.rank), pair.match, f"{pair.similarity:.6f}"]
 
 
-def tab_separated(header: Sequence[str], rows: Iterator[list[str]]) -> str:
-    """Return rows of text under a header, separated by tabs, as people and pandas read them."""
-    out = io.StringIO()
-    writer = csv.writer(out, delimiter="\t", lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([printable(cell) for cell in row] for row in rows)
-    return out.getvalue()
+class _Echo:
+    def write(self, text: str) -> str:
+        return text
+
+
+def tab_separated(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Yield rows of text under a header, separated by tabs, as people and pandas read them."""
+    writer = csv.writer(_Echo(), delimiter="\t", lineterminator="\n")
+    yield writer.writerow(header)
+    for row in rows:
+        yield writer.writerow(map(printable, row))
 
 
 def letters() -> Iterator[str]:

@@ -1,7 +1,6 @@
 """Find possible label errors: queries whose matches all have one label, but not the query's."""
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from similar_images.matching.pairs import Pair
@@ -18,15 +17,14 @@ class SecondLook:
     matches: int
 
 
-def second_looks(pairs: Sequence[Pair]) -> list[SecondLook]:
+def second_looks(rows: Iterable[Sequence[Pair]]) -> list[SecondLook]:
     """Return the queries whose matches all have one label but not the query's, most similar first.
 
-    pairs: those of a query follow each other, nearest first. Queries with fewer than LEAST_MATCHES
+    rows: each query's pairs, nearest first. Queries with fewer than LEAST_MATCHES
     matches are left out.
     """
     found = []
-    for _query, group in itertools.groupby(pairs, key=lambda pair: pair.query):
-        row = list(group)
+    for row in rows:
         labels = {pair.match_label for pair in row}
         if len(row) >= LEAST_MATCHES and len(labels) == 1 and row[0].same_label is False:
             found.append(SecondLook(row[0], row[0].match_label, len(row)))

@@ -147,7 +147,7 @@ class ImageCollection:
     def delete(self, paths: Sequence[str]) -> None:
         """Delete the rows of these paths."""
         for start in range(0, len(paths), REQUEST_ROWS):
-            chosen = f"{KEY} in [{', '.join(map(quoted, paths[start : start + REQUEST_ROWS]))}]"
+            chosen = _one_of(paths[start : start + REQUEST_ROWS])
             self.client.ask("delete", self.name, filter=chosen, advice=RESUME)
 
     def count(self, expression: str = "") -> int:
@@ -174,6 +174,14 @@ class ImageCollection:
         for page in self._pages((KEY, VECTOR), READ_EMBEDDINGS, expression):
             embeddings = np.array([row[VECTOR] for row in page], np.float32)
             yield [row[KEY] for row in page], embeddings
+
+    def embeddings_of(self, paths: Sequence[str]) -> Iterator[tuple[StoredImage, np.ndarray]]:
+        """Yield the rows that these paths have, in no particular order: (dimension,) float32."""
+        columns = (*StoredImage._fields, VECTOR)
+        for start in range(0, len(paths), REQUEST_ROWS):
+            for row in self._query(_one_of(paths[start : start + REQUEST_ROWS]), columns, RESUME):
+                stored = StoredImage(*(row[column] for column in StoredImage._fields))
+                yield stored, np.array(row[VECTOR], np.float32)
 
     def _pages(
         self, columns: Sequence[str], rows_a_page: int, expression: str = ""
@@ -259,6 +267,11 @@ class ImageCollection:
         self.client.ask("rename_collection", self.name, name)
         self.name = self.index.name = name
         self._open()
+
+
+def _one_of(paths: Sequence[str]) -> str:
+    """Return the filter for the rows of these paths."""
+    return f"{KEY} in [{', '.join(map(quoted, paths))}]"
 
 
 def _is_valid(properties: Mapping[str, str]) -> bool:

@@ -176,7 +176,7 @@ def embed_images(
     task = Task(
         root=root,
         preprocessing=embedder.preprocessing,
-        least_side=None if embedder.exact else SCALED_SIDE * embedder.preprocessing.resize,
+        least_side=least_side(embedder.preprocessing, embedder.exact),
         examine=examine,
     )
     with (
@@ -196,6 +196,11 @@ def embed_images(
                 yield finish()
         while waiting:
             yield finish()
+
+
+def least_side(preprocessing: Preprocessing, exact: bool) -> int | None:
+    """Return the least short side of a JPEG that is decoded at a reduced scale; None for whole."""
+    return None if exact else SCALED_SIDE * preprocessing.resize
 
 
 # --- Command line -----------------------------------------------------------------------------

@@ -10,8 +10,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from similar_images.console import QUIET, Console
 from similar_images.matching.pairs import Pair, letters
-from similar_images.pictures.decoding import decode
-from similar_images.pictures.image_files import ImageError
+from similar_images.matching.picture_store import PictureStore, Thumbnail, paths_to_show
 from similar_images.text import printable
 
 CELL = 192  # pixels: the square in which a picture is shown; 6 × CIFAR-10's 32
@@ -37,22 +36,27 @@ SYSTEM_FONTS = (
 )
 
 
-def picture_bytes(rows: Sequence[Sequence[Pair]], title: str, console: Console = QUIET) -> bytes:
+def picture_bytes(
+    rows: Sequence[Sequence[Pair]], title: str, pictures: PictureStore, console: Console = QUIET
+) -> bytes:
     """Return queries with their matches, nearest first, drawn as PNG."""
     if all(len(row) == 1 for row in rows):
-        picture = draw_pairs([row[0] for row in rows], title, console)
+        picture = draw_pairs([row[0] for row in rows], title, pictures, console)
     else:
-        picture = draw_rows(rows, title, console)
+        picture = draw_rows(rows, title, pictures, console)
     out = io.BytesIO()
     picture.save(out, "PNG")
     return out.getvalue()
 
 
-def draw_pairs(pairs: Sequence[Pair], title: str, console: Console = QUIET) -> Image.Image:
+def draw_pairs(
+    pairs: Sequence[Pair], title: str, pictures: PictureStore, console: Console = QUIET
+) -> Image.Image:
     """Draw lettered pairs, five in a row, query left and match right."""
     columns = min(PAIRS_IN_ROW, len(pairs))
     cell_width, cell_height = 2 * CELL + GAP, CELL + 4 * TEXT_SIZE + GAP
     page = _Page(columns, -(-len(pairs) // columns), cell_width, cell_height, title)
+    page.thumbnails = pictures.thumbnails(paths_to_show(pairs), console)
     with console.progress("pictures drawn", 2 * len(pairs)) as progress:
         for (x, y), letter, pair in zip(page.places(), letters(), pairs, strict=False):
             page.text(x, y, letter, TEXT_SIZE, INK, 2 * CELL)
@@ -64,7 +68,9 @@ def draw_pairs(pairs: Sequence[Pair], title: str, console: Console = QUIET) -> I
     return page.finish("query left, nearest match right, cosine similarity below the match")
 
 
-def draw_rows(rows: Sequence[Sequence[Pair]], title: str, console: Console = QUIET) -> Image.Image:
+def draw_rows(
+    rows: Sequence[Sequence[Pair]], title: str, pictures: PictureStore, console: Console = QUIET
+) -> Image.Image:
     """Draw a row for each query: the query, then its matches, nearest first.
 
     The page has bounds: of many queries the first are shown, of many matches the nearest.
@@ -74,6 +80,8 @@ def draw_rows(rows: Sequence[Sequence[Pair]], title: str, console: Console = QUI
     most = MAX_PIXELS // (columns * (CELL + 3 * GAP) * (cell_height + 2 * GAP))
     shown = [row[:MATCHES_IN_ROW] for row in rows[:most]]
     page = _Page(columns, len(shown), CELL, cell_height, title)
+    on_page = [pair for row in shown for pair in row]
+    page.thumbnails = pictures.thumbnails(paths_to_show(on_page), console)
     with console.progress("pictures drawn", len(shown) + sum(map(len, shown))) as progress:
         for number, (row, letter) in enumerate(zip(shown, letters(), strict=False)):
             x, y = page.place(number, 0)
@@ -109,6 +117,7 @@ class _Page:
         self.image = Image.new("RGB", (inner + 2 * MARGIN, self.bottom + 4 * TEXT_SIZE), PAPER)
         self.draw = ImageDraw.Draw(self.image)
         self.marked = False
+        self.thumbnails: dict[str, Thumbnail] = {}
         for number, line in enumerate(lines):
             self.text(self.left, MARGIN + number * (TITLE_SIZE + GAP), line, TITLE_SIZE, INK, inner)
 
@@ -127,16 +136,15 @@ class _Page:
     def picture(self, x: int, y: int, path: str, label: str, pair: Pair | None = None) -> None:
         """Show a picture in its square, below it its label or name, and the pair's similarity."""
         self.draw.rectangle((x, y, x + CELL - 1, y + CELL - 1), fill=BACKDROP)
-        try:
-            if pair and not pair.may_open_match:
-                raise ImageError("not opened")
-            shown = fit(decode(Path(), path)[1])
+        hidden = pair and not pair.may_open_match
+        thumbnail = Thumbnail(problem="not opened") if hidden else self.thumbnails[path]
+        if thumbnail.problem:
+            problem = printable(thumbnail.problem)
+            self.text(x + GAP, y + CELL // 2, problem, TEXT_SIZE, PALE, CELL - 2 * GAP)
+        else:
+            shown = fit(Image.open(io.BytesIO(thumbnail.data)))
             offset = (CELL - shown.width) // 2, (CELL - shown.height) // 2
             self.image.paste(shown, (x + offset[0], y + offset[1]))
-        except ImageError as error:
-            self.text(
-                x + GAP, y + CELL // 2, printable(str(error)), TEXT_SIZE, PALE, CELL - 2 * GAP
-            )
         below = y + CELL + GAP // 2
         self.text(x, below, printable(label or Path(path).name), TEXT_SIZE, INK, CELL)
         if pair:

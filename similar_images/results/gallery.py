@@ -5,15 +5,15 @@ import io
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple
+
+from PIL import Image
 
 from similar_images.console import QUIET, Console
 from similar_images.matching.near_duplicates import NearDuplicate
-from similar_images.matching.pairs import Pair, Summary, letters, nearest
+from similar_images.matching.pairs import Pair, Summary, letters
+from similar_images.matching.picture_store import PictureStore, Thumbnail, paths_to_show
 from similar_images.matching.second_look import SecondLook
-from similar_images.pictures.decoding import decode
-from similar_images.pictures.image_files import ImageError
 from similar_images.results.rendering import render
 
 SIDE = 96  # pixels: the square that shows a picture
@@ -25,7 +25,7 @@ MAX_BYTES = 8_000_000  # of all thumbnails
 BINS = 40  # of the distribution
 
 
-class Thumbnail(NamedTuple):
+class Shown(NamedTuple):
     """A picture as it stands in the page, or why it is not shown."""
 
     problem: str = ""
@@ -45,22 +45,24 @@ class Cell(NamedTuple):
 
 
 def gallery(
-    pairs: Sequence[Pair],
-    shown: Sequence[Pair],
+    first: Sequence[Pair],
+    drawn: Sequence[Pair],
     near: Sequence[NearDuplicate],
     second: Sequence[SecondLook],
     summary: Summary,
     title: str,
+    pictures: PictureStore,
     console: Console = QUIET,
 ) -> str:
     """Return the page as HTML: no script, nothing from elsewhere, at most some hundreds of pairs.
 
-    shown: the pairs of the comparison picture, whose letters they keep.
+    first: each query's nearest pair. drawn: those of the comparison picture, whose letters they
+    keep.
     """
-    ordered = sorted(nearest(pairs), key=lambda pair: pair.similarity)
+    ordered = sorted(first, key=lambda pair: pair.similarity)
     labelled = [pair for pair in reversed(ordered) if pair.same_label is not None]
     sections = {
-        "drawn": nearest(shown),
+        "drawn": drawn,
         "near": [one.pair for one in near],
         "different": [pair for pair in labelled if not pair.same_label],
         "second": [look.pair for look in second],
@@ -76,7 +78,7 @@ def gallery(
         summary=summary,
         sections=sections,
         max_section=MAX_SECTION,
-        thumbnails=_thumbnails(on_page, console),
+        thumbnails=_thumbnails(on_page, pictures, console),
         letters=dict(zip(sections["drawn"], letters(), strict=False)),
         changes={one.pair: one.words for one in near},
         distribution=_distribution(labelled) if labelled else None,
@@ -86,37 +88,27 @@ def gallery(
     )
 
 
-def _thumbnails(pairs: Sequence[Pair], console: Console) -> dict[str, Thumbnail]:
-    """Return the thumbnail of each path, up to MAX_BYTES in all."""
-    made: dict[str, Thumbnail] = {}
+def _thumbnails(
+    pairs: Sequence[Pair], pictures: PictureStore, console: Console
+) -> dict[str, Shown]:
+    """Return how each picture is shown, up to MAX_BYTES in all."""
+    shown = {pair.match: Shown("not opened") for pair in pairs if not pair.may_open_match}
     size = 0
-    with console.progress("thumbnails", 2 * len(pairs)) as progress:
-        for pair in pairs:
-            for path, may_open in ((pair.query, True), (pair.match, pair.may_open_match)):
-                if path not in made:
-                    problem = "not shown" if size >= MAX_BYTES else "" if may_open else "not opened"
-                    made[path] = Thumbnail(problem) if problem else _thumbnail(path)
-                    size += len(made[path].url)
-                progress.update(1)
-    return made
+    for path, thumbnail in pictures.thumbnails(paths_to_show(pairs), console).items():
+        problem = thumbnail.problem or ("not shown" if size >= MAX_BYTES else "")
+        shown[path] = Shown(problem) if problem else _shown(thumbnail)
+        size += len(shown[path].url)
+    return shown
 
 
-def _thumbnail(path: str) -> Thumbnail:
-    try:
-        image = decode(Path(), path)[1]
-    except ImageError as error:
-        return Thumbnail(str(error))
-    out, crisp = io.BytesIO(), max(image.size) <= SIDE
+def _shown(thumbnail: Thumbnail) -> Shown:
+    image = Image.open(io.BytesIO(thumbnail.data))
+    crisp = max(image.size) <= SIDE
     scale = SIDE // max(image.size) if crisp else SIDE / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
-    if crisp:
-        image.save(out, "PNG", optimize=True)
-    else:
-        image.thumbnail((2 * SIDE, 2 * SIDE))
-        image.save(out, "JPEG", quality=80)
-    data = base64.b64encode(out.getvalue()).decode()
+    data = base64.b64encode(thumbnail.data).decode()
     url = f"data:image/{'png' if crisp else 'jpeg'};base64,{data}"
-    return Thumbnail("", url, width, height, crisp)
+    return Shown("", url, width, height, crisp)
 
 
 def _distribution(labelled: Sequence[Pair]) -> tuple[float, list[int], list[int]]:

@@ -1,6 +1,7 @@
 """Write observations.md: what was run, and what the pairs show."""
 
 import datetime
+import itertools
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -51,14 +52,17 @@ def wilson_interval(part: int, whole: int) -> tuple[float, float]:
 
 
 def report(
-    pairs: Sequence[Pair],
-    shown: Sequence[Pair],
+    rows: Sequence[Sequence[Pair]],
+    drawn: Sequence[Pair],
     near: Sequence[NearDuplicate],
     second: Sequence[SecondLook],
     summary: Summary,
 ) -> str:
-    """Return the report in Markdown on all nearest pairs and those in the picture."""
-    first = nearest(pairs)
+    """Return the report in Markdown.
+
+    rows: each query's pairs, nearest first. drawn: the nearest pairs of those in the picture.
+    """
+    first = nearest(rows)
     ordered = sorted(first, key=lambda pair: pair.similarity)
     wrong = Counter((p.query_label, p.match_label) for p in first if p.same_label is False)
     agreement = _agreement(first)
@@ -72,14 +76,14 @@ def report(
         interval=tuple(100 * end for end in wilson_interval(*agreement)) if agreement.of else None,
         labels=_label_rows(first),
         confusions=wrong.most_common(LISTED),
-        lowest_rank=max(pair.rank for pair in pairs),
-        all_ranks=_agreement(pairs),
+        lowest_rank=max(map(len, rows)),
+        all_ranks=_agreement(itertools.chain.from_iterable(rows)),
         near=_near_duplicates(first, near),
-        pairs=len(pairs),
+        pairs=summary.pairs,
         second=second,
         sample=[
             Sampled(letter, pair, sum(other.similarity > pair.similarity for other in first) + 1)
-            for letter, pair in zip(letters(), nearest(shown), strict=False)
+            for letter, pair in zip(letters(), drawn, strict=False)
         ],
         median=statistics.median(pair.similarity for pair in first),
         extremes={"Most": ordered[::-1][:LISTED], "Least": ordered[:LISTED]},

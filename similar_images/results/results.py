@@ -2,13 +2,18 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from similar_images.console import Console, warn, whole_number
-from similar_images.matching.near_duplicates import find_near_duplicates, near_duplicates_text
-from similar_images.matching.pairs import Pair, Summary, choose_rows, pairings_text
+from similar_images.matching.near_duplicates import (
+    Comparison,
+    find_near_duplicates,
+    near_duplicates_text,
+)
+from similar_images.matching.pairs import Pair, Summary, choose_rows, nearest, pairings_text
+from similar_images.matching.picture_store import PictureStore
 from similar_images.matching.second_look import second_looks
 from similar_images.network.model_description import Model
 from similar_images.results.comparison_picture import picture_bytes
@@ -24,6 +29,7 @@ class ResultOptions:
     folder: Path
     pairs: int  # in the picture
     seed: int  # of their random choice
+    near_duplicates: bool  # whether pictures are compared
     named: bool  # the queries were named one by one: the first are in the picture, the only file
 
     @property
@@ -47,8 +53,9 @@ def files_of(
     summary: Summary,
     title: str,
     options: ResultOptions,
+    pictures: PictureStore,
     console: Console,
-) -> dict[Path, bytes]:
+) -> Mapping[Path, bytes | Iterable[str]]:
     """Return the files to write, with their contents.
 
     rows: each query's pairs, nearest first.
@@ -57,30 +64,44 @@ def files_of(
         if len(rows) > options.pairs:
             queries = counted(len(rows), "query", "queries")
             console.say(f"The picture shows the first {options.pairs} of {queries}; see --pairs")
-        return {options.picture: picture_bytes(rows[: options.pairs], title, console)}
-    pairs = [pair for row in rows for pair in row]
-    drawn = choose_rows(rows, options.pairs, options.seed)
-    shown = [pair for row in drawn for pair in row]
-    comparison, second = find_near_duplicates(pairs, console), second_looks(pairs)
+        return {options.picture: picture_bytes(rows[: options.pairs], title, pictures, console)}
+    comparison, second = compared(rows, summary, options, pictures, console), second_looks(rows)
     near = comparison.near
-    summary = replace(summary, not_compared=len(pairs) - comparison.compared)
-    if summary.not_compared:
+    summary = replace(summary, not_compared=summary.pairs - comparison.compared)
+    drawn_rows = choose_rows(rows, options.pairs, options.seed)
+    drawn = nearest(drawn_rows)
+    page = gallery(nearest(rows), drawn, near, second, summary, title, pictures, console)
+    return {
+        options.folder / "pairings.txt": pairings_text(rows),
+        options.folder / "near_duplicates.txt": near_duplicates_text(near),
+        options.folder / "observations.md": [report(rows, drawn, near, second, summary)],
+        options.folder / "gallery.html": [page],
+        options.picture: picture_bytes(drawn_rows, title, pictures, console),
+    }
+
+
+def compared(
+    rows: Sequence[list[Pair]],
+    summary: Summary,
+    options: ResultOptions,
+    pictures: PictureStore,
+    console: Console,
+) -> Comparison:
+    """Return the near-duplicates, if they are wanted; warn of what could not be compared."""
+    if not options.near_duplicates:
+        return Comparison([], 0)
+    comparison = find_near_duplicates(rows, pictures, console)
+    lacking = summary.pairs - comparison.compared
+    if lacking:
         warn(
-            f"{summary.not_compared:,} of {counted(len(pairs), 'pair')} could not be checked for "
+            f"{lacking:,} of {counted(summary.pairs, 'pair')} could not be checked for "
             "near-duplicates: an image can't be read, or may not be opened; name the folder of "
             "the collection's images with --collection-images"
         )
-    texts = {
-        "pairings.txt": pairings_text(pairs),
-        "near_duplicates.txt": near_duplicates_text(near),
-        "observations.md": report(pairs, shown, near, second, summary),
-        "gallery.html": gallery(pairs, shown, near, second, summary, title, console),
-    }
-    files = {options.folder / name: text.encode() for name, text in texts.items()}
-    return {**files, options.picture: picture_bytes(drawn, title, console)}
+    return comparison
 
 
-def print_matches(rows: Sequence[Sequence[Pair]]) -> None:
+def print_matches(rows: Iterable[Sequence[Pair]]) -> None:
     """Print each query's matches for people."""
     for row in rows:
         print(printable(row[0].query))
@@ -89,7 +110,7 @@ def print_matches(rows: Sequence[Sequence[Pair]]) -> None:
             print(f"  {pair.rank}  {pair.similarity:.4f}  {printable(pair.match)}{label}")
 
 
-def print_json(rows: Sequence[Sequence[Pair]]) -> None:
+def print_json(rows: Iterable[Sequence[Pair]]) -> None:
     """Print each match for programs: one JSON object per line."""
     columns = ("query", "match", "similarity", "rank", "query_label", "match_label")
     for row in rows:
@@ -121,6 +142,12 @@ def add_result_options(parser: argparse.ArgumentParser) -> None:
         help="folder to write to (default: results)",
     )
     parser.add_argument(
+        "--no-near-duplicates",
+        dest="near_duplicates",
+        action="store_false",
+        help="do not compare the pixels of each pair: faster for very many pairs",
+    )
+    parser.add_argument(
         "--json", action="store_true", help="print one JSON object per match, and nothing else"
     )
 
@@ -128,5 +155,9 @@ def add_result_options(parser: argparse.ArgumentParser) -> None:
 def result_options(args: argparse.Namespace) -> ResultOptions:
     """Return what add_result_options() has read."""
     return ResultOptions(
-        folder=args.output, pairs=args.pairs, seed=args.seed, named=bool(args.images)
+        folder=args.output,
+        pairs=args.pairs,
+        seed=args.seed,
+        near_duplicates=args.near_duplicates,
+        named=bool(args.images),
     )

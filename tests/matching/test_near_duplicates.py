@@ -11,10 +11,20 @@ from PIL import Image, ImageColor, ImageEnhance, ImageOps
 from sklearn.datasets import load_digits, load_sample_images
 
 from benchmarks.near_duplicates import compressed, shifted
-from similar_images.matching.near_duplicates import find_near_duplicates, near_duplicates_text
+from similar_images.matching.near_duplicates import (
+    Comparison,
+    find_near_duplicates,
+    near_duplicates_text,
+)
 from similar_images.matching.pairs import Pair
+from similar_images.matching.picture_store import PictureStore
 
 Change = Callable[[Image.Image], Image.Image]
+
+
+def comparison_of(pairs: list[Pair]) -> Comparison:
+    with PictureStore() as pictures:
+        return find_near_duplicates([pairs], pictures)
 
 
 def half(image: Image.Image) -> Image.Image:
@@ -61,7 +71,7 @@ def test_a_changed_picture_is_found_and_its_change_named(name: str, size: int) -
     change, word = CHANGES[name]
     pictures = pieces(size)
     changed = [change(picture) for picture in pictures]
-    found = find_near_duplicates(pairs_of(pictures, changed)).near
+    found = comparison_of(pairs_of(pictures, changed)).near
     assert len(found) >= 23, "of 24"
     assert sum(word in one.words for one in found) >= 22
     if name in ("mirrored", "half"):
@@ -72,7 +82,7 @@ def test_a_changed_picture_is_found_and_its_change_named(name: str, size: int) -
 def test_other_pictures_are_not_taken_for_the_same(size: int) -> None:
     pictures = pieces(size)
     others = pictures[12:] + pictures[:12]
-    assert not find_near_duplicates(pairs_of(pictures, others)).near
+    assert not comparison_of(pairs_of(pictures, others)).near
 
 
 def test_digits_of_one_kind_are_not_one_picture() -> None:
@@ -81,8 +91,8 @@ def test_digits_of_one_kind_are_not_one_picture() -> None:
     zeros = digits.images[digits.target == 0][:60]
     grey = np.round(zeros * 255 / 16).astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2)
     pictures = [Image.fromarray(image).convert("RGB") for image in grey]
-    assert not find_near_duplicates(pairs_of(pictures[:30], pictures[30:])).near
-    same = find_near_duplicates(pairs_of(pictures, pictures)).near
+    assert not comparison_of(pairs_of(pictures[:30], pictures[30:])).near
+    same = comparison_of(pairs_of(pictures, pictures)).near
     assert len(same) == 60
     assert {one.words for one in same} == {"the same pixels"}
 
@@ -98,11 +108,11 @@ def test_what_cannot_be_read_or_may_not_be_opened_is_not_compared(own_folder: Pa
         Pair("a.png", "gone.png", 1),
         Pair("bad.png", "b.png", 1),
     ]
-    comparison = find_near_duplicates(pairs)
+    comparison = comparison_of(pairs)
     assert comparison.compared == 1
     (found,) = comparison.near
     assert found.pair is pairs[0]
-    assert near_duplicates_text([found]).splitlines() == [
+    assert "".join(near_duplicates_text([found])).splitlines() == [
         "query\trank\tmatch\tsimilarity\tchange",
         "a.png\t1\tb.png\t1.000000\tthe same pixels",
     ]
@@ -110,7 +120,7 @@ def test_what_cannot_be_read_or_may_not_be_opened_is_not_compared(own_folder: Pa
 
 def words_of(first: Image.Image, second: Image.Image) -> str | None:
     """How a pair's second picture differs from the first; None if they are no near-duplicates."""
-    found = find_near_duplicates(pairs_of([first], [second])).near
+    found = comparison_of(pairs_of([first], [second])).near
     return found[0].words if found else None
 
 
@@ -165,7 +175,7 @@ def test_different_barcodes_are_no_near_duplicates(guards: bool) -> None:
     pairs = list(itertools.combinations(pairs_of(codes, codes), 2))
     pairs = [Pair(first.query, second.match, 0.9) for first, second in pairs]
     assert len(pairs) == 780
-    assert not find_near_duplicates(pairs).near
+    assert not comparison_of(pairs).near
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -178,10 +188,10 @@ def test_flags_with_different_stripes_are_no_near_duplicates(turned: bool) -> No
         flags.append(flag.transpose(Image.Transpose.ROTATE_90) if turned else flag)
     pairs = pairs_of(flags, flags)
     different = [Pair(a.query, b.match, 0.9) for a, b in itertools.permutations(pairs, 2)]
-    assert not find_near_duplicates(different).near
-    assert {one.words for one in find_near_duplicates(pairs).near} == {"the same pixels"}
+    assert not comparison_of(different).near
+    assert {one.words for one in comparison_of(pairs).near} == {"the same pixels"}
     enlarged = [flag.resize((270, 120), Image.Resampling.NEAREST) for flag in flags]
-    found = find_near_duplicates(pairs_of(flags, enlarged)).near
+    found = comparison_of(pairs_of(flags, enlarged)).near
     assert [one.words for one in found] == ["resized"] * len(flags)
 
 

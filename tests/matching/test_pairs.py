@@ -12,7 +12,7 @@ from similar_images.text import printable
 
 @given(st.lists(st.tuples(st.text(min_size=1), st.text(min_size=1)), max_size=5))
 def test_no_path_can_forge_a_line(names: list[tuple[str, str]]) -> None:
-    text = pairings_text([Pair(query, match, 0.25) for query, match in names])
+    text = "".join(pairings_text([[Pair(query, match, 0.25)] for query, match in names]))
     rows = list(csv.reader(io.StringIO(text), delimiter="\t"))
     assert rows[0] == ["query", "rank", "match", "similarity"]
     assert len(text.splitlines()) == len(rows) == len(names) + 1

@@ -7,6 +7,7 @@ import pytest
 from helpers import brute_force, exact_embedder, on_both_engines
 
 from similar_images.matching.match import SearchOptions
+from similar_images.matching.queries import Queries
 from similar_images.matching.recall import compare_exactly, measured_recall, recall
 from similar_images.milvus import collection as image_collection
 from similar_images.milvus.collection import existing_collection
@@ -27,6 +28,11 @@ def oracle() -> tuple[list[str], np.ndarray, np.ndarray]:
     return [path.removeprefix("database_set/") for path in database], embeddings, similarities
 
 
+def queries_of(embeddings: np.ndarray) -> Queries:
+    count = len(embeddings)
+    return Queries([""] * count, [""] * count, embeddings, [set() for _ in embeddings], [], "")
+
+
 def test_exact_search_equals_brute_force(loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_collection, "READ_EMBEDDINGS", 50)  # several pages
     names, embeddings, similarities = oracle()
@@ -34,7 +40,7 @@ def test_exact_search_equals_brute_force(loaded: Path, monkeypatch: pytest.Monke
         collection = existing_collection(client, "images")
         nothing: list[list[Match]] = [[] for _ in embeddings]
         found, _ = compare_exactly(collection, embeddings, nothing, 5)
-        some, _ = compare_exactly(collection, embeddings, nothing, 5, 'path like "3/%"')
+        some, _ = compare_exactly(collection, embeddings, nothing, 5, expression='path like "3/%"')
     for row, matches in enumerate(found):
         nearest = np.sort(similarities[row])[::-1][:5]
         np.testing.assert_allclose([match.similarity for match in matches], nearest, atol=2e-6)
@@ -64,7 +70,8 @@ def test_a_match_counts_by_its_exact_similarity(
     options = SearchOptions(top_k=5, recall_sample=100)
     with connect(resolve_uri(None)) as client:
         collection = existing_collection(client, "images")
-        assert measured_recall(collection, embeddings, found, options, seed=1).startswith(words)
+        queries = queries_of(embeddings)
+        assert measured_recall(collection, queries, found, options, seed=1).startswith(words)
 
 
 def test_matches_of_a_quantised_index_get_their_exact_similarities(loaded: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from similar_images.matching.pairs import Pair
+from similar_images.matching.picture_store import PictureStore
 from similar_images.results import comparison_picture
 from similar_images.results.comparison_picture import CELL, draw_pairs, draw_rows
 
@@ -43,7 +44,7 @@ def find(page: Image.Image, name: str) -> list[tuple[int, int]]:
 def test_each_picture_stands_whole_and_crisp_in_its_cell() -> None:
     names = pictures(20)
     pairs = [Pair(names[2 * i], names[2 * i + 1], 0.9, 1, "a", "a") for i in range(10)]
-    page = draw_pairs(pairs, "a title")
+    page = draw_pairs(pairs, "a title", PictureStore())
     places = [find(page, name) for name in names]
     assert all(len(place) == 1 for place in places)
     flat = [place[0] for place in places]
@@ -60,7 +61,7 @@ def test_each_picture_stands_whole_and_crisp_in_its_cell() -> None:
 def test_top_k_gives_a_row_for_each_query() -> None:
     names = pictures(8)
     rows = [[Pair(names[4 * q], names[4 * q + k], 0.9, k) for k in range(1, 4)] for q in range(2)]
-    page = draw_rows(rows, "a title")
+    page = draw_rows(rows, "a title", PictureStore())
     places = [find(page, name)[0] for name in names]
     assert len({y for _, y in places[:4]}) == 1
     assert places[4][1] > places[0][1]
@@ -72,25 +73,25 @@ def test_top_k_gives_a_row_for_each_query() -> None:
 def test_the_page_has_bounds() -> None:
     names = pictures(2)
     row = [Pair(names[0], names[1], 0.9, rank) for rank in range(1, 1001)]
-    page = draw_rows([row], "t")
+    page = draw_rows([row], "t", PictureStore())
     assert page.width < 3000
-    many = draw_rows([row[:20]] * 100, "t")
+    many = draw_rows([row[:20]] * 100, "t", PictureStore())
     assert many.width * many.height < 1.2 * comparison_picture.MAX_PIXELS
     assert page.height < many.height
 
 
 def test_a_match_that_may_not_be_opened_is_not() -> None:
     names = pictures(2)
-    page = draw_pairs([Pair(*names, 0.9, 1, "a", "a", may_open_match=False)], "t")
+    page = draw_pairs([Pair(*names, 0.9, 1, "a", "a", may_open_match=False)], "t", PictureStore())
     assert len(find(page, names[0])) == 1
     assert not find(page, names[1])
 
 
 def test_a_wrong_label_is_marked_by_more_than_colour() -> None:
     names = pictures(2)
-    right = draw_pairs([Pair(*names, 0.9, 1, "a", "a")], "t").convert("L")
-    wrong = draw_pairs([Pair(*names, 0.9, 1, "a", "b")], "t").convert("L")
-    x, y = find(draw_pairs([Pair(*names, 0.9, 1, "a", "b")], "t"), names[1])[0]
+    right = draw_pairs([Pair(*names, 0.9, 1, "a", "a")], "t", PictureStore()).convert("L")
+    wrong = draw_pairs([Pair(*names, 0.9, 1, "a", "b")], "t", PictureStore()).convert("L")
+    x, y = find(draw_pairs([Pair(*names, 0.9, 1, "a", "b")], "t", PictureStore()), names[1])[0]
     above = (x - 5, y - 40, x + CELL, y - 6)
     difference = np.abs(np.asarray(right.crop(above)).astype(int) - np.asarray(wrong.crop(above)))
     assert (difference > 100).sum() > 200
@@ -110,7 +111,7 @@ def test_odd_labels_and_lost_files_fit() -> None:
     (name,) = pictures(1)
     labels = ["", "猫" * 40, "a very long label indeed that never ends", "evil\nline\u202e"]
     pairs = [Pair(name, "gone.png", -0.5, 1, label, label) for label in labels]
-    page = draw_pairs(pairs, "word " * 80)
+    page = draw_pairs(pairs, "word " * 80, PictureStore())
     assert len(find(page, name)) == 4
     edge = np.asarray(page)[:, -comparison_picture.MARGIN // 2 :]
     assert (edge == 255).all(), "nothing runs over the edge"
@@ -126,7 +127,7 @@ def test_a_single_pairs_legend_is_shown_whole(monkeypatch: pytest.MonkeyPatch) -
         write(self, x, y, text, size, *rest)
 
     monkeypatch.setattr(comparison_picture._Page, "text", note)
-    draw_pairs([Pair(*names, 0.9, 1, "a", "b")], "t")
+    draw_pairs([Pair(*names, 0.9, 1, "a", "b")], "t", PictureStore())
     assert "below the match; a cross and a red frame: their labels differ" in " ".join(written)
 
 
@@ -163,14 +164,16 @@ def differs(one: np.ndarray, other: np.ndarray) -> bool:
 def test_the_page_looks_like_the_golden_image() -> None:
     pairs = gradients()
     golden = np.asarray(Image.open(GOLDEN))
-    page = reduced(draw_pairs(pairs, TITLE))
+    page = reduced(draw_pairs(pairs, TITLE, PictureStore()))
     assert page.shape == golden.shape
     assert not differs(page, golden)
-    swapped = reduced(draw_pairs([pairs[1], pairs[0], *pairs[2:]], "x"))
+    swapped = reduced(draw_pairs([pairs[1], pairs[0], *pairs[2:]], "x", PictureStore()))
     assert differs(swapped, golden), "the comparison sees two pairs in each other's place"
 
 
 if __name__ == "__main__":  # makes the golden image anew; look at it before it is committed
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        Image.fromarray(reduced(draw_pairs(gradients(), TITLE))).save(GOLDEN, optimize=True)
+        Image.fromarray(reduced(draw_pairs(gradients(), TITLE, PictureStore()))).save(
+            GOLDEN, optimize=True
+        )

@@ -13,11 +13,12 @@ from PIL import Image
 
 from similar_images.matching.near_duplicates import NearDuplicate
 from similar_images.matching.pairs import Pair, Summary
+from similar_images.matching.picture_store import PictureStore
 from similar_images.matching.second_look import SecondLook, second_looks
 from similar_images.results import gallery as module
 from similar_images.results.gallery import gallery
 
-SUMMARY = Summary(queries=3, images=9, model="m", index="exact", device="cpu")
+SUMMARY = Summary(queries=3, pairs=3, images=9, model="m", index="exact", device="cpu")
 EVIL = "a\"><script>alert(1)</script>&'`|{{ 7 * 7 }}\u202e\u202f\n"
 VOID = {"meta", "img", "br"}
 
@@ -80,7 +81,7 @@ def sample(count: int, labels: int, size: tuple[int, int] = (32, 32)) -> list[Pa
 def page_of(pairs: list[Pair], shown: int = 10) -> str:
     near = [NearDuplicate(pair, ("mirrored",)) for pair in pairs[::50]]
     second = [SecondLook(pairs[0], pairs[0].match_label, 5)]
-    return gallery(pairs, pairs[:shown], near, second, SUMMARY, "a title")
+    return gallery(pairs, pairs[:shown], near, second, SUMMARY, "a title", PictureStore())
 
 
 def test_all_parts_are_there_with_letters_paths_and_similarities() -> None:
@@ -151,9 +152,11 @@ def test_no_name_can_break_out_of_the_page() -> None:
     (name,) = paint(1)
     pair = Pair(EVIL, name, 0.5, 1, EVIL, "b")
     gone = Pair(name, EVIL, 0.4, 1, "b", EVIL)
-    summary = Summary(queries=2, images=9, model=EVIL, index=EVIL, device=EVIL)
+    summary = Summary(queries=2, pairs=2, images=9, model=EVIL, index=EVIL, device=EVIL)
     near = [NearDuplicate(gone, (EVIL,))]
-    page = gallery([pair, gone], [pair], near, [SecondLook(pair, EVIL, 5)], summary, EVIL)
+    page = gallery(
+        [pair, gone], [pair], near, [SecondLook(pair, EVIL, 5)], summary, EVIL, PictureStore()
+    )
     checker = checked(page)
     assert "script" not in {tag for tag, _ in checker.tags}
     assert "\u202e" not in page
@@ -163,7 +166,7 @@ def test_no_name_can_break_out_of_the_page() -> None:
 
 def test_without_labels_there_is_no_table() -> None:
     names = paint(2)
-    page = gallery([Pair(*names, 0.9)], [Pair(*names, 0.9)], [], [], SUMMARY, "t")
+    page = gallery([Pair(*names, 0.9)], [Pair(*names, 0.9)], [], [], SUMMARY, "t", PictureStore())
     checked(page)
     assert "confusion" not in page
     assert "No pair has two different labels" in page
@@ -174,7 +177,9 @@ def test_small_pictures_are_crisp_and_large_ones_reduced() -> None:
     assert 'width="96" height="96" class="crisp"' in page
     for name in paint(1, (400, 100)):
         wide = Pair(name, name, 0.9)
-        assert 'width="96" height="24" alt' in gallery([wide], [wide], [], [], SUMMARY, "t")
+        assert 'width="96" height="24" alt' in gallery(
+            [wide], [wide], [], [], SUMMARY, "t", PictureStore()
+        )
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -235,10 +240,10 @@ def test_matches_that_agree_on_another_label_are_worth_a_second_look() -> None:
         ]
 
     pairs = [
-        *row("agree on b", "a", "bbbbb"),
-        *row("its own", "a", "aaaaa"),
-        *row("not all", "a", "bbbba"),
-        *row("too few", "a", "bbbb"),
-        *row("no label", "", "bbbbb"),
+        row("agree on b", "a", "bbbbb"),
+        row("its own", "a", "aaaaa"),
+        row("not all", "a", "bbbba"),
+        row("too few", "a", "bbbb"),
+        row("no label", "", "bbbbb"),
     ]
     assert [(look.pair.query, look.label) for look in second_looks(pairs)] == [("agree on b", "b")]

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import re
+from collections.abc import Sequence
 
 import pytest
 
@@ -11,14 +12,27 @@ from similar_images.matching.pairs import Pair, Summary
 from similar_images.matching.second_look import SecondLook
 from similar_images.results.observations import report
 
-SUMMARY = Summary(queries=3, images=9, model="m", index="exact", device="cpu")
+SUMMARY = Summary(queries=3, pairs=3, images=9, model="m", index="exact", device="cpu")
 EVIL = "a|b](http://x)<script>`'\"``|{{ 7 * 7 }}\u202e\u202f\n# heading\n\n- item"
 
 
 def full_summary(name: str) -> Summary:
     """A summary in which nothing is missing, with a name wherever there can be one."""
     names = dict.fromkeys(["model", "index", "device", "recall", "filter"], name)
-    return Summary(3, 9, **names, min_similarity=0.5, skipped=[name] * 7, unmatched=2)  # type: ignore[arg-type]
+    return Summary(3, 3, 9, **names, min_similarity=0.5, skipped=[name] * 7, unmatched=2)  # type: ignore[arg-type]
+
+
+def report_of(
+    pairs: Sequence[Pair],
+    drawn: Sequence[Pair],
+    near: Sequence[NearDuplicate],
+    second: Sequence[SecondLook],
+    summary: Summary,
+) -> str:
+    """The report on pairs, of which those of a query follow each other."""
+    rows = [list(row) for _, row in itertools.groupby(pairs, lambda pair: pair.query)]
+    summary = dataclasses.replace(summary, pairs=len(pairs))
+    return report(rows, [pair for pair in drawn if pair.rank == 1], near, second, summary)
 
 
 def checked(text: str) -> str:
@@ -47,7 +61,7 @@ def test_observations_count_right() -> None:
         Pair("q/dog/1", "d/dog/2", 0.9, 1, "dog", "dog"),
         Pair("q/dog/1", "d/cat/9", 0.8, 2, "dog", "cat"),
     ]
-    text = report(pairs, pairs[:3], [NearDuplicate(pairs[0], ("mirrored",))], [], SUMMARY)
+    text = report_of(pairs, pairs[:3], [NearDuplicate(pairs[0], ("mirrored",))], [], SUMMARY)
     assert "**2 of 3 pairs share a label: 66.7%**" in text
     assert "| cat | 2 | 1 | 50.0% | dog (1) |" in text
     assert "| dog | 1 | 1 | 100.0% | none |" in text
@@ -69,12 +83,12 @@ def test_near_duplicates_of_lower_rank_are_counted_by_themselves() -> None:
     ]
     changed = [("mirrored",), ("recoloured",), None, ("recoloured",)]
     near = [NearDuplicate(p, change) for p, change in zip(pairs, changed, strict=True) if change]
-    text = report(pairs, pairs[:1], near, [], SUMMARY)
+    text = report_of(pairs, pairs[:1], near, [], SUMMARY)
     assert "For 1 of 2 queries, the nearest match" in text
     assert "The most frequent changes: mirrored (1).\n" in text
     assert "recoloured" not in text
     assert "Near-duplicates among the matches of lower rank: 2." in text
-    assert "For 0 of 2 queries, the nearest match" in report(
+    assert "For 0 of 2 queries, the nearest match" in report_of(
         pairs, pairs[:1], near[1:], [], SUMMARY
     )
 
@@ -87,10 +101,10 @@ def test_every_combination_of_sections_is_sound_markdown(name: str) -> None:
     ):
         label, other = (name, name + "x" * wrong) if labelled else ("", "")
         pairs = [Pair(name, name, 0.9 / rank, rank, label, other) for rank in range(1, ranks + 1)]
-        pairs.append(dataclasses.replace(pairs[0], query="unlabelled", match_label=""))
+        pairs.append(pairs[0]._replace(query="unlabelled", match_label=""))
         near = [NearDuplicate(pair, (name,)) for pair in pairs[:-1] if pair.rank in changes]
         second = [SecondLook(pairs[0], name, 5)] * looks
-        text = checked(report(pairs, pairs, near, second, summary))
+        text = checked(report_of(pairs, pairs, near, second, summary))
         assert ("## Possible label errors" in text) == bool(looks)
         assert ("- Recall: " in text) == (summary is full)
         assert ("confusions" in text) == (labelled and wrong)
@@ -100,7 +114,7 @@ def test_every_combination_of_sections_is_sound_markdown(name: str) -> None:
 def test_labels_cannot_break_out_of_the_report() -> None:
     pair = Pair(EVIL, EVIL, 0.5, 1, EVIL, "b")
     near, second = [NearDuplicate(pair, (EVIL,))], [SecondLook(pair, EVIL, 5)]
-    text = checked(report([pair], [pair], near, second, full_summary(EVIL)))
+    text = checked(report_of([pair], [pair], near, second, full_summary(EVIL)))
     assert "\n# heading" not in text
     assert "\u202e" not in text
     outside = re.sub(r"(?<![`\\])(`+)(?!`).*?(?<!`)\1(?!`)", "", text)
@@ -111,7 +125,7 @@ def test_labels_cannot_break_out_of_the_report() -> None:
 
 def test_a_backslash_before_a_bar_does_not_split_a_cell() -> None:
     pair = Pair(r"a\|<b>", "b", 0.5)
-    text = checked(report([pair], [pair], [], [], SUMMARY))
+    text = checked(report_of([pair], [pair], [], [], SUMMARY))
     assert r"| A | a\\\|\<b\> | `b` |" in text
 
 
@@ -144,7 +158,7 @@ def test_the_original_report_would_have_named_both_of_its_wrong_pairs() -> None:
         Pair(f"q/{label}/{n}", f"d/{match}/{n}", 0.95 - n / 100, 1, label, match)
         for n, (label, match) in enumerate(zip(labels, found, strict=True))
     ]
-    text = report(pairs, pairs, [], [], SUMMARY)
+    text = report_of(pairs, pairs, [], [], SUMMARY)
     assert "Pairs with different labels: D, J." in text
     assert "**8 of 10 pairs share a label: 80.0%**" in text
     lines = [line for line in text.splitlines() if "**Different labels**" in line]
@@ -154,6 +168,7 @@ def test_the_original_report_would_have_named_both_of_its_wrong_pairs() -> None:
 def test_what_was_run_is_said() -> None:
     summary = Summary(
         queries=3,
+        pairs=1,
         images=9,
         model="resnet18, weights x",
         index="approximate (HNSW)",
@@ -162,7 +177,7 @@ def test_what_was_run_is_said() -> None:
         filter="width > 3",
         skipped=["q/broken.png"],
     )
-    text = report([Pair("q", "d", 0.5)], [Pair("q", "d", 0.5)], [], [], summary)
+    text = report_of([Pair("q", "d", 0.5)], [Pair("q", "d", 0.5)], [], [], summary)
     for words in ("resnet18, weights x", "HNSW", "bfloat16", "97.50% recall@1", "`width > 3`"):
         assert words in text
     assert "could not be read: 1 (`q/broken.png`)" in text
@@ -174,20 +189,22 @@ def test_the_nearest_few_are_rated_together() -> None:
     pairs = [
         Pair("q/a/1", f"d/{label}/1", 0.9, 1 + n, "a", label) for n, label in enumerate("abaa")
     ]
-    text = report(pairs, pairs, [], [], SUMMARY)
+    text = report_of(pairs, pairs, [], [], SUMMARY)
     assert "Of all 4 matches up to rank 4, 75.0% share the query's label." in text
 
 
 @pytest.mark.parametrize("label", ["1. Holiday", "-", "2)", "    spaces"])
 def test_a_label_that_reads_as_a_list_item_stays_text(label: str) -> None:
     pair = Pair(f"{label}/a.png", "b/b.png", 0.5, 1, label, "b")
-    items = [line for line in report([pair], [pair], [], [], SUMMARY).splitlines() if label in line]
+    items = [
+        line for line in report_of([pair], [pair], [], [], SUMMARY).splitlines() if label in line
+    ]
     assert any(line == f"- 1 pair: {label} → b" for line in items), items
     assert not any(line.startswith(f"- {label}") for line in items)
 
 
 def test_no_share_is_given_where_every_match_is_a_near_duplicate() -> None:
     pair = Pair("cat/a.png", "cat/b.png", 0.5, 1, "cat", "cat")
-    text = report([pair], [pair], [NearDuplicate(pair, ())], [], SUMMARY)
+    text = report_of([pair], [pair], [NearDuplicate(pair, ())], [], SUMMARY)
     assert "100.0% with them. Queries" in text
     assert "n/a" not in text

@@ -232,7 +232,7 @@ def test_photographs_of_all_kinds_are_loaded_and_found_again(
     out = capsys.readouterr().out
     assert "Loaded 9 images" in out
     assert "text.jpg: not a picture" in out
-    cat = photos / "猫/三毛.webp"
+    cat = Path(shutil.copy(photos / "猫/三毛.webp", "三毛.webp"))
     assert query_code.main([str(cat), "--top-k", "3", "--precision", "float32"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert str(cat) in lines
@@ -251,7 +251,8 @@ def test_a_flat_folder_has_no_labels(milvus: str) -> None:
     for number in range(4):
         Image.new("RGB", (10, 10), (60 * number, 9, 200)).save(f"flat/{number}.png")
     assert load("--images", "flat") == 0
-    assert query_code.main(["--queries", "flat"]) == 0
+    shutil.copytree("flat", "copies")
+    assert query_code.main(["--queries", "copies"]) == 0
     assert "No pair has two labels" in Path("results/observations.md").read_text()
     assert [row["match"] for row in pairings()] == [f"flat/{number}.png" for number in range(4)]
 

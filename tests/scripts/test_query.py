@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,9 +23,10 @@ def report() -> str:
 
 
 def test_exact_copies_reach_the_highest_similarity(loaded: Path) -> None:
-    options = ["--queries", "database_set", "--precision", "float32", "--min-similarity", "1"]
+    shutil.copytree("database_set", "copies")
+    options = ["--queries", "copies", "--precision", "float32", "--min-similarity", "1"]
     assert query_code.main(options) == 0
-    found = [row for row in pairings() if row["query"] == row["match"]]
+    found = [row for row in pairings() if row["query"][6:] == row["match"][12:]]
     assert len(found) == 180
     assert {row["similarity"] for row in found} == {"1.000000"}
 
@@ -132,13 +134,13 @@ def test_images_one_pixel_wide_or_high_are_matched(milvus: str) -> None:
         pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(f"narrow/{width}x{height}.png")
     assert load("--images", "narrow") == 0
-    assert query_code.main(["--queries", "narrow", "--top-k", "3"]) == 0
+    shutil.copytree("narrow", "copies")
+    assert query_code.main(["--queries", "copies", "--top-k", "3"]) == 0
     with open("results/near_duplicates.txt", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
-    assert {row["query"] for row in rows if row["query"] == row["match"]} == {
-        str(path) for path in Path("narrow").iterdir()
-    }
-    assert {row["change"] for row in rows if row["query"] == row["match"]} == {"the same pixels"}
+    own = [row for row in rows if Path(row["query"]).name == Path(row["match"]).name]
+    assert {row["query"] for row in own} == {str(path) for path in Path("copies").iterdir()}
+    assert {row["change"] for row in own} == {"the same pixels"}
 
 
 @lite_only

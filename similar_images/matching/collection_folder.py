@@ -1,0 +1,74 @@
+"""Where a collection's pictures are, which of them may be opened, and which of them is a query."""
+
+import contextlib
+import itertools
+import os
+from pathlib import Path, PurePath
+
+from similar_images.milvus.collection import ImageCollection
+
+
+class CollectionFolder:
+    """The folder of a collection's pictures."""
+
+    def __init__(self, collection: ImageCollection, named: Path | None) -> None:
+        """named: where the user says that it is; else it is where the collection says."""
+        self.root = named or collection.root
+        self.may_open = named is not None or may_open(collection, self.root)
+        self._roots = {os.path.abspath(self.root)}
+        if self.may_open:
+            self._roots.add(os.path.realpath(self.root))
+
+    def opened(self, path: str) -> tuple[str, bool]:
+        """Return a row's path as it can be opened from here, and whether it may be opened."""
+        return as_opened(self.root / path), self.may_open and stays_inside(path)
+
+    def rows_of(self, picture: str) -> set[str]:
+        """Return the paths that this very file has in the collection, if it is in its folder."""
+        real = os.path.realpath(picture)
+        beside = os.path.join(os.path.realpath(os.path.dirname(picture)), os.path.basename(picture))
+        places = map(PurePath, {os.path.abspath(picture), real, beside})
+        inside = [
+            place.relative_to(root).as_posix()
+            for place, root in itertools.product(places, self._roots)
+            if place.is_relative_to(root)
+        ]
+        return {path for path in inside if _is_utf8(path)}  # others are in no collection
+
+    def is_same_file(self, path: str, picture: str) -> bool:
+        """Return whether a row's path leads to this very file, perhaps through a link."""
+        opened, allowed = self.opened(path)
+        return allowed and os.path.realpath(opened) == os.path.realpath(picture)
+
+
+def _is_utf8(path: str) -> bool:
+    with contextlib.suppress(UnicodeEncodeError):
+        return bool(path.encode())
+    return False
+
+
+def may_open(collection: ImageCollection, path: Path) -> bool:
+    """Return whether a path that the collection names may be opened.
+
+    On a server anybody may have written it: it has to be below the current folder.
+    """
+    return collection.client.is_own or path.resolve().is_relative_to(Path.cwd())
+
+
+def stays_inside(path: str, system: type[PurePath] = PurePath) -> bool:
+    r"""Return whether a row's path leads nowhere but into the collection's folder.
+
+    system: whose rules apply, by default this system's: a backslash separates folders on Windows
+    alone, elsewhere it is a character of a name.
+
+    >>> stays_inside("frog/1.png"), stays_inside("../x.png"), stays_inside("/etc/x.png")
+    (True, False, False)
+    """
+    pure = system(path)
+    return bool(pure.parts) and not pure.anchor and ".." not in pure.parts and "\0" not in path
+
+
+def as_opened(path: Path) -> str:
+    """Return a path that can be opened from the current folder: relative if it is below it."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -1,0 +1,92 @@
+"""The matches of many queries in little memory, and the pairs that are made of them."""
+
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import overload
+
+from similar_images.matching.collection_folder import CollectionFolder
+from similar_images.matching.pairs import Pair
+from similar_images.matching.queries import Queries
+from similar_images.milvus.schema import Match
+from similar_images.pictures.image_files import label_of
+
+
+class Matches(Sequence[list[Match]]):
+    """Each query's matches, nearest first; one takes 8 bytes, and each path is kept once."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self._places: dict[str, int] = {}
+        self._found = array("i")  # places in paths
+        self._similarities = array("f")
+        self._ends = array("q", [0])
+
+    def append(self, matches: Sequence[Match]) -> None:
+        """Add the matches of the next query."""
+        for path, similarity in matches:
+            place = self._places.setdefault(path, len(self.paths))
+            if place == len(self.paths):
+                self.paths.append(path)
+            self._found.append(place)
+            self._similarities.append(similarity)
+        self._ends.append(len(self._found))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __iter__(self) -> Iterator[list[Match]]:
+        return map(self.__getitem__, range(len(self)))
+
+    @overload
+    def __getitem__(self, query: int) -> list[Match]: ...
+    @overload
+    def __getitem__(self, query: slice) -> list[list[Match]]: ...
+    def __getitem__(self, query: int | slice) -> list[Match] | list[list[Match]]:
+        if isinstance(query, slice):
+            return [self[i] for i in range(*query.indices(len(self)))]
+        part = slice(self._ends[query], self._ends[query + 1])
+        return [
+            Match(self.paths[place], similarity)
+            for place, similarity in zip(self._found[part], self._similarities[part], strict=True)
+        ]
+
+
+class Pairs(Sequence[list[Pair]]):
+    """The pairs of each query that has a match, nearest first; they are made as they are read."""
+
+    def __init__(self, queries: Queries, matches: Sequence[list[Match]], folder: CollectionFolder):
+        self._queries = queries
+        self._matches = matches
+        self._folder = folder
+        self._matched = [query for query, found in enumerate(matches) if found]
+        self._opened: dict[str, tuple[str, str, bool]] = {}
+        self.total = sum(map(len, matches))  # of pairs
+
+    def __len__(self) -> int:
+        return len(self._matched)
+
+    def __iter__(self) -> Iterator[list[Pair]]:
+        return map(self._row, self._matched)
+
+    @overload
+    def __getitem__(self, number: int) -> list[Pair]: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[list[Pair]]: ...
+    def __getitem__(self, number: int | slice) -> list[Pair] | list[list[Pair]]:
+        if isinstance(number, slice):
+            return [self._row(query) for query in self._matched[number]]
+        return self._row(self._matched[number])
+
+    def _row(self, query: int) -> list[Pair]:
+        path, label = self._queries.paths[query], self._queries.labels[query]
+        row = []
+        for rank, match in enumerate(self._matches[query], start=1):
+            opened, match_label, may_open = self._match(match.path)
+            row.append(Pair(path, opened, match.similarity, rank, label, match_label, may_open))
+        return row
+
+    def _match(self, path: str) -> tuple[str, str, bool]:
+        if path not in self._opened:
+            opened, may_open = self._folder.opened(path)
+            self._opened[path] = opened, label_of(path), may_open
+        return self._opened[path]

@@ -1,0 +1,121 @@
+"""Read the pictures that a run compares and shows, each once, and keep them small."""
+
+import os
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from similar_images.console import QUIET, Console
+from similar_images.matching.pairs import Pair
+from similar_images.matching.small_pictures import (
+    Examined,
+    SmallPicture,
+    examine,
+    reduced,
+    thumbnail,
+)
+from similar_images.network.embedding import FEW_IMAGES, core_count
+from similar_images.pictures.decode_task import Examine, Task
+from similar_images.pictures.decode_workers import Decoder
+from similar_images.pictures.decoding import DecodedImage
+
+BATCH = 32  # pictures
+
+
+class Thumbnail(NamedTuple):
+    """A small picture as a file, PNG or JPEG, or why there is none."""
+
+    data: bytes = b""
+    problem: str = ""
+
+
+def paths_to_show(pairs: Iterable[Pair]) -> list[str]:
+    """Return the paths of the pairs' pictures, each once, without those that may not be opened."""
+    paths = ((pair.query, pair.match if pair.may_open_match else pair.query) for pair in pairs)
+    return list(dict.fromkeys(path for both in paths for path in both))
+
+
+class PictureStore:
+    """The small pictures of a run, in a temporary database, so that memory is bounded.
+
+    A context manager. least_side: as of decode(); pictures are comparable if it is the same.
+    """
+
+    def __init__(self, least_side: int | None = None, workers: int | None = None) -> None:
+        self.least_side = least_side
+        self.workers = workers
+        self.problems: dict[str, str] = {}  # why a picture can't be read, by path
+        self._database = sqlite3.connect("", isolation_level=None)
+        columns = ", ".join(SmallPicture._fields)
+        self._database.executescript(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN;"
+            f"CREATE TABLE pictures (path PRIMARY KEY, thumbnail, {columns}) WITHOUT ROWID;"
+        )
+
+    def __enter__(self) -> "PictureStore":
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        self._database.close()
+
+    def add(self, path: str, examined: Examined) -> None:
+        """Keep what examine() found of a picture."""
+        values = os.fsencode(path), examined.thumbnail, *examined.small
+        places = ", ".join("?" * len(values))
+        self._database.execute(f"INSERT OR REPLACE INTO pictures VALUES ({places})", values)
+
+    def find(self, path: str) -> SmallPicture | None:
+        """Return what is compared of a picture; None if it was not read."""
+        query = f"SELECT {', '.join(SmallPicture._fields)} FROM pictures WHERE path = ?"
+        row = self._database.execute(query, [os.fsencode(path)]).fetchone()
+        return SmallPicture._make(row) if row else None
+
+    def read(self, paths: Iterable[str], console: Console = QUIET) -> None:
+        """Decode and keep those pictures that are not kept yet."""
+        missing = [path for path in paths if path not in self.problems and not self.find(path)]
+        for info, examined in self._decoded(missing, examine, "pictures read", console):
+            self.add(info.path, examined)
+
+    def whole_digests(self, paths: Collection[str], console: Console = QUIET) -> dict[str, bytes]:
+        """Return the digests of all pixels of pictures, decoded whole; of those that can be."""
+        decoded = self._decoded(paths, reduced, "whole pictures compared", console, whole=True)
+        return {info.path: small.digest for info, small in decoded}
+
+    def thumbnails(self, paths: Sequence[str], console: Console = QUIET) -> dict[str, Thumbnail]:
+        """Return pictures to show; those that can't be read have a problem instead."""
+        found: dict[str, Thumbnail] = {}
+        for path in paths:
+            kept = self._database.execute(
+                "SELECT thumbnail FROM pictures WHERE path = ?", [os.fsencode(path)]
+            ).fetchone()
+            if kept and kept[0]:
+                found[path] = Thumbnail(kept[0])
+        missing = [path for path in paths if path not in found and path not in self.problems]
+        for info, data in self._decoded(missing, thumbnail, "thumbnails", console):
+            found[info.path] = Thumbnail(data)
+        problems = {path: Thumbnail(problem=problem) for path, problem in self.problems.items()}
+        return {path: found.get(path) or problems[path] for path in paths}
+
+    def _decoded(
+        self,
+        paths: Collection[str],
+        finding: Examine,
+        unit: str,
+        console: Console,
+        whole: bool = False,
+    ) -> Iterator[tuple[DecodedImage, Any]]:
+        """Yield pictures and what `finding` returns for them; note those that can't be decoded."""
+        workers = core_count() if self.workers is None else self.workers
+        workers = 0 if len(paths) <= FEW_IMAGES else workers
+        least_side = None if whole else self.least_side
+        task = Task(root=Path(), least_side=least_side, examine=finding)
+        with (
+            Decoder(task, BATCH, workers) as decoder,
+            console.progress(unit, len(paths)) as progress,
+        ):
+            for batch in decoder.batches(paths):
+                yield from zip(batch.images, batch.findings, strict=True)
+                self.problems |= {skipped.path: skipped.reason for skipped in batch.skipped}
+                decoder.release(batch)
+                progress.update(len(batch.images) + len(batch.skipped))

@@ -1,0 +1,148 @@
+"""What is kept of each picture of a run: 32×32 pixels to compare, and a thumbnail to show.
+
+Both are made where the picture is decoded, so that this happens once. Of large packages only
+Pillow and NumPy are imported: a decode worker imports this file as it starts.
+"""
+
+import hashlib
+import io
+import math
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from similar_images.matching.alignment import SIDE
+from similar_images.pictures.decoding import DecodedImage
+
+DETAIL = 12  # different rows and columns: with fewer, only equal pixels make near-duplicates
+LINES_AT_ONCE = 32  # enough for a photograph
+PLAIN = 8  # grey levels: a line of pixels that differ by no more has one colour
+THUMBNAIL = 192  # pixels: the longest side of a thumbnail
+UNREDUCED = 96  # pixels: pictures of at most this side are shown as they are
+
+
+class SmallPicture(NamedTuple):
+    """What is compared of a picture.
+
+    pixels: 3,072 bytes, (32, 32, 3) uint8. width, height: pixels of the whole picture, upright.
+    rows, columns: its detail, at most 32 each: without the repetitions of an enlarged picture.
+    fine: whether enough rows and columns differ from the one before: parallel stripes do not.
+    plain_edge: whether without_strips() may change it. scaled: whether the picture was decoded at
+    a reduced scale. digest: of all pixels that were decoded,
+    before they were enlarged; of a picture decoded at a reduced scale, of `pixels` alone.
+    """
+
+    pixels: bytes
+    width: int
+    height: int
+    rows: int
+    columns: int
+    fine: bool
+    plain_edge: bool
+    scaled: bool
+    digest: bytes
+    file_size: int  # bytes
+    modified_at: int  # nanoseconds since 1970
+
+    @property
+    def array(self) -> np.ndarray:
+        """The pixels, (32, 32, 3) uint8."""
+        return np.frombuffer(self.pixels, np.uint8).reshape(SIDE, SIDE, 3)
+
+
+class Examined(NamedTuple):
+    """What examine() finds. thumbnail: empty where the picture itself is as small."""
+
+    small: SmallPicture
+    thumbnail: bytes
+
+
+def examine(info: DecodedImage, rgb: Image.Image) -> Examined:
+    """Return what is kept of a decoded picture."""
+    small = max(info.width, info.height) <= UNREDUCED
+    return Examined(reduced(info, rgb), b"" if small else thumbnail(info, rgb))
+
+
+def reduced(info: DecodedImage, rgb: Image.Image) -> SmallPicture:
+    """Return what is compared of a decoded picture."""
+    scaled = rgb.size != (info.width, info.height)
+    pixels = np.asarray(rgb)
+    sides = [_changes_between(lines) for lines in (pixels, pixels.swapaxes(0, 1))]
+    down, right = (math.gcd(*places) for places in sides)
+    pixels = pixels[::down, ::right]
+    rows, columns = (min(side, SIDE) for side in pixels.shape[:2])
+    small = resized(rgb, (rows, columns))
+    digest = hashlib.blake2b(f"{pixels.shape} {scaled}".encode(), digest_size=32)
+    digest.update(np.ascontiguousarray(small if scaled else pixels).data)
+    return SmallPicture(
+        pixels=small.tobytes(),
+        width=info.width,
+        height=info.height,
+        rows=rows,
+        columns=columns,
+        fine=min(map(len, sides)) >= DETAIL,
+        plain_edge=_has_plain_edge(small),
+        scaled=scaled,
+        digest=digest.digest(),
+        file_size=info.file_size,
+        modified_at=info.modified_at,
+    )
+
+
+def thumbnail(_info: DecodedImage, rgb: Image.Image) -> bytes:
+    """Return a decoded picture as a small file."""
+    out = io.BytesIO()
+    if max(rgb.size) <= UNREDUCED:
+        rgb.save(out, "PNG")
+        return out.getvalue()
+    factor = min(1, THUMBNAIL / max(rgb.size))
+    width, height = (max(1, round(side * factor)) for side in rgb.size)
+    small = rgb.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2)
+    small.save(out, "JPEG", quality=85)
+    return out.getvalue()
+
+
+def _changes_between(lines: np.ndarray) -> list[int]:
+    """Return where a picture's lines differ from the line before, and the number of lines.
+
+    lines: (N, length, 3). The greatest common divisor of the result is by how much an enlarged
+    picture was enlarged; where that is 1 and there is detail enough, the result is incomplete.
+
+    >>> _changes_between(np.arange(48).reshape(4, 4, 3).repeat(8, axis=0))
+    [8, 16, 24, 32]
+    """
+    changed = np.append(np.zeros(len(lines) - 1, bool), True)
+    for start in range(0, lines.shape[1], LINES_AT_ONCE):  # bounded memory, whatever the size
+        some = lines[:, start : start + LINES_AT_ONCE]
+        changed[:-1] |= (some[1:] != some[:-1]).any((1, 2))
+        places = [int(place) + 1 for place in np.flatnonzero(changed)]
+        if len(places) >= DETAIL and math.gcd(*places) == 1:
+            break
+    return places
+
+
+def resized(image: Image.Image, detail: tuple[int, int]) -> np.ndarray:
+    """Return a picture as (32, 32, 3) uint8, with the detail of so many rows and columns."""
+    if image.size != (SIDE, SIDE) or detail != (SIDE, SIDE):
+        image = image.resize(detail[::-1], Image.Resampling.BOX, reducing_gap=4)
+        image = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    return np.asarray(image)
+
+
+def _has_plain_edge(pixels: np.ndarray) -> bool:
+    edges = np.stack([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    return bool((np.ptp(edges, axis=1).max(1) <= PLAIN).any())
+
+
+def without_strips(pixels: np.ndarray) -> np.ndarray:
+    """Return a picture whose strips of one colour along its edges are filled from beside them.
+
+    A shift or a frame leaves such strips, and the line where they end would count as structure.
+    """
+    for _ in range(4):  # the upper edge; rotated, each of the others
+        plain = int(np.argmax(np.append(np.ptp(pixels, axis=1).max(1) > PLAIN, True)))
+        if 0 < plain <= SIDE // 4:  # and the line in which the strip meets the picture
+            pixels = np.concatenate([pixels[[plain + 1]].repeat(plain + 1, 0), pixels[plain + 1 :]])
+        pixels = np.rot90(pixels)
+    return pixels
