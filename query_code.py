@@ -19,6 +19,7 @@ import argparse
 import contextlib
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,9 @@ from pathlib import Path
 from similar_images.console import Console, add_quiet_option, script_parser, status_of, warn
 from similar_images.matching import match as matching
 from similar_images.matching.collection_folder import CollectionFolder
-from similar_images.matching.matches import Pairs
+from similar_images.matching.findings import find_all
+from similar_images.matching.match import Search
+from similar_images.matching.matches import Pairs, RowNames
 from similar_images.matching.pairs import Summary
 from similar_images.matching.picture_store import PictureStore
 from similar_images.matching.queries import embed_queries, find_queries
@@ -113,33 +116,44 @@ def run(args: argparse.Namespace) -> None:
         side = least_side(network.preprocessing, exact)
         pictures = doing.enter_context(PictureStore(side, args.workers))
         folder = CollectionFolder(collection, args.collection_images)
+        search = Search(
+            collection=collection, folder=folder, options=options, parameters=parameters
+        )
         make = partial(make_embedder, network, embedding)
-        kept = pictures if args.near_duplicates or args.images else None
+        written = results.result_options(args)
+        kept = pictures if written.near_duplicates or written.named else None
         queries = embed_queries(make, images, collection, folder, kept, args.workers, console)
-        found = matching.search(collection, queries, folder, options, parameters, console)
+        found = search.matches(queries, console=console)
         recall = measured_recall(collection, queries, found, options, args.seed, console)
         if recall:
             console.say(f"Recall: {recall}")
-        rows = Pairs(queries, matching.strong_enough(found, options.min_similarity), folder)
-        written = results.result_options(args)
-        summary = Summary(
-            queries=len(queries.paths),
-            pairs=rows.total,
-            images=searched.result(),
-            model=network.model.words,
-            index=collection.index.words(parameters),
-            recall=recall,
-            device=queries.device,
-            filter=options.filter,
-            min_similarity=options.min_similarity,
-            skipped=[skipped.path for skipped in queries.skipped],
-            unmatched=len(queries.paths) - len(rows),
-            compares=written.near_duplicates,
-        )
+        names = RowNames(queries, folder)
+        rows = Pairs(queries, matching.strong_enough(found, options.min_similarity), names)
         matching.warn_if_incomplete(collection, rows_in_all.result())
-        matching.report_problems(queries, rows, summary)
+        matching.report_problems(queries, rows)
         title = results.title_of(rows, network.model)
-        files = results.files_of(rows, summary, title, written, pictures, console)
+        files: Mapping[Path, bytes | Iterable[str]]
+        if written.named:
+            files = results.files_of_named(rows, title, written, pictures, console)
+        else:
+            findings = find_all(rows, queries, names, search, kept, console)
+            summary = Summary(
+                queries=len(queries.paths),
+                pairs=rows.total,
+                images=searched.result(),
+                model=network.model.words,
+                index=collection.index.words(parameters),
+                recall=recall,
+                device=queries.device,
+                filter=options.filter,
+                min_similarity=options.min_similarity,
+                skipped=[skipped.path for skipped in queries.skipped],
+                unmatched=len(queries.paths) - len(rows),
+                compares=written.near_duplicates,
+                not_compared=rows.total - findings.compared,
+            )
+            results.warn_if_not_compared(summary)
+            files = results.files_of(rows, findings, summary, title, written, pictures, console)
         write_together(files)
     if args.json:
         results.print_json(rows)

@@ -28,6 +28,15 @@ def share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f}%" if whole else "n/a"
 
 
+def megabytes(size: int) -> str:
+    """Return a number of bytes in megabytes.
+
+    >>> megabytes(1_234_567_890)
+    '1,234.6 MB'
+    """
+    return f"{size / 1e6:,.1f} MB"
+
+
 def printable(text: str) -> str:
     r"""Return text without the characters that could forge or reorder a line.
 

@@ -2,14 +2,16 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from similar_images.console import Console, number_between, warn, whole_number
+import numpy as np
+
+from similar_images.console import QUIET, Console, number_between, warn, whole_number
 from similar_images.matching.collection_folder import CollectionFolder, may_open
 from similar_images.matching.matches import Matches
-from similar_images.matching.pairs import Pair, Summary
+from similar_images.matching.pairs import Pair
 from similar_images.matching.queries import Queries
 from similar_images.milvus.client import CollectionError
 from similar_images.milvus.collection import MAX_TOP_K, ROWS, ImageCollection
@@ -35,50 +37,53 @@ class SearchOptions:
 def index_parameters(collection: ImageCollection, options: SearchOptions) -> dict[str, int]:
     """Return the parameters to search the index with; CollectionError if it has no such."""
     index_type = collection.index.current().get("index_type", "")
-    return parameters_for(index_type, options.top_k + 1, options.parameters)
+    return parameters_for(index_type, options.top_k, options.parameters)
 
 
-def search(
-    collection: ImageCollection,
-    queries: Queries,
-    folder: CollectionFolder,
-    options: SearchOptions,
-    parameters: dict[str, int],
-    console: Console,
-) -> Matches:
-    """Return each query's matches, nearest first; a picture is never its own match.
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """A search of a collection: what is searched, and how."""
 
-    Where links give a file several paths in the collection, they are added to queries.rows.
-    """
-    matches = Matches()
-    wanted = min(options.top_k + any(queries.rows), MAX_TOP_K)
-    answers = collection.search(queries.embeddings, wanted, options.filter, parameters)
-    with console.progress("queries", len(queries.paths)) as progress:
-        for some in answers:
-            for found in some:
-                query = len(matches)
-                others, asked = _without_itself(found, queries, query, folder), wanted
-                while len(others) < options.top_k and len(found) == asked < MAX_TOP_K:
-                    asked = min(2 * asked, MAX_TOP_K)
-                    wider = {name: max(n, asked) for name, n in parameters.items() if name == "ef"}
-                    one = queries.embeddings[query : query + 1]
-                    answer = collection.search(one, asked, options.filter, {**parameters, **wider})
-                    ((found,),) = answer
-                    others = _without_itself(found, queries, query, folder)
-                matches.append(others[: options.top_k])
-            progress.update(len(some))
-    return matches
+    collection: ImageCollection
+    folder: CollectionFolder
+    options: SearchOptions
+    parameters: dict[str, int]  # of the index
 
+    def matches(
+        self, queries: Queries, top_k: int | None = None, console: Console = QUIET
+    ) -> Matches:
+        """Return each query's matches, nearest first; a picture is never its own match.
 
-def _without_itself(
-    found: Sequence[Match], queries: Queries, query: int, folder: CollectionFolder
-) -> list[Match]:
-    """Return the matches of a query that are not the same file; note under which paths it is."""
-    rows, picture = queries.rows[query], queries.paths[query]
-    for path, similarity in found:
-        if similarity >= OWN and path not in rows and folder.is_same_file(path, picture):
-            rows.add(path)
-    return [match for match in found if match.path not in rows]
+        top_k: the option's, if None. Where links give a file several paths in the collection, they
+        are added to queries.rows.
+        """
+        matches, top_k = Matches(), top_k or self.options.top_k
+        wanted = min(top_k + any(queries.rows), MAX_TOP_K)
+        with console.progress("queries", len(queries.paths)) as progress:
+            for some in self._answers(queries.embeddings, wanted):
+                for found in some:
+                    query, asked = len(matches), wanted
+                    others = self._without_itself(found, queries, query)
+                    while len(others) < top_k and len(found) == asked < MAX_TOP_K:
+                        asked = min(2 * asked, MAX_TOP_K)
+                        ((found,),) = self._answers(queries.embeddings[[query]], asked)
+                        others = self._without_itself(found, queries, query)
+                    matches.append(others[:top_k])
+                progress.update(len(some))
+        return matches
+
+    def _answers(self, embeddings: np.ndarray, top_k: int) -> Iterator[list[list[Match]]]:
+        wider = {name: max(n, top_k) for name, n in self.parameters.items() if name == "ef"}
+        parameters = {**self.parameters, **wider}
+        return self.collection.search(embeddings, top_k, self.options.filter, parameters)
+
+    def _without_itself(self, found: Sequence[Match], queries: Queries, query: int) -> list[Match]:
+        """Return a query's matches that are not the same file; note under which paths it is."""
+        rows, picture = queries.rows[query], queries.paths[query]
+        for path, similarity in found:
+            if similarity >= OWN and path not in rows and self.folder.is_same_file(path, picture):
+                rows.add(path)
+        return [match for match in found if match.path not in rows]
 
 
 def strong_enough(matches: Matches, least: float | None) -> Matches:
@@ -115,7 +120,7 @@ def weights_to_read(collection: ImageCollection, named: str | None) -> str | Non
     return None
 
 
-def report_problems(queries: Queries, rows: Sequence[list[Pair]], summary: Summary) -> None:
+def report_problems(queries: Queries, rows: Sequence[list[Pair]]) -> None:
     """Name on stderr what could not be read or matched; CollectionError if nothing was matched."""
     for problem in queries.skipped:
         print(f"skipped {printable(problem.path)}: {printable(problem.reason)}", file=sys.stderr)
@@ -123,8 +128,9 @@ def report_problems(queries: Queries, rows: Sequence[list[Pair]], summary: Summa
         raise CollectionError(
             "no image matches; check --filter and --min-similarity, or run python embed_and_load.py"
         )
-    if summary.unmatched:
-        without = counted(summary.unmatched, "query", "queries")
+    unmatched = len(queries.paths) - len(rows)
+    if unmatched:
+        without = counted(unmatched, "query", "queries")
         print(f"without a match: {without}", file=sys.stderr)
 
 

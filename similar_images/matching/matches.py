@@ -51,15 +51,40 @@ class Matches(Sequence[list[Match]]):
         ]
 
 
+class RowNames:
+    """How the rows of a collection are named in the results, each once.
+
+    A row that is itself a query has the query's path, so that each picture has one name.
+    """
+
+    def __init__(self, queries: Queries, folder: CollectionFolder) -> None:
+        self._folder = folder
+        self._known = {
+            row: (path, label_of(row), True)
+            for path, rows in zip(queries.paths, queries.rows, strict=True)
+            for row in rows
+        }
+
+    def of(self, row: str) -> tuple[str, str, bool]:
+        """Return a row's path as opened from here, its label, and whether it may be opened."""
+        if row not in self._known:
+            path, may_open = self._folder.opened(row)
+            self._known[row] = path, label_of(row), may_open
+        return self._known[row]
+
+    def rows(self) -> dict[str, str]:
+        """Return the rows named so far, by their path as it can be opened."""
+        return {path: row for row, (path, _, _) in self._known.items()}
+
+
 class Pairs(Sequence[list[Pair]]):
     """The pairs of each query that has a match, nearest first; they are made as they are read."""
 
-    def __init__(self, queries: Queries, matches: Sequence[list[Match]], folder: CollectionFolder):
+    def __init__(self, queries: Queries, matches: Sequence[list[Match]], names: RowNames) -> None:
         self._queries = queries
         self._matches = matches
-        self._folder = folder
+        self._names = names
         self._matched = [query for query, found in enumerate(matches) if found]
-        self._opened: dict[str, tuple[str, str, bool]] = {}
         self.total = sum(map(len, matches))  # of pairs
 
     def __len__(self) -> int:
@@ -81,12 +106,6 @@ class Pairs(Sequence[list[Pair]]):
         path, label = self._queries.paths[query], self._queries.labels[query]
         row = []
         for rank, match in enumerate(self._matches[query], start=1):
-            opened, match_label, may_open = self._match(match.path)
-            row.append(Pair(path, opened, match.similarity, rank, label, match_label, may_open))
+            name, match_label, may_open = self._names.of(match.path)
+            row.append(Pair(path, name, match.similarity, rank, label, match_label, may_open))
         return row
-
-    def _match(self, path: str) -> tuple[str, str, bool]:
-        if path not in self._opened:
-            opened, may_open = self._folder.opened(path)
-            self._opened[path] = opened, label_of(path), may_open
-        return self._opened[path]

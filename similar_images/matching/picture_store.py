@@ -71,6 +71,13 @@ class PictureStore:
         row = self._database.execute(query, [os.fsencode(path)]).fetchone()
         return SmallPicture._make(row) if row else None
 
+    def __getitem__(self, path: str) -> SmallPicture:
+        """Return what is compared of a picture that was read; KeyError if it was not."""
+        found = self.find(path)
+        if found is None:
+            raise KeyError(path)
+        return found
+
     def read(self, paths: Iterable[str], console: Console = QUIET) -> None:
         """Decode and keep those pictures that are not kept yet."""
         missing = [path for path in paths if path not in self.problems and not self.find(path)]

@@ -1,8 +1,8 @@
 """Find the query images and embed them; of a collection's own pictures the vectors are read."""
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,16 @@ class Queries:
     rows: list[set[str]]
     skipped: list[Skipped]
     device: str
+
+    def some(self, places: Sequence[int]) -> "Queries":
+        """Return those queries that are at these places."""
+        return replace(
+            self,
+            paths=[self.paths[place] for place in places],
+            labels=[self.labels[place] for place in places],
+            rows=[self.rows[place] for place in places],
+            embeddings=self.embeddings[places],
+        )
 
 
 def find_queries(images: list[str], folder: Path) -> QueryImages:

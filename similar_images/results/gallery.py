@@ -10,14 +10,15 @@ from typing import NamedTuple
 from PIL import Image
 
 from similar_images.console import QUIET, Console
-from similar_images.matching.near_duplicates import NearDuplicate
+from similar_images.matching.findings import Findings
 from similar_images.matching.pairs import Pair, Summary, letters
 from similar_images.matching.picture_store import PictureStore, Thumbnail, paths_to_show
-from similar_images.matching.second_look import SecondLook
 from similar_images.results.rendering import render
 
 SIDE = 96  # pixels: the square that shows a picture
 MAX_SECTION = 48  # pairs of a section
+MAX_GROUPS = 24  # of duplicates
+MAX_COPIES = 6  # that are shown of a group
 MAX_CELL = 3  # pairs that a cell of the confusion matrix links to
 MAX_CELLS = 120  # cells that link to their pairs: those with the most pairs
 MAX_LABELS = 24  # labels of the confusion matrix: the most frequent
@@ -47,8 +48,7 @@ class Cell(NamedTuple):
 def gallery(
     first: Sequence[Pair],
     drawn: Sequence[Pair],
-    near: Sequence[NearDuplicate],
-    second: Sequence[SecondLook],
+    findings: Findings,
     summary: Summary,
     title: str,
     pictures: PictureStore,
@@ -63,24 +63,29 @@ def gallery(
     labelled = [pair for pair in reversed(ordered) if pair.same_label is not None]
     sections = {
         "drawn": drawn,
-        "near": [one.pair for one in near],
+        "near": _of_every_label([one.pair for one in findings.near]),
         "different": [pair for pair in labelled if not pair.same_label],
-        "second": [look.pair for look in second],
+        "second": [look.pair for look in findings.second],
         "weakest": ordered,
     }
     label_counts = Counter(x for pair in labelled for x in (pair.query_label, pair.match_label))
     confusion = _confusion(labelled, [x for x, _ in label_counts.most_common(MAX_LABELS)])
     cells = [cell.pairs[:MAX_CELL] for row in confusion for cell in row if cell.anchor]
     on_page = [*itertools.chain(*(some[:MAX_SECTION] for some in sections.values()), *cells)]
+    groups = findings.groups[:MAX_GROUPS]
+    copies = [copy.path for group in groups for copy in group.copies[:MAX_COPIES]]
     return render(
         "gallery.html",
         title=title,
         summary=summary,
         sections=sections,
         max_section=MAX_SECTION,
-        thumbnails=_thumbnails(on_page, pictures, console),
+        thumbnails=_thumbnails(on_page, copies, pictures, console),
+        groups=groups,
+        all_groups=findings.groups,
+        max_copies=MAX_COPIES,
         letters=dict(zip(sections["drawn"], letters(), strict=False)),
-        changes={one.pair: one.words for one in near},
+        changes={one.pair: one.words for one in findings.near},
         distribution=_distribution(labelled) if labelled else None,
         confusion=confusion,
         max_cell=MAX_CELL,
@@ -88,13 +93,24 @@ def gallery(
     )
 
 
+def _of_every_label(pairs: Sequence[Pair]) -> list[Pair]:
+    """Return pairs in an order in which the first ones have as many labels as possible."""
+    seen: Counter[str] = Counter()
+    turns = []
+    for pair in pairs:
+        turns.append(seen[pair.query_label])
+        seen[pair.query_label] += 1
+    return [pairs[i] for i in sorted(range(len(pairs)), key=turns.__getitem__)]
+
+
 def _thumbnails(
-    pairs: Sequence[Pair], pictures: PictureStore, console: Console
+    pairs: Sequence[Pair], copies: Sequence[str], pictures: PictureStore, console: Console
 ) -> dict[str, Shown]:
     """Return how each picture is shown, up to MAX_BYTES in all."""
     shown = {pair.match: Shown("not opened") for pair in pairs if not pair.may_open_match}
+    paths = list(dict.fromkeys([*paths_to_show(pairs), *copies]))
     size = 0
-    for path, thumbnail in pictures.thumbnails(paths_to_show(pairs), console).items():
+    for path, thumbnail in pictures.thumbnails(paths, console).items():
         problem = thumbnail.problem or ("not shown" if size >= MAX_BYTES else "")
         shown[path] = Shown(problem) if problem else _shown(thumbnail)
         size += len(shown[path].url)

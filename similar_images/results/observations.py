@@ -7,9 +7,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from similar_images.matching.findings import Findings
 from similar_images.matching.near_duplicates import NearDuplicate
 from similar_images.matching.pairs import Pair, Summary, letters, nearest
-from similar_images.matching.second_look import SecondLook
 from similar_images.results.rendering import render
 
 LISTED = 5  # rows of each list in the report
@@ -54,8 +54,7 @@ def wilson_interval(part: int, whole: int) -> tuple[float, float]:
 def report(
     rows: Sequence[Sequence[Pair]],
     drawn: Sequence[Pair],
-    near: Sequence[NearDuplicate],
-    second: Sequence[SecondLook],
+    findings: Findings,
     summary: Summary,
 ) -> str:
     """Return the report in Markdown.
@@ -78,9 +77,10 @@ def report(
         confusions=wrong.most_common(LISTED),
         lowest_rank=max(map(len, rows)),
         all_ranks=_agreement(itertools.chain.from_iterable(rows)),
-        near=_near_duplicates(first, near),
+        near=_near_duplicates(first, findings.near),
+        groups=findings.groups,
         pairs=summary.pairs,
-        second=second,
+        second=findings.second,
         sample=[
             Sampled(letter, pair, sum(other.similarity > pair.similarity for other in first) + 1)
             for letter, pair in zip(letters(), drawn, strict=False)

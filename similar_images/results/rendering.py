@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from similar_images.text import counted, printable, share
+from similar_images.text import counted, megabytes, printable, share
 
 
 def render(template: str, **values: object) -> str:
@@ -50,6 +50,13 @@ def _environment() -> Any:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    filters = {"md": md, "code": code, "row": row, "counted": counted, "share": share}
+    filters = {
+        "md": md,
+        "code": code,
+        "row": row,
+        "counted": counted,
+        "share": share,
+        "megabytes": megabytes,
+    }
     environment.filters |= {**filters, "thousands": "{:,}".format}
     return environment

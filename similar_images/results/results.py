@@ -3,18 +3,15 @@
 import argparse
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from similar_images.console import Console, warn, whole_number
-from similar_images.matching.near_duplicates import (
-    Comparison,
-    find_near_duplicates,
-    near_duplicates_text,
-)
+from similar_images.matching.duplicate_groups import groups_text
+from similar_images.matching.findings import Findings
+from similar_images.matching.near_duplicates import near_duplicates_text
 from similar_images.matching.pairs import Pair, Summary, choose_rows, nearest, pairings_text
 from similar_images.matching.picture_store import PictureStore
-from similar_images.matching.second_look import second_looks
 from similar_images.network.model_description import Model
 from similar_images.results.comparison_picture import picture_bytes
 from similar_images.results.gallery import gallery
@@ -50,6 +47,7 @@ def title_of(rows: Sequence[list[Pair]], model: Model) -> str:
 
 def files_of(
     rows: Sequence[list[Pair]],
+    findings: Findings,
     summary: Summary,
     title: str,
     options: ResultOptions,
@@ -60,45 +58,41 @@ def files_of(
 
     rows: each query's pairs, nearest first.
     """
-    if options.named:
-        if len(rows) > options.pairs:
-            queries = counted(len(rows), "query", "queries")
-            console.say(f"The picture shows the first {options.pairs} of {queries}; see --pairs")
-        return {options.picture: picture_bytes(rows[: options.pairs], title, pictures, console)}
-    comparison, second = compared(rows, summary, options, pictures, console), second_looks(rows)
-    near = comparison.near
-    summary = replace(summary, not_compared=summary.pairs - comparison.compared)
     drawn_rows = choose_rows(rows, options.pairs, options.seed)
     drawn = nearest(drawn_rows)
-    page = gallery(nearest(rows), drawn, near, second, summary, title, pictures, console)
+    page = gallery(nearest(rows), drawn, findings, summary, title, pictures, console)
     return {
         options.folder / "pairings.txt": pairings_text(rows),
-        options.folder / "near_duplicates.txt": near_duplicates_text(near),
-        options.folder / "observations.md": [report(rows, drawn, near, second, summary)],
+        options.folder / "near_duplicates.txt": near_duplicates_text(findings.near),
+        options.folder / "duplicate_groups.txt": groups_text(findings.groups),
+        options.folder / "observations.md": [report(rows, drawn, findings, summary)],
         options.folder / "gallery.html": [page],
         options.picture: picture_bytes(drawn_rows, title, pictures, console),
     }
 
 
-def compared(
+def files_of_named(
     rows: Sequence[list[Pair]],
-    summary: Summary,
+    title: str,
     options: ResultOptions,
     pictures: PictureStore,
     console: Console,
-) -> Comparison:
-    """Return the near-duplicates, if they are wanted; warn of what could not be compared."""
-    if not options.near_duplicates:
-        return Comparison([], 0)
-    comparison = find_near_duplicates(rows, pictures, console)
-    lacking = summary.pairs - comparison.compared
-    if lacking:
+) -> Mapping[Path, bytes]:
+    """Return the only file of queries that were named one by one: a picture of the first ones."""
+    if len(rows) > options.pairs:
+        queries = counted(len(rows), "query", "queries")
+        console.say(f"The picture shows the first {options.pairs} of {queries}; see --pairs")
+    return {options.picture: picture_bytes(rows[: options.pairs], title, pictures, console)}
+
+
+def warn_if_not_compared(summary: Summary) -> None:
+    """Warn that pictures of some pairs could not be compared."""
+    if summary.compares and summary.not_compared:
         warn(
-            f"{lacking:,} of {counted(summary.pairs, 'pair')} could not be checked for "
-            "near-duplicates: an image can't be read, or may not be opened; name the folder of "
+            f"{summary.not_compared:,} of {counted(summary.pairs, 'pair')} could not be checked "
+            "for near-duplicates: an image can't be read, or may not be opened; name the folder of "
             "the collection's images with --collection-images"
         )
-    return comparison
 
 
 def print_matches(rows: Iterable[Sequence[Pair]]) -> None:

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from similar_images.matching.duplicate_groups import Copy, Group
+from similar_images.matching.findings import Findings
 from similar_images.matching.near_duplicates import NearDuplicate
 from similar_images.matching.pairs import Pair, Summary
 from similar_images.matching.picture_store import PictureStore
@@ -81,7 +83,9 @@ def sample(count: int, labels: int, size: tuple[int, int] = (32, 32)) -> list[Pa
 def page_of(pairs: list[Pair], shown: int = 10) -> str:
     near = [NearDuplicate(pair, ("mirrored",)) for pair in pairs[::50]]
     second = [SecondLook(pairs[0], pairs[0].match_label, 5)]
-    return gallery(pairs, pairs[:shown], near, second, SUMMARY, "a title", PictureStore())
+    return gallery(
+        pairs, pairs[:shown], Findings(near, second=second), SUMMARY, "a title", PictureStore()
+    )
 
 
 def test_all_parts_are_there_with_letters_paths_and_similarities() -> None:
@@ -154,8 +158,14 @@ def test_no_name_can_break_out_of_the_page() -> None:
     gone = Pair(name, EVIL, 0.4, 1, "b", EVIL)
     summary = Summary(queries=2, pairs=2, images=9, model=EVIL, index=EVIL, device=EVIL)
     near = [NearDuplicate(gone, (EVIL,))]
+    copies = [Copy(name, 9, 9, 5, 1, "", "keep"), Copy(EVIL, 9, 9, 5, 0.5, EVIL, "copy")]
     page = gallery(
-        [pair, gone], [pair], near, [SecondLook(pair, EVIL, 5)], summary, EVIL, PictureStore()
+        [pair, gone],
+        [pair],
+        Findings(near, groups=[Group(copies)], second=[SecondLook(pair, EVIL, 5)]),
+        summary,
+        EVIL,
+        PictureStore(),
     )
     checker = checked(page)
     assert "script" not in {tag for tag, _ in checker.tags}
@@ -166,7 +176,9 @@ def test_no_name_can_break_out_of_the_page() -> None:
 
 def test_without_labels_there_is_no_table() -> None:
     names = paint(2)
-    page = gallery([Pair(*names, 0.9)], [Pair(*names, 0.9)], [], [], SUMMARY, "t", PictureStore())
+    page = gallery(
+        [Pair(*names, 0.9)], [Pair(*names, 0.9)], Findings(), SUMMARY, "t", PictureStore()
+    )
     checked(page)
     assert "confusion" not in page
     assert "No pair has two different labels" in page
@@ -178,7 +190,7 @@ def test_small_pictures_are_crisp_and_large_ones_reduced() -> None:
     for name in paint(1, (400, 100)):
         wide = Pair(name, name, 0.9)
         assert 'width="96" height="24" alt' in gallery(
-            [wide], [wide], [], [], SUMMARY, "t", PictureStore()
+            [wide], [wide], Findings(), SUMMARY, "t", PictureStore()
         )
 
 

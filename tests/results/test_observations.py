@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from similar_images.matching.findings import Findings
 from similar_images.matching.near_duplicates import NearDuplicate
 from similar_images.matching.pairs import Pair, Summary
 from similar_images.matching.second_look import SecondLook
@@ -32,7 +33,12 @@ def report_of(
     """The report on pairs, of which those of a query follow each other."""
     rows = [list(row) for _, row in itertools.groupby(pairs, lambda pair: pair.query)]
     summary = dataclasses.replace(summary, pairs=len(pairs))
-    return report(rows, [pair for pair in drawn if pair.rank == 1], near, second, summary)
+    return report(
+        rows,
+        [pair for pair in drawn if pair.rank == 1],
+        Findings(near=list(near), second=list(second)),
+        summary,
+    )
 
 
 def checked(text: str) -> str:

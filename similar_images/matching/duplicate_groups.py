@@ -1,0 +1,146 @@
+"""Join near-duplicates to groups: all copies of one picture; duplicate_groups.txt."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from similar_images.console import QUIET, Console
+from similar_images.matching.near_duplicates import NearDuplicate, find_near_duplicates
+from similar_images.matching.pairs import Pair, tab_separated
+from similar_images.matching.picture_store import PictureStore
+
+NEIGHBOURS = 16  # matches of each picture of a group that are compared with it
+INDIRECT = "a copy of another picture of the group"
+KEEP, COPY = "keep", "copy"  # roles of a collection's own pictures
+SearchAgain = Callable[[Sequence[str], int], Sequence[Sequence[Pair]]]  # queries, top-k → rows
+Embeddings = Callable[[Sequence[str]], Mapping[str, np.ndarray]]  # paths → embeddings
+
+
+class Copy(NamedTuple):
+    """A picture of a group; similarity and change: how it differs from the group's best one."""
+
+    path: str
+    width: int  # pixels
+    height: int
+    file_size: int  # bytes
+    similarity: float
+    change: str
+    keep: str  # KEEP for the best of a collection's own pictures, COPY for the others, else ''
+
+
+@dataclass(frozen=True)
+class Group:
+    """Copies of one picture, the best first: most pixels, largest file, oldest, by path."""
+
+    copies: list[Copy]
+
+    @property
+    def spare(self) -> list[Copy]:
+        """Those that could go; none unless all are pictures of the collection."""
+        return [copy for copy in self.copies if copy.keep == COPY]
+
+    @property
+    def spare_bytes(self) -> int:
+        """The size of their files."""
+        return sum(copy.file_size for copy in self.spare)
+
+
+def duplicate_groups(
+    near: Sequence[NearDuplicate],
+    searched: Mapping[str, bool],
+    search_again: SearchAgain,
+    embeddings_of: Embeddings,
+    pictures: PictureStore,
+    console: Console = QUIET,
+) -> list[Group]:
+    """Return the groups of near-duplicates, those with the most bytes to spare first.
+
+    searched: the queries, and whether each is a picture of the collection. search_again: finds
+    more matches of queries: one copy's nearest match need not be a copy's own nearest match.
+    """
+    leader: dict[str, str] = {}
+    _join(leader, (one.pair for one in near))
+    explored: set[str] = set()
+    while todo := sorted((leader.keys() & searched.keys()) - explored):
+        explored.update(todo)
+        rows = search_again(todo, NEIGHBOURS)
+        _join(leader, (one.pair for one in find_near_duplicates(rows, pictures, console).near))
+    members = defaultdict(list)
+    for path in leader:
+        members[_leader_of(leader, path)].append(path)
+    ranked = [sorted(some, key=lambda path: _rank(path, pictures)) for some in members.values()]
+    return _described(ranked, searched, embeddings_of, pictures, console)
+
+
+def _join(leader: dict[str, str], pairs: Iterable[Pair]) -> None:
+    for pair in pairs:
+        first, second = (_leader_of(leader, path) for path in pair[:2])
+        leader[max(first, second)] = leader[min(first, second)] = min(first, second)
+
+
+def _leader_of(leader: dict[str, str], path: str) -> str:
+    """Return the picture that stands for the group of a path; itself if it is in none."""
+    while leader.setdefault(path, path) != path:
+        leader[path] = path = leader[leader[path]]
+    return path
+
+
+def _rank(path: str, pictures: PictureStore) -> tuple[int, int, int, str]:
+    small = pictures[path]
+    return -small.width * small.height, -small.file_size, small.modified_at, path
+
+
+def _described(
+    ranked: Sequence[list[str]],
+    searched: Mapping[str, bool],
+    embeddings_of: Embeddings,
+    pictures: PictureStore,
+    console: Console,
+) -> list[Group]:
+    """Return groups, whose paths come in the order of their rank, with all that is said of them."""
+    embeddings = embeddings_of([path for paths in ranked for path in paths])
+    rows = [
+        [
+            Pair(best, path, float(embeddings[best] @ embeddings[path]), rank)
+            for rank, path in enumerate(others, start=1)
+        ]
+        for best, *others in ranked
+    ]
+    near = find_near_duplicates(rows, pictures, console).near
+    words = {one.pair[:2]: one.words for one in near}
+    groups = []
+    for paths, row in zip(ranked, rows, strict=True):
+        own = all(searched.get(path, True) for path in paths)
+        roles = [KEEP, *[COPY] * len(row)] if own else [""] * len(paths)
+        changes = ["", *(words.get(pair[:2], INDIRECT) for pair in row)]
+        similarities = [1.0, *(min(1.0, pair.similarity) for pair in row)]
+        smalls = [pictures[path] for path in paths]
+        copies = [
+            Copy(path, small.width, small.height, small.file_size, similarity, change, role)
+            for path, small, similarity, change, role in zip(
+                paths, smalls, similarities, changes, roles, strict=True
+            )
+        ]
+        groups.append(Group(copies))
+    return sorted(groups, key=lambda group: (-group.spare_bytes, group.copies[0].path))
+
+
+def groups_text(groups: Sequence[Group]) -> Iterator[str]:
+    """Yield the groups as tab-separated lines under a header; control characters are escaped."""
+    header = ["group", *Copy._fields]
+    return tab_separated(
+        header,
+        (
+            [str(number), *_cells(copy)]
+            for number, group in enumerate(groups, start=1)
+            for copy in group.copies
+        ),
+    )
+
+
+def _cells(copy: Copy) -> list[str]:
+    numbers = [str(number) for number in (copy.width, copy.height, copy.file_size)]
+    return [copy.path, *numbers, f"{copy.similarity:.6f}", copy.change, copy.keep]

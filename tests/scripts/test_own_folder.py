@@ -1,0 +1,216 @@
+"""A collection's own folder as queries: no picture matches itself, and duplicates are found."""
+
+import csv
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import brute_force, load, on_both_engines, pairings
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+import query_code
+from similar_images.matching import duplicate_groups
+
+Fails = Callable[..., str]
+milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
+
+
+def groups(folder: str = "results") -> list[dict[str, str]]:
+    with open(Path(folder, "duplicate_groups.txt"), encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def photograph() -> Image.Image:
+    return Image.fromarray(load_sample_image("china.jpg"))
+
+
+@pytest.mark.parametrize("top_k", [1, 4, 179, 500])
+def test_no_picture_is_its_own_match(
+    top_k: int, loaded: Path, milvus: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The others come as brute force finds them, and there are as many as were asked for."""
+    capsys.readouterr()
+    options = ["--queries", "database_set", "--top-k", str(top_k), "--recall-sample", "180"]
+    assert query_code.main(options) == 0
+    out = capsys.readouterr().out
+    assert "180 embeddings read from the collection" in out
+    assert "to embed" not in out
+    assert "100.00% recall" in out
+    names, _, similarities = brute_force(Path("database_set"), Path("database_set"))
+    np.fill_diagonal(similarities, -2)
+    best = np.sort(similarities, axis=1)[:, ::-1]
+    found = pairings()
+    assert len(found) == 180 * min(top_k, 179)
+    for row in found:
+        assert row["query"] != row["match"]
+        query, match = names.index(row["query"]), names.index(row["match"])
+        assert float(row["similarity"]) == pytest.approx(similarities[query, match], abs=3e-6)
+        assert float(row["similarity"]) == pytest.approx(
+            best[query, int(row["rank"]) - 1], abs=3e-6
+        )
+
+
+def test_changed_and_new_pictures_are_embedded(
+    loaded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed, other = sorted(Path("database_set").rglob("*.png"))[:2]
+    shutil.copy(other, changed)
+    shutil.copy(other, "database_set/new.png")
+    capsys.readouterr()
+    assert query_code.main(["--queries", "database_set"]) == 0
+    out = capsys.readouterr().out
+    assert "179 embeddings read from the collection" in out
+    assert "2 images to embed" in out
+    found = {row["query"]: row["match"] for row in pairings()}
+    assert found[str(changed)] == found["database_set/new.png"] == str(other)
+
+
+def test_a_filter_and_a_least_similarity_leave_the_picture_itself_out(loaded: Path) -> None:
+    options = ["--queries", "database_set", "--top-k", "3"]
+    assert query_code.main([*options, "--filter", 'path like "3/%"']) == 0
+    rows = pairings()
+    assert {row["match"].split("/")[1] for row in rows} == {"3"}
+    assert not [row for row in rows if row["query"] == row["match"]]
+    assert len(rows) == 3 * 180
+    least = sorted(float(row["similarity"]) for row in rows)[len(rows) // 2]
+    assert query_code.main([*options, "--min-similarity", str(least)]) == 0
+    assert not [row for row in pairings() if row["query"] == row["match"]]
+
+
+def test_a_link_leads_to_the_same_file(own_folder: Path, milvus: str) -> None:
+    """A picture that the collection holds under several paths is none of its own matches."""
+    (own_folder / "pictures/sub").mkdir(parents=True)
+    for number in range(6):
+        pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(f"pictures/sub/{number}.png")
+    os.symlink("sub/0.png", "pictures/link.png")
+    os.symlink("pictures", "elsewhere")
+    shutil.copy("pictures/sub/1.png", "pictures/copy.png")
+    assert load("--images", "pictures") == 0
+    for folder in ("pictures", "elsewhere"):
+        assert query_code.main(["--queries", folder, "--top-k", "6"]) == 0
+        found = [(row["query"], row["match"]) for row in pairings()]
+        for query, match in found:
+            assert not os.path.samefile(query, match)
+        assert (f"{folder}/copy.png", f"{folder}/sub/1.png") in found, "a copy is a match"
+        assert len([query for query, _ in found if query == f"{folder}/link.png"]) == 6
+    query = "elsewhere/sub/0.png"
+    assert query_code.main([query, "--json"]) == 0
+
+
+def test_a_moved_folder_is_the_collections_own_again_when_it_is_named(loaded: Path) -> None:
+    os.rename("database_set", "moved")
+    options = ["--queries", "moved", "--collection-images", "moved"]
+    assert query_code.main(options) == 0
+    assert all(row["query"] != row["match"] for row in pairings())
+    assert {row["match"].split("/")[0] for row in pairings()} == {"moved"}
+
+
+def make_copies(folder: Path) -> None:
+    """Seven copies of a photograph, four of a part of it, and parts that have no copy."""
+    folder.mkdir()
+    whole = photograph()
+    whole.save(folder / "best.png")
+    whole.save(folder / "good.jpg", quality=95)
+    whole.save(folder / "poor.jpg", quality=40)
+    whole.resize((320, 213)).save(folder / "small.png")
+    whole.transpose(Image.Transpose.ROTATE_90).save(folder / "turned.jpg")
+    whole.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / "mirrored.jpg")
+    shutil.copy(folder / "best.png", folder / "copy.png")
+    os.utime(folder / "best.png", ns=(1, 1))
+    part = whole.crop((0, 0, 200, 200))
+    for number in range(4):
+        part.save(folder / f"part {number}.png")
+    for number in range(3):
+        whole.crop((210 + 120 * number, 220, 320 + 120 * number, 330)).save(
+            folder / f"other {number}.png"
+        )
+
+
+def test_copies_form_groups_whose_best_picture_is_kept(own_folder: Path, milvus: str) -> None:
+    make_copies(own_folder / "pictures")
+    assert load("--images", "pictures") == 0
+    assert query_code.main(["--queries", "pictures"]) == 0
+    found = groups()
+    first = [row for row in found if row["group"] == "1"]
+    assert [row["path"] for row in first][:1] == ["pictures/best.png"], "the oldest of the largest"
+    change = {Path(row["path"]).name: row["change"] for row in first}
+    assert change == {
+        "best.png": "",
+        "copy.png": "the same pixels",
+        "good.jpg": "re-encoded",
+        "poor.jpg": "re-encoded",
+        "small.png": "resized",
+        "turned.jpg": "rotated 270°",
+        "mirrored.jpg": "mirrored",
+    }
+    second = [row for row in found if row["group"] == "2"]
+    assert [row["path"] for row in second] == [f"pictures/part {n}.png" for n in range(4)]
+    assert len(found) == 11
+    assert [row["keep"] for row in first] == ["keep", *["copy"] * 6]
+    for row in found:
+        picture = Image.open(row["path"])
+        assert (str(picture.width), str(picture.height)) == (row["width"], row["height"])
+        assert int(row["file_size"]) == os.path.getsize(row["path"])
+    spare = [row["path"] for row in found if row["keep"] == "copy"]
+    size = sum(map(os.path.getsize, spare)) / 1e6
+    report = Path("results/observations.md").read_text()
+    assert "The near-duplicates form 2 groups of 11 pictures" in report
+    assert f"**9 pictures could go: {size:,.1f} MB**" in report
+    page = Path("results/gallery.html").read_text()
+    assert '<section id="groups">' in page
+    assert f"9 pictures could go: {size:,.1f} MB" in page
+
+
+def test_a_group_has_all_copies_though_each_ones_nearest_is_another(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two pairs of equal files, one pair altered: they only meet beyond the nearest match."""
+    (own_folder / "pictures").mkdir()
+    photograph().save("pictures/a1.png")
+    photograph().save("pictures/b1.jpg", quality=30)
+    shutil.copy("pictures/a1.png", "pictures/a2.png")
+    shutil.copy("pictures/b1.jpg", "pictures/b2.jpg")
+    assert load("--images", "pictures") == 0
+    assert query_code.main(["--queries", "pictures"]) == 0
+    nearest = {row["query"][-6:]: row["match"][-6:] for row in pairings()}
+    assert nearest == {
+        "a1.png": "a2.png",
+        "a2.png": "a1.png",
+        "b1.jpg": "b2.jpg",
+        "b2.jpg": "b1.jpg",
+    }
+    assert {row["group"] for row in groups()} == {"1"}
+    assert len(groups()) == 4
+    monkeypatch.setattr(duplicate_groups, "NEIGHBOURS", 1)
+    assert query_code.main(["--queries", "pictures"]) == 0
+    assert {row["group"] for row in groups()} == {"1", "2"}, "the test sees what it tests"
+
+
+def test_queries_that_are_in_another_collection_are_grouped_with_their_copies(
+    loaded: Path,
+) -> None:
+    shutil.copy(next(Path("database_set").rglob("*.png")), "query_set/leak.png")
+    assert query_code.main([]) == 0
+    found = groups()
+    assert "query_set/leak.png" in {row["path"] for row in found}
+    assert len({row["group"] for row in found}) * 2 <= len(found)
+    assert {row["keep"] for row in found} == {""}
+    assert "could go" not in Path("results/observations.md").read_text()
+
+
+def test_pictures_are_not_compared_if_that_is_not_wanted(loaded: Path) -> None:
+    options = ["--queries", "database_set", "--no-near-duplicates"]
+    assert query_code.main(options) == 0
+    assert len(pairings()) == 180
+    assert groups() == []
+    report = Path("results/observations.md").read_text()
+    assert "Pictures were not compared (`--no-near-duplicates`)" in report
+    assert "Pairs whose pixels were compared" not in report
+    page = Path("results/gallery.html").read_text()
+    assert "Pictures were not compared." in page
+    assert page.count("<img") > 20
