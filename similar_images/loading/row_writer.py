@@ -48,7 +48,6 @@ class RowWriter:
         count = self.collection.client.rows_per_upsert(embeddings.shape[1])
         while len(self._rows) >= count:
             self._submit(count)
-            self._wait(MAX_WAITING)
         self._wait(MAX_WAITING)
 
     def finish(self) -> None:
