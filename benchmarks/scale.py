@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ from benchmarks.measure import (
 )
 from similar_images.console import script_parser, status_of, whole_number
 from similar_images.loading.inventory import Inventory, State
-from similar_images.loading.row_writer import UPSERT_ROWS
+from similar_images.loading.row_writer import RowWriter
 from similar_images.matching.recall import compare_exactly, recall
 from similar_images.milvus.client import CollectionError, is_lite
 from similar_images.milvus.collection import ImageCollection, existing_collection
@@ -82,11 +83,12 @@ def fill(uri: str, rows: int) -> dict[str, float]:
         properties = {"root": "/nowhere", "dimension": str(DIMENSION)}
         collection = ImageCollection.create(client, NAME, properties)
         taken = 0.0
-        for images, vectors in chunks(rows):
-            start = time.perf_counter()
-            for i in range(0, len(images), UPSERT_ROWS):
-                collection.upsert(images[i : i + UPSERT_ROWS], vectors[i : i + UPSERT_ROWS])
-            taken += time.perf_counter() - start
+        with RowWriter(collection, SimpleNamespace(update=lambda _: None)) as writer:
+            for images, vectors in chunks(rows):
+                start = time.perf_counter()
+                writer.add(images, vectors)
+                writer.finish()
+                taken += time.perf_counter() - start
         flush = seconds(collection.flush)
         assert collection.count() == rows
     return {"upsert, µs a row": 1e6 * (taken + flush) / rows, "flush, s": flush}

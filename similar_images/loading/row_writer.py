@@ -1,7 +1,6 @@
-"""Upsert rows in a thread of their own, while the network embeds the next images."""
+"""Upsert rows in threads of their own, while the network embeds the next images."""
 
-import collections
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Protocol
 
 import numpy as np
@@ -9,8 +8,7 @@ import numpy as np
 from similar_images.milvus.collection import ImageCollection
 from similar_images.pictures.decoding import DecodedImage
 
-UPSERT_ROWS = 256  # on Milvus Lite a row costs the same from 64 to 1,000 at a time: 0.15 ms
-MAX_WAITING = 4  # queued upserts, beyond which add() waits
+MAX_WAITING = 4  # upserts that are queued or under way, beyond which add() waits
 
 
 class Counter(Protocol):
@@ -21,8 +19,10 @@ class Counter(Protocol):
 
 
 class RowWriter:
-    """Upserts in a thread of its own, so that embedding can continue; a context manager.
+    """Upserts in threads of its own, so that embedding can continue; a context manager.
 
+    How many rows a request has, and how many requests are under way at a time, the collection's
+    client says. No path may be added twice: the later upsert could be stored before the earlier.
     `progress` counts only rows that Milvus has stored.
     """
 
@@ -30,10 +30,9 @@ class RowWriter:
         self.collection = collection
         self.progress = progress
         self.written = 0
-        self._images: list[DecodedImage] = []
-        self._embeddings: list[np.ndarray] = []
-        self._upserts: collections.deque[tuple[int, Future[None]]] = collections.deque()
-        self._thread = ThreadPoolExecutor(1)
+        self._rows: list[tuple[DecodedImage, np.ndarray]] = []
+        self._upserts: set[Future[int]] = set()
+        self._threads = ThreadPoolExecutor(collection.client.upserts_at_once)
 
     def __enter__(self) -> "RowWriter":
         return self
@@ -41,31 +40,39 @@ class RowWriter:
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         if error:
             self.collection.client.stop()
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._threads.shutdown(wait=True, cancel_futures=True)
 
     def add(self, images: list[DecodedImage], embeddings: np.ndarray) -> None:
         """Queue rows; raise the error of an earlier upsert, if there was one."""
-        self._images += images
-        self._embeddings.append(embeddings)
-        if len(self._images) >= UPSERT_ROWS:
-            self._submit()
-        while self._upserts and (self._upserts[0][1].done() or len(self._upserts) > MAX_WAITING):
-            self._finish_one()
+        self._rows += zip(images, embeddings, strict=True)
+        count = self.collection.client.rows_per_upsert(embeddings.shape[1])
+        while len(self._rows) >= count:
+            self._submit(count)
+        self._wait(MAX_WAITING)
 
     def finish(self) -> None:
         """Wait until all rows are stored."""
-        if self._images:
-            self._submit()
-        while self._upserts:
-            self._finish_one()
+        if self._rows:
+            self._submit(len(self._rows))
+        self._wait(0)
 
-    def _submit(self) -> None:
-        rows = self._images, np.concatenate(self._embeddings)
-        self._upserts.append((len(rows[0]), self._thread.submit(self.collection.upsert, *rows)))
-        self._images, self._embeddings = [], []
+    def _submit(self, count: int) -> None:
+        images, embeddings = zip(*self._rows[:count], strict=True)
+        del self._rows[:count]
+        self._upserts.add(self._threads.submit(self._upsert, images, np.stack(embeddings)))
 
-    def _finish_one(self) -> None:
-        count, upsert = self._upserts.popleft()
-        upsert.result()
-        self.written += count
-        self.progress.update(count)
+    def _upsert(self, images: tuple[DecodedImage, ...], embeddings: np.ndarray) -> int:
+        self.collection.upsert(images, embeddings)
+        return len(images)
+
+    def _wait(self, most: int) -> None:
+        """Wait until at most so many upserts are queued or under way; count those that ended."""
+        while True:
+            enough = len(self._upserts) <= most
+            ended, self._upserts = wait(self._upserts, 0 if enough else None, FIRST_COMPLETED)
+            for upsert in ended:
+                count = upsert.result()
+                self.written += count
+                self.progress.update(count)
+            if enough:
+                return

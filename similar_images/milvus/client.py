@@ -24,6 +24,9 @@ RETRY_SECONDS = 120  # how long a failing request is repeated
 MAX_DELAY_SECONDS = 15.0
 OWN_RETRIES = 3  # by pymilvus itself, which tells the user nothing
 EXACT_ROWS = 100_000  # up to so many rows a server searches exactly by default
+UPSERT_ROWS = 1000  # in one request; the vectors of 512 dimensions are then 2 MB
+UPSERT_BYTES = 2 * 2**20  # of vectors in one request; a server takes 64 MB, with paths of 4 kB each
+UPSERTS_AT_ONCE = 2
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 # Errors that a retry does not change: Milvus's codes for a missing collection or index and for an
 # invalid request, words of its messages, and gRPC's codes with what to do about them.
@@ -128,12 +131,16 @@ class Client:
     needs_index: whether a search needs an index; if not, search without one is exact.
     reads_rows_to_count: whether a count with a filter reads all columns of the rows into memory.
     is_own: whether the collections' properties can be trusted, since only this user writes them.
+    upsert_rows: at most so many rows are upserted in one request, see rows_per_upsert().
+    upserts_at_once: so many requests to upsert rows are under way at a time.
     """
 
     exact_rows = EXACT_ROWS
     needs_index = True
     reads_rows_to_count = False
     is_own = False
+    upsert_rows = UPSERT_ROWS
+    upserts_at_once = UPSERTS_AT_ONCE
     damaged = RUN_AGAIN  # what to do if a collection can't be opened
 
     def __init__(self, milvus: "MilvusClient", uri: str) -> None:
@@ -178,6 +185,10 @@ class Client:
     def stop(self) -> None:
         """End the retries of an ask() in another thread."""
         self._stopped.set()
+
+    def rows_per_upsert(self, dimension: int) -> int:
+        """Return how many rows with vectors of this dimension to upsert in one request."""
+        return max(1, min(self.upsert_rows, UPSERT_BYTES // (4 * dimension)))
 
     def settle(self) -> None:
         """Wait until flushed rows are on the disk; a server does that itself."""

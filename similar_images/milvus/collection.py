@@ -33,7 +33,7 @@ from similar_images.pictures.decoding import DecodedImage
 PROPERTY_PREFIX = "similar_images."  # Milvus stores properties of its own beside ours
 LOAD, BEGUN, ENDED = "load", "begun", "ended"  # a property: whether the last load is complete
 ROWS = "rows"  # a property: the number of rows when it was completed
-REQUEST_ROWS = 1000  # upserted or deleted in one request
+PATHS_AT_ONCE = 1000  # deleted or read by path in one request
 SEARCH_QUERIES = 1000  # vectors in one request; Lite walks all its rows in Python for each request
 SEARCH_THREADS = 2  # requests at a time: Lite answers 5,000 queries in 4.8 s instead of 5.0
 READ_ROWS = 16_384  # read in one request, Milvus's maximum: Lite walks all rows for each request
@@ -130,14 +130,12 @@ class ImageCollection:
     # --- Rows ---------------------------------------------------------------------------------
 
     def upsert(self, images: Sequence[DecodedImage], embeddings: np.ndarray) -> None:
-        """Insert rows, replacing those with the same paths.
+        """Insert rows in one request, replacing those with the same paths.
 
-        embeddings: (N, dimension) float32, unit length. No path may occur twice.
+        embeddings: (N, dimension) float32, unit length. No path may occur twice, and N may be at
+        most client.rows_per_upsert(dimension).
         """
-        rows = rows_of(images, embeddings)
-        for start in range(0, len(rows), REQUEST_ROWS):
-            part = rows[start : start + REQUEST_ROWS]
-            self.client.ask("upsert", self.name, part, advice=RESUME)
+        self.client.ask("upsert", self.name, rows_of(images, embeddings), advice=RESUME)
 
     def flush(self) -> None:
         """Make the rows durable and searchable at full speed; once, at the end of a load."""
@@ -146,8 +144,8 @@ class ImageCollection:
 
     def delete(self, paths: Sequence[str]) -> None:
         """Delete the rows of these paths."""
-        for start in range(0, len(paths), REQUEST_ROWS):
-            chosen = _one_of(paths[start : start + REQUEST_ROWS])
+        for start in range(0, len(paths), PATHS_AT_ONCE):
+            chosen = _one_of(paths[start : start + PATHS_AT_ONCE])
             self.client.ask("delete", self.name, filter=chosen, advice=RESUME)
 
     def count(self, expression: str = "") -> int:
@@ -178,8 +176,8 @@ class ImageCollection:
     def embeddings_of(self, paths: Sequence[str]) -> Iterator[tuple[StoredImage, np.ndarray]]:
         """Yield the rows that these paths have, in no particular order: (dimension,) float32."""
         columns = (*StoredImage._fields, VECTOR)
-        for start in range(0, len(paths), REQUEST_ROWS):
-            for row in self._query(_one_of(paths[start : start + REQUEST_ROWS]), columns, RESUME):
+        for start in range(0, len(paths), PATHS_AT_ONCE):
+            for row in self._query(_one_of(paths[start : start + PATHS_AT_ONCE]), columns, RESUME):
                 stored = StoredImage(*(row[column] for column in StoredImage._fields))
                 yield stored, np.array(row[VECTOR], np.float32)
 

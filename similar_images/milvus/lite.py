@@ -40,6 +40,8 @@ class LiteClient(Client):
     needs_index = False  # a FLAT index would store the vectors twice, on disk and in memory
     reads_rows_to_count = True
     is_own = True
+    upsert_rows = 256  # a row costs the same from 64 to 1,000 at a time: 0.15 ms
+    upserts_at_once = 1  # it must not be written to by two threads
     damaged = REBUILD
     _warned = False
 

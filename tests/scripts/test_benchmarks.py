@@ -23,6 +23,7 @@ from benchmarks import (
     photographs,
     run,
     scale,
+    upserts,
 )
 
 Fails = Callable[..., str]
@@ -105,6 +106,17 @@ def test_growth_is_measured_by_size(own_folder: Path) -> None:
     assert one["hnsw: recall@10"] > 0.5
     assert one["upsert, µs a row"] > 0
     assert "Milvus Lite, 1,000 rows" in (own_folder / "scale.md").read_text()
+
+
+def test_upserts_are_measured_one_at_a_time_on_milvus_lite(
+    own_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert upserts.main(["--total", "500", "--rows", "100", "256", "--repetitions", "2"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "rows/s" in line]
+    assert [line.split("|")[1].strip() for line in lines] == [
+        f"{rows} rows in a request, 1 at a time: rows/s" for rows in (100, 256)
+    ]
+    assert all(float(line.split("|")[2].replace(",", "")) > 0 for line in lines)
 
 
 def test_changes_are_found(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,7 +207,7 @@ def test_formats_are_compared(
     )
 
 
-@pytest.mark.parametrize("module", [formats, near_duplicates, photographs, run, scale])
+@pytest.mark.parametrize("module", [formats, near_duplicates, photographs, run, scale, upserts])
 def test_help(module: object, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         module.main(["--help"])  # type: ignore[attr-defined]

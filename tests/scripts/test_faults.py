@@ -34,10 +34,10 @@ from PIL import Image
 import embed_and_load
 import query_code
 import split_images
-from similar_images.loading import row_writer
 from similar_images.milvus.client import Client, CollectionError
 from similar_images.milvus.collection import ImageCollection, existing_collection
 from similar_images.milvus.connection import connect
+from similar_images.milvus.lite import LiteClient
 from similar_images.network.openvino_embedder import OpenVinoEmbedder
 from similar_images.pictures import decode_task
 from similar_images.pictures.decoding import Preprocessing
@@ -70,7 +70,7 @@ def held_load(folder: str, hold: tuple[str, int], workers: str, there: object) -
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
-    row_writer.UPSERT_ROWS = 4
+    LiteClient.upsert_rows = 4
     times = 0
 
     def wait_here() -> None:
@@ -175,9 +175,9 @@ import sys
 import threading
 import embed_and_load
 from similar_images import console
-from similar_images.loading import row_writer
 from similar_images.milvus.collection import ImageCollection
-row_writer.UPSERT_ROWS = 16
+from similar_images.milvus.lite import LiteClient
+LiteClient.upsert_rows = 16
 upsert, calls, four_counted = ImageCollection.upsert, [], threading.Event()
 
 def held(self, *rows):
@@ -451,7 +451,7 @@ def test_a_folder_that_changes_under_a_load(
 
     for number in range(200):
         paint(root / f"{number:03d}.bmp")
-    monkeypatch.setattr(row_writer, "UPSERT_ROWS", 16)
+    monkeypatch.setattr(LiteClient, "upsert_rows", 16)
     options = ["--images", root, "--batch-size", "8", "--prune", "--prune-most"]
     with monkeypatch.context() as patch:
         patch.setattr(decode_task, "decode", decode_disturbed)

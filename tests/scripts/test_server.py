@@ -1,5 +1,6 @@
 """A real Milvus server: killed, restarted, gone; with a password and without the right one."""
 
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,9 @@ from helpers import load, rows
 from milvus_server import Server
 
 import query_code
-from similar_images.loading import row_writer
 from similar_images.matching import near_duplicates
 from similar_images.milvus import client as milvus
+from similar_images.milvus.client import Client
 from similar_images.milvus.collection import ImageCollection, existing_collection
 from similar_images.milvus.connection import connect
 from similar_images.results import comparison_picture, gallery
@@ -36,23 +37,26 @@ def test_a_load_waits_for_a_server_that_was_killed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     expected = rows()
-    monkeypatch.setattr(row_writer, "UPSERT_ROWS", 16)
-    upsert, warn, calls, warnings = ImageCollection.upsert, milvus.warn, [], []
+    monkeypatch.setattr(Client, "upsert_rows", 16)
+    upsert, warn, calls, warnings = (
+        ImageCollection.upsert,
+        milvus.warn,
+        itertools.count(1),
+        itertools.count(1),
+    )
 
     def kill_at_the_fifth(self: ImageCollection, *args: object) -> None:
-        calls.append(args)
-        if len(calls) == 5:
+        if next(calls) == 5:  # of two threads, one
             server.kill()
         upsert(self, *args)  # type: ignore[arg-type]
 
-    def restart_at_the_second_warning(text: str) -> None:
+    def restart_at_the_third_warning(text: str) -> None:
         warn(text)
-        warnings.append(text)
-        if len(warnings) == 2:
+        if next(warnings) == 3:  # two requests were under way, and each has warned once
             server.restart()
 
     monkeypatch.setattr(ImageCollection, "upsert", kill_at_the_fifth)
-    monkeypatch.setattr(milvus, "warn", restart_at_the_second_warning)
+    monkeypatch.setattr(milvus, "warn", restart_at_the_third_warning)
     assert load("--milvus-uri", server.uri, "--batch-size", "8") == 0
     errors = capsys.readouterr().err
     assert "trying again in 1 s" in errors
@@ -70,13 +74,12 @@ def test_a_server_that_stays_away_ends_in_one_line_and_a_later_run_resumes(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(row_writer, "UPSERT_ROWS", 16)
+    monkeypatch.setattr(Client, "upsert_rows", 16)
     monkeypatch.setattr(milvus, "RETRY_SECONDS", 4)
-    upsert, calls = ImageCollection.upsert, []
+    upsert, calls = ImageCollection.upsert, itertools.count(1)
 
     def kill_at_the_fifth(self: ImageCollection, *args: object) -> None:
-        calls.append(args)
-        if len(calls) == 5:
+        if next(calls) == 5:  # of two threads, one
             server.kill()
         upsert(self, *args)  # type: ignore[arg-type]
 
@@ -91,7 +94,7 @@ def test_a_server_that_stays_away_ends_in_one_line_and_a_later_run_resumes(
     assert "run it again: what is loaded is kept" in errors[0]
     assert "Connection refused" in fails(query_code.main, "--milvus-uri", server.uri)
     assert server.collections() == ["images"], "it is back"
-    assert len(rows(server.uri)) >= 64
+    assert len(rows(server.uri)) >= 48  # the fourth may have been on its way
     capsys.readouterr()
     assert load(*options) == 0
     out = capsys.readouterr().out

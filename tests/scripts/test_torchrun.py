@@ -186,10 +186,12 @@ HELD_RANK = """
 import os, sys
 if "RANK" in os.environ and "--multiprocessing-fork" not in sys.orig_argv:
     import threading
-    from similar_images.loading import ranks, row_writer
+    from similar_images.loading import ranks
+    from similar_images.milvus.client import Client
     from similar_images.milvus.collection import ImageCollection
     ranks.SILENT_BEATS = 5
-    row_writer.UPSERT_ROWS = 16
+    Client.upsert_rows = 16
+    Client.upserts_at_once = 1
     upsert = ImageCollection.upsert
 
     def held(*args):
