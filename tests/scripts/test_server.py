@@ -11,12 +11,11 @@ from helpers import load, rows
 from milvus_server import Server
 
 import query_code
-from similar_images.matching import near_duplicates
 from similar_images.milvus import client as milvus
 from similar_images.milvus.client import Client
 from similar_images.milvus.collection import ImageCollection, existing_collection
 from similar_images.milvus.connection import connect
-from similar_images.results import comparison_picture, gallery
+from similar_images.pictures import decode_task
 
 Fails = Callable[..., str]
 pytest.importorskip("milvus", reason="there is a Milvus server for Linux alone")
@@ -114,14 +113,13 @@ def test_paths_that_others_wrote_are_not_opened(
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     queries = ["--queries", str(loaded / "query_set"), "--milvus-uri", server.uri]
     opened: list[str] = []
-    decode = near_duplicates.decode
+    decode = decode_task.decode
 
-    def note(folder: Path, path: str) -> object:
+    def note(folder: Path, path: str, least_side: int | None) -> object:
         opened.append(path)
-        return decode(folder, path)
+        return decode(folder, path, least_side)
 
-    for module in (near_duplicates, comparison_picture, gallery):
-        monkeypatch.setattr(module, "decode", note)
+    monkeypatch.setattr(decode_task, "decode", note)
     monkeypatch.chdir(elsewhere)
     assert query_code.main(queries) == 0
     assert not any("database_set" in path for path in opened)
