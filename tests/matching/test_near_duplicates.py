@@ -19,6 +19,7 @@ from similar_images.matching.near_duplicates import (
 from similar_images.matching.pairs import Pair
 from similar_images.matching.picture_store import PictureStore
 
+Turn = Image.Transpose
 Change = Callable[[Image.Image], Image.Image]
 
 
@@ -38,6 +39,11 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "grey": (lambda image: ImageEnhance.Color(image).enhance(0), "recoloured"),
     "compressed": (compressed, ""),
     "half": (half, "resized"),
+    "a quarter to the left": (lambda image: image.transpose(Turn.ROTATE_90), "rotated 270°"),
+    "upside down": (lambda image: image.transpose(Turn.ROTATE_180), "rotated 180°"),
+    "a quarter to the right": (lambda image: image.transpose(Turn.ROTATE_270), "rotated 90°"),
+    "turned and mirrored": (lambda image: image.transpose(Turn.TRANSPOSE), "mirrored"),
+    "turned, smaller": (lambda i: half(i.transpose(Turn.ROTATE_270)), "rotated 90°, resized"),
     "all": (lambda i: half(compressed(ImageOps.mirror(i))), "mirrored"),
 }
 

@@ -1,0 +1,139 @@
+"""picture_store.py: each picture is decoded once, at a reduced scale, and shown as it is."""
+
+import io
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import load, pairings
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+import query_code
+from similar_images.matching.near_duplicates import find_near_duplicates
+from similar_images.matching.pairs import Pair
+from similar_images.matching.picture_store import PictureStore
+from similar_images.pictures import decode_task
+
+SCALED = 40  # pixels: least short side, so that the pictures below are decoded at a scale
+
+
+def words_of(first: str, second: str) -> str | None:
+    with PictureStore(SCALED) as pictures:
+        found = find_near_duplicates([[Pair(first, second, 0.9)]], pictures).near
+        assert pictures[first].scaled or pictures[second].scaled
+    return found[0].words if found else None
+
+
+def photograph(size: tuple[int, int] = (640, 426)) -> Image.Image:
+    return Image.fromarray(load_sample_image("china.jpg")).resize(size)
+
+
+def test_equal_pixels_are_confirmed_in_full_size(own_folder: Path) -> None:
+    photograph().save("a.jpg", quality=90)
+    shutil.copy("a.jpg", "copy.jpg")
+    Path("comment.jpg").write_bytes(
+        Path("a.jpg").read_bytes()[:2] + b"\xff\xfe\x00\x04hi" + Path("a.jpg").read_bytes()[2:]
+    )
+    Image.open("a.jpg").save("a.png")
+    Image.open("a.jpg").save("again.jpg", quality=60)
+    Image.open("a.jpg").resize((320, 213)).save("half.jpg", quality=90)
+    expected = {
+        "copy.jpg": "the same pixels",
+        "comment.jpg": "the same pixels",
+        "a.png": "the same pixels",
+        "again.jpg": "re-encoded",
+        "half.jpg": "resized",
+    }
+    assert {name: words_of("a.jpg", name) for name in expected} == expected
+    assert words_of("a.png", "a.jpg") == "the same pixels"
+
+
+def test_what_only_the_reduced_scale_hides_is_no_equality(own_folder: Path) -> None:
+    """Blocks of 8×8 with the same mean are equal at 1/8, whatever is in them."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(64, 192, (64, 64)).repeat(8, 0).repeat(8, 1)
+    stripes = np.where(np.arange(512) % 2, 24, -24)
+    flat = np.full((512, 512), 128)
+    for name, pixels in {
+        "blocks.jpg": coarse,
+        "blocks, striped.jpg": coarse + stripes,
+        "flat.jpg": flat,
+        "flat, striped.jpg": flat + stripes,
+    }.items():
+        Image.fromarray(pixels.astype(np.uint8)).save(name, quality=100)
+    assert words_of("blocks.jpg", "blocks, striped.jpg") == "equal at 32×32"
+    assert words_of("flat.jpg", "flat, striped.jpg") is None, "too plain to tell"
+    shutil.copy("flat.jpg", "flat copy.jpg")
+    Image.open("flat.jpg").save("flat.png")
+    assert words_of("flat.jpg", "flat copy.jpg") == "the same pixels"
+    assert words_of("flat.jpg", "flat.png") == "the same pixels"
+
+
+@pytest.mark.parametrize("top_k", ["1", "30"])
+def test_a_query_decodes_each_picture_once(
+    top_k: str, own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Queries while they are embedded, matches once however many queries they match."""
+    for folder, count in (("database", 20), ("queries", 12)):
+        Path(folder).mkdir()
+        for number in range(count):
+            left, upper = 30 * (number % 10), 100 * (number // 10)
+            part = photograph().crop((left, upper, left + 300, upper + 200))
+            part.resize((1800, 1200)).save(f"{folder}/{number}.jpg")
+    assert load("--images", "database") == 0
+    decoded: Counter[str] = Counter()
+    scales: set[int | None] = set()
+    decode = decode_task.decode
+
+    def note(folder: Path, path: str, least_side: int | None) -> object:
+        decoded[str(folder / path)] += 1
+        scales.add(least_side)
+        return decode(folder, path, least_side)
+
+    monkeypatch.setattr(decode_task, "decode", note)
+    assert query_code.main(["--queries", "queries", "--top-k", top_k]) == 0
+    assert decoded.keys() >= {row[side] for row in pairings() for side in ("query", "match")}
+    assert set(decoded.values()) == {1}
+    assert scales == {512}
+    assert Path("results/gallery.html").read_text().count('<img src="data:image/jpeg') > 10
+
+
+def difference(one: Image.Image, other: Image.Image) -> float:
+    return float(np.abs(np.asarray(one).astype(float) - np.asarray(other)).mean())
+
+
+def test_thumbnails_are_upright_sharp_and_keep_their_shape(own_folder: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6  # turned to the right to be upright
+    wide = photograph((1200, 800))
+    wide.save("wide.jpg", quality=95)
+    wide.transpose(Image.Transpose.ROTATE_90).save("turned.jpg", quality=95, exif=exif)
+    wide.resize((150, 100)).save("small.jpg", quality=95)
+    wide.resize((60, 40)).save("tiny.png")
+    Path("bad.jpg").write_bytes(b"bad")
+    names = ["wide.jpg", "turned.jpg", "small.jpg", "tiny.png", "bad.jpg", "gone.jpg"]
+    for examined in (False, True):
+        with PictureStore(512) as pictures:
+            if examined:
+                pictures.read(names)
+            found = pictures.thumbnails(names)
+        assert [bool(found[name].problem) for name in names] == [False] * 4 + [True] * 2
+        shown = [Image.open(io.BytesIO(found[name].data)) for name in names[:4]]
+        assert [image.size for image in shown] == [(192, 128)] * 2 + [(150, 100), (60, 40)]
+        sharp = wide.resize((192, 128), Image.Resampling.LANCZOS)
+        blurred = wide.resize((96, 64)).resize((192, 128))
+        for image in shown[:2]:
+            assert difference(image, sharp) < difference(blurred, sharp) / 2
+        assert np.array_equal(np.asarray(shown[3]), np.asarray(Image.open("tiny.png")))
+
+
+def test_names_that_are_not_utf8_are_kept(own_folder: Path) -> None:
+    name = b"caf\xe9.png".decode("utf-8", "surrogateescape")
+    photograph((50, 50)).save("plain.png")
+    shutil.copy("plain.png", name)
+    with PictureStore() as pictures:
+        pictures.read([name, "plain.png"])
+        assert pictures[name].digest == pictures["plain.png"].digest
