@@ -60,19 +60,21 @@ class Figures(NamedTuple):
     recall: float
 
 
-def embed(root: Path, option: str, args: argparse.Namespace) -> Images:
-    """Return a folder's embeddings and labels; ImageError if there are fewer than two labels.
-
-    Pictures that can't be read are left out.
-    """
+def labelled_paths(root: Path, option: str) -> list[str]:
+    """Return the paths of a folder's pictures; ImageError if they don't have two labels."""
     paths = image_paths(root, option)
+    if len(set(map(label_of, paths))) < 2:
+        raise ImageError(f"{root} has fewer than two labels; choose another folder with {option}")
+    return paths
+
+
+def embed(root: Path, paths: list[str], args: argparse.Namespace) -> Images:
+    """Return the embeddings and labels of a folder's pictures but those that can't be read."""
     say(f"embed {len(paths)}")
     network = find_network(args.model, args.weights)
     embedder = make_embedder(network, EmbeddingOptions(), len(paths))
     batches = list(embed_images(embedder, root, paths))
     labels = np.array([label_of(image.path) for batch in batches for image in batch.images])
-    if len(set(labels)) < 2:
-        raise ImageError(f"{root} has fewer than two labels; choose another folder with {option}")
     return Images(np.concatenate([batch.embeddings for batch in batches]), labels)
 
 
@@ -181,7 +183,9 @@ def compare(images: Images, queries: Images | None) -> str:
 
 def run(args: argparse.Namespace) -> None:
     """Print the tables of both folders together, and of one matched with the other."""
-    images, queries = embed(args.images, "--images", args), embed(args.queries, "--queries", args)
+    folders = {"--images": args.images, "--queries": args.queries}
+    paths = [labelled_paths(root, option) for option, root in folders.items()]
+    images, queries = embed(args.images, paths[0], args), embed(args.queries, paths[1], args)
     together = Images(*map(np.concatenate, zip(images, queries, strict=True)))
     print(f"{len(together.labels):,} pictures matched with each other\n\n{compare(together, None)}")
     print(f"{len(queries.labels):,} pictures matched with {len(images.labels):,} others\n")

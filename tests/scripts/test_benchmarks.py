@@ -118,7 +118,7 @@ def test_changes_are_found(photos: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_wrong_labels_are_found(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert label_issues.main(options_for(digits, Path())[:6]) == 0
+    assert label_issues.main(options_for(digits, Path())[:8]) == 0
     printed = capsys.readouterr().out
     assert "200 pictures matched with each other" in printed
     assert "20 pictures matched with 180 others" in printed
@@ -248,9 +248,10 @@ def test_a_folder_without_images_ends_in_one_line(
         assert folder in fails(formats.main, "--photographs", folder)
         assert folder in fails(photographs.main, "--photographs", folder, *MODEL)
     one_label = str(digits / "database_set" / "7")
-    assert "two labels" in fails(label_issues.main, "--images", one_label, *MODEL)
+    assert "two labels" in fails(label_issues.main, "--images", one_label)
     database = str(digits / "database_set")
-    assert "--queries" in fails(run.main, "--images", database, "--queries", "empty")
+    for module in (run, label_issues):
+        assert "--queries" in fails(module.main, "--images", database, "--queries", "empty")
     assert "no such" in fails(run.main, *options_for(digits, own_folder)[2:], "--model", "no such")
 
 
