@@ -7,12 +7,12 @@ import numpy as np
 
 from similar_images.console import Console
 from similar_images.matching.duplicate_groups import Group, duplicate_groups
+from similar_images.matching.label_issues import LabelIssue, label_issues
 from similar_images.matching.match import Search, strong_enough
 from similar_images.matching.matches import Pairs, RowNames
 from similar_images.matching.near_duplicates import NearDuplicate, find_near_duplicates
 from similar_images.matching.picture_store import PictureStore
 from similar_images.matching.queries import Queries
-from similar_images.matching.second_look import SecondLook, second_looks
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Findings:
     near: list[NearDuplicate] = field(default_factory=list)
     compared: int = 0
     groups: list[Group] = field(default_factory=list)
-    second: list[SecondLook] = field(default_factory=list)
+    issues: list[LabelIssue] = field(default_factory=list)
 
 
 def find_all(
@@ -34,9 +34,9 @@ def find_all(
     console: Console,
 ) -> Findings:
     """Return what pairs show; pictures: where they are kept, None if none are to be compared."""
-    second = second_looks(rows)
+    issues = label_issues(rows)
     if not pictures:
-        return Findings(second=second)
+        return Findings(issues=issues)
     comparison = find_near_duplicates(rows, pictures, console)
     places = {path: place for place, path in enumerate(queries.paths)}
 
@@ -55,4 +55,4 @@ def find_all(
 
     own = {path: bool(rows) for path, rows in zip(queries.paths, queries.rows, strict=True)}
     groups = duplicate_groups(comparison.near, own, search_again, embeddings_of, pictures, console)
-    return Findings(comparison.near, comparison.compared, groups, second)
+    return Findings(comparison.near, comparison.compared, groups, issues)

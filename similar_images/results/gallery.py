@@ -11,6 +11,7 @@ from PIL import Image
 
 from similar_images.console import QUIET, Console
 from similar_images.matching.findings import Findings
+from similar_images.matching.label_issues import LEAST_MARGIN
 from similar_images.matching.pairs import Pair, Summary, letters
 from similar_images.matching.picture_store import PictureStore, Thumbnail, paths_to_show
 from similar_images.results.rendering import render
@@ -65,7 +66,7 @@ def gallery(
         "drawn": drawn,
         "near": _of_every_label([one.pair for one in findings.near]),
         "different": [pair for pair in labelled if not pair.same_label],
-        "second": [look.pair for look in findings.second],
+        "issues": [issue.pair for issue in findings.issues],
         "weakest": ordered,
     }
     label_counts = Counter(x for pair in labelled for x in (pair.query_label, pair.match_label))
@@ -82,6 +83,7 @@ def gallery(
         max_section=MAX_SECTION,
         thumbnails=_thumbnails(on_page, copies, pictures, console),
         groups=groups,
+        least_margin=LEAST_MARGIN,
         all_groups=findings.groups,
         max_copies=MAX_COPIES,
         letters=dict(zip(sections["drawn"], letters(), strict=False)),

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from similar_images.matching.findings import Findings
+from similar_images.matching.label_issues import LEAST_MARGIN
 from similar_images.matching.near_duplicates import NearDuplicate
 from similar_images.matching.pairs import Pair, Summary, letters, nearest
 from similar_images.results.rendering import render
@@ -80,7 +81,8 @@ def report(
         near=_near_duplicates(first, findings.near),
         groups=findings.groups,
         pairs=summary.pairs,
-        second=findings.second,
+        issues=findings.issues,
+        least_margin=LEAST_MARGIN,
         sample=[
             Sampled(letter, pair, sum(other.similarity > pair.similarity for other in first) + 1)
             for letter, pair in zip(letters(), drawn, strict=False)

@@ -9,6 +9,7 @@ from pathlib import Path
 from similar_images.console import Console, warn, whole_number
 from similar_images.matching.duplicate_groups import groups_text
 from similar_images.matching.findings import Findings
+from similar_images.matching.label_issues import label_issues_text
 from similar_images.matching.near_duplicates import near_duplicates_text
 from similar_images.matching.pairs import Pair, Summary, choose_rows, nearest, pairings_text
 from similar_images.matching.picture_store import PictureStore
@@ -65,6 +66,7 @@ def files_of(
         options.folder / "pairings.txt": pairings_text(rows),
         options.folder / "near_duplicates.txt": near_duplicates_text(findings.near),
         options.folder / "duplicate_groups.txt": groups_text(findings.groups),
+        options.folder / "label_issues.txt": label_issues_text(findings.issues),
         options.folder / "observations.md": [report(rows, drawn, findings, summary)],
         options.folder / "gallery.html": [page],
         options.picture: picture_bytes(drawn_rows, title, pictures, console),

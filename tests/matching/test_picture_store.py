@@ -102,7 +102,8 @@ def test_a_query_decodes_each_picture_once(
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:
-    return float(np.abs(np.asarray(one).astype(float) - np.asarray(other)).mean())
+    grey = [np.asarray(image.convert("L")).astype(float) for image in (one, other)]
+    return float(np.abs(grey[0] - grey[1]).mean())
 
 
 def test_thumbnails_are_upright_sharp_and_keep_their_shape(own_folder: Path) -> None:

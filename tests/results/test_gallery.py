@@ -13,10 +13,10 @@ from PIL import Image
 
 from similar_images.matching.duplicate_groups import Copy, Group
 from similar_images.matching.findings import Findings
+from similar_images.matching.label_issues import LabelIssue
 from similar_images.matching.near_duplicates import NearDuplicate
 from similar_images.matching.pairs import Pair, Summary
 from similar_images.matching.picture_store import PictureStore
-from similar_images.matching.second_look import SecondLook, second_looks
 from similar_images.results import gallery as module
 from similar_images.results.gallery import gallery
 
@@ -82,9 +82,9 @@ def sample(count: int, labels: int, size: tuple[int, int] = (32, 32)) -> list[Pa
 
 def page_of(pairs: list[Pair], shown: int = 10) -> str:
     near = [NearDuplicate(pair, ("mirrored",)) for pair in pairs[::50]]
-    second = [SecondLook(pairs[0], pairs[0].match_label, 5)]
+    issues = [LabelIssue(pairs[0], 5, 0, 5)]
     return gallery(
-        pairs, pairs[:shown], Findings(near, second=second), SUMMARY, "a title", PictureStore()
+        pairs, pairs[:shown], Findings(near, issues=issues), SUMMARY, "a title", PictureStore()
     )
 
 
@@ -94,7 +94,7 @@ def test_all_parts_are_there_with_letters_paths_and_similarities() -> None:
     checker = checked(page)
     assert page.startswith("<!DOCTYPE html>\n<html")
     ids = {a["id"] for _, a in checker.tags if "id" in a}
-    wanted = {"drawn", "near", "different", "second", "weakest", "distribution", "confusion"}
+    wanted = {"drawn", "near", "different", "issues", "weakest", "distribution", "confusion"}
     assert wanted <= ids
     assert "<b>A</b> · 0.5000" in page
     assert "<b>J</b> · " in page
@@ -162,7 +162,7 @@ def test_no_name_can_break_out_of_the_page() -> None:
     page = gallery(
         [pair, gone],
         [pair],
-        Findings(near, groups=[Group(copies)], second=[SecondLook(pair, EVIL, 5)]),
+        Findings(near, groups=[Group(copies)], issues=[LabelIssue(pair, 5, 0, 5)]),
         summary,
         EVIL,
         PictureStore(),
@@ -242,20 +242,3 @@ def test_a_browser_shows_the_page(width: int, dark: bool, own_folder: Path) -> N
     assert figures["wide"] == []
     assert figures["dark"] == dark
     assert figures["contrast"] >= 4.5
-
-
-def test_matches_that_agree_on_another_label_are_worth_a_second_look() -> None:
-    def row(query: str, label: str, matches: str) -> list[Pair]:
-        return [
-            Pair(query, f"{n}", 0.9 - n / 100, n, label, match)
-            for n, match in enumerate(matches, 1)
-        ]
-
-    pairs = [
-        row("agree on b", "a", "bbbbb"),
-        row("its own", "a", "aaaaa"),
-        row("not all", "a", "bbbba"),
-        row("too few", "a", "bbbb"),
-        row("no label", "", "bbbbb"),
-    ]
-    assert [(look.pair.query, look.label) for look in second_looks(pairs)] == [("agree on b", "b")]

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import pytest
 
 from similar_images.matching.findings import Findings
+from similar_images.matching.label_issues import LabelIssue
 from similar_images.matching.near_duplicates import NearDuplicate
 from similar_images.matching.pairs import Pair, Summary
-from similar_images.matching.second_look import SecondLook
 from similar_images.results.observations import report
 
 SUMMARY = Summary(queries=3, pairs=3, images=9, model="m", index="exact", device="cpu")
@@ -27,7 +27,7 @@ def report_of(
     pairs: Sequence[Pair],
     drawn: Sequence[Pair],
     near: Sequence[NearDuplicate],
-    second: Sequence[SecondLook],
+    issues: Sequence[LabelIssue],
     summary: Summary,
 ) -> str:
     """The report on pairs, of which those of a query follow each other."""
@@ -36,7 +36,7 @@ def report_of(
     return report(
         rows,
         [pair for pair in drawn if pair.rank == 1],
-        Findings(near=list(near), second=list(second)),
+        Findings(near=list(near), issues=list(issues)),
         summary,
     )
 
@@ -109,8 +109,8 @@ def test_every_combination_of_sections_is_sound_markdown(name: str) -> None:
         pairs = [Pair(name, name, 0.9 / rank, rank, label, other) for rank in range(1, ranks + 1)]
         pairs.append(pairs[0]._replace(query="unlabelled", match_label=""))
         near = [NearDuplicate(pair, (name,)) for pair in pairs[:-1] if pair.rank in changes]
-        second = [SecondLook(pairs[0], name, 5)] * looks
-        text = checked(report_of(pairs, pairs, near, second, summary))
+        issues = [LabelIssue(pairs[0], 5, 0, 5)] * looks
+        text = checked(report_of(pairs, pairs, near, issues, summary))
         assert ("## Possible label errors" in text) == bool(looks)
         assert ("- Recall: " in text) == (summary is full)
         assert ("confusions" in text) == (labelled and wrong)
@@ -119,8 +119,8 @@ def test_every_combination_of_sections_is_sound_markdown(name: str) -> None:
 
 def test_labels_cannot_break_out_of_the_report() -> None:
     pair = Pair(EVIL, EVIL, 0.5, 1, EVIL, "b")
-    near, second = [NearDuplicate(pair, (EVIL,))], [SecondLook(pair, EVIL, 5)]
-    text = checked(report_of([pair], [pair], near, second, full_summary(EVIL)))
+    near, issues = [NearDuplicate(pair, (EVIL,))], [LabelIssue(pair, 5, 0, 5)]
+    text = checked(report_of([pair], [pair], near, issues, full_summary(EVIL)))
     assert "\n# heading" not in text
     assert "\u202e" not in text
     outside = re.sub(r"(?<![`\\])(`+)(?!`).*?(?<!`)\1(?!`)", "", text)

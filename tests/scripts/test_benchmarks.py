@@ -17,6 +17,7 @@ from PIL import Image
 from benchmarks import (
     competitors,
     formats,
+    label_issues,
     measure,
     near_duplicates,
     photograph_parts,
@@ -25,6 +26,7 @@ from benchmarks import (
     scale,
     upserts,
 )
+from similar_images.matching.label_issues import label_issues as find_label_issues
 
 Fails = Callable[..., str]
 PARTS = ("network", "pipeline", "agreement", "load", "query")
@@ -127,6 +129,36 @@ def test_changes_are_found(photos: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert float(shares["a different image, falsely detected"].strip(" %")) == 0
 
 
+def test_wrong_labels_are_found(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert label_issues.main(options_for(digits, Path())[:8]) == 0
+    printed = capsys.readouterr().out
+    assert "200 pictures matched with each other" in printed
+    assert "20 pictures matched with 180 others" in printed
+    assert len(re.findall("^\\| margin, [0-9]+ matches", printed, re.M)) == 8
+
+
+def test_wrong_labels_among_clear_clusters_are_all_found() -> None:
+    labels = np.repeat(["a", "b", "c"], 200)
+    noise = np.random.default_rng(0).normal(0, 0.1, (600, 3))
+    vectors = np.repeat(np.eye(3), 200, axis=0) + noise
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    images = label_issues.Images(vectors.astype(np.float32), labels)
+    similarities, rows = label_issues.nearest(images, None)
+    assert not (rows == np.arange(600)[:, None]).any(), "a picture is no match of its own"
+    given, wrong = label_issues.make_wrong(labels, seed=0)
+    assert wrong.sum() == 6
+    assert ((given != labels) == wrong).all()
+    pairs = label_issues.pair_rows(similarities, rows, given, given)
+    ranked = find_label_issues(pairs, least_margin=-1)
+    figures = label_issues.measure(ranked, 6, wrong)
+    assert figures[1:] == (1, 6, 1, 1)
+    assert figures.firsts[0] == 6 / 50
+    half = label_issues.measure(ranked[:3], 3, wrong)
+    assert half.roc_area == pytest.approx(0.75), "what is not ranked ties at the end"
+    assert (half.precision, half.recall) == (1, 0.5)
+    assert np.isnan(half.firsts).all()
+
+
 @pytest.fixture
 def camera(own_folder: Path) -> Path:
     """A folder of four photographs, three of them large enough to be decoded scaled."""
@@ -207,7 +239,9 @@ def test_formats_are_compared(
     )
 
 
-@pytest.mark.parametrize("module", [formats, near_duplicates, photographs, run, scale, upserts])
+@pytest.mark.parametrize(
+    "module", [formats, label_issues, near_duplicates, photographs, run, scale, upserts]
+)
 def test_help(module: object, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         module.main(["--help"])  # type: ignore[attr-defined]
@@ -222,10 +256,14 @@ def test_a_folder_without_images_ends_in_one_line(
     for folder in ("nowhere", "empty"):
         assert folder in fails(near_duplicates.main, folder)
         assert folder in fails(run.main, "--images", folder)
+        assert folder in fails(label_issues.main, "--images", folder)
         assert folder in fails(formats.main, "--photographs", folder)
         assert folder in fails(photographs.main, "--photographs", folder, *MODEL)
+    one_label = str(digits / "database_set" / "7")
+    assert "two labels" in fails(label_issues.main, "--images", one_label)
     database = str(digits / "database_set")
-    assert "--queries" in fails(run.main, "--images", database, "--queries", "empty")
+    for module in (run, label_issues):
+        assert "--queries" in fails(module.main, "--images", database, "--queries", "empty")
     assert "no such" in fails(run.main, *options_for(digits, own_folder)[2:], "--model", "no such")
 
 

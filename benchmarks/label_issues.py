@@ -1,0 +1,214 @@
+"""Measure how many wrong labels are found among labels of which 1% are made wrong at random.
+
+Usage:
+  python -m benchmarks.label_issues --images cifar-10/database_set --queries cifar-10/query_set
+
+Reads:  the pictures of both folders, and weights
+Writes: tables to the terminal, for all pictures of both folders matched with each other, and for
+        the pictures of the second folder matched with those of the first
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import NearestNeighbors
+
+from benchmarks.measure import image_paths, say, table
+from similar_images.console import script_parser, status_of
+from similar_images.matching.label_issues import LEAST_MARGIN, LabelIssue, label_issues
+from similar_images.matching.pairs import Pair
+from similar_images.network.embedding import (
+    EmbeddingOptions,
+    add_weights_options,
+    embed_images,
+    make_embedder,
+)
+from similar_images.network.model_description import ModelError
+from similar_images.network.networks import find_network
+from similar_images.pictures.image_files import ImageError, label_of
+
+SHARE = 0.01  # of each folder's labels that are made wrong
+MATCHES = (5, 10, 20, 50)  # of a query
+CHOICE_SEED, SEEDS = 0, (1, 2, 3, 4)  # what the threshold is chosen on, what is reported
+MARGINS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # thresholds to choose from
+FIRST = (50, 100, 200)  # of the list, whose precision is reported
+
+
+class Images(NamedTuple):
+    """Embeddings, (N, dimension) float32 of unit length, and labels, (N,) of text."""
+
+    embeddings: np.ndarray
+    labels: np.ndarray
+
+
+class Figures(NamedTuple):
+    """How well a rule does: precision of the FIRST it lists, NaN if it lists fewer; and so on.
+
+    roc_area: queries that the rule does not rank tie at the end. listed: how many queries.
+    precision: the share of them whose label is wrong. recall: the share of the wrong labels.
+    """
+
+    firsts: tuple[float, ...]
+    roc_area: float
+    listed: int
+    precision: float
+    recall: float
+
+
+def labelled_paths(root: Path, option: str) -> list[str]:
+    """Return the paths of a folder's pictures; ImageError if they don't have two labels."""
+    paths = image_paths(root, option)
+    if len(set(map(label_of, paths))) < 2:
+        raise ImageError(f"{root} has fewer than two labels; choose another folder with {option}")
+    return paths
+
+
+def embed(root: Path, paths: list[str], args: argparse.Namespace) -> Images:
+    """Return the embeddings and labels of a folder's pictures but those that can't be read."""
+    say(f"embed {len(paths)}")
+    network = find_network(args.model, args.weights)
+    embedder = make_embedder(network, EmbeddingOptions(), len(paths))
+    batches = list(embed_images(embedder, root, paths))
+    labels = np.array([label_of(image.path) for batch in batches for image in batch.images])
+    return Images(np.concatenate([batch.embeddings for batch in batches]), labels)
+
+
+def nearest(images: Images, queries: Images | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return each query's matches, nearest first: cosine similarities and rows, both (N, K).
+
+    Without queries, each image's matches are the other images.
+    """
+    most = min(MATCHES[-1], len(images.labels) - 1)
+    search = NearestNeighbors(n_neighbors=most, metric="cosine", algorithm="brute")
+    search.fit(images.embeddings)
+    distances, rows = search.kneighbors(queries.embeddings if queries else None)
+    return 1 - distances, rows
+
+
+def make_wrong(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels of which SHARE are another one at random, and which they are: (N,) bool."""
+    generator = np.random.default_rng(seed)
+    names, numbers = np.unique(labels, return_inverse=True)
+    count = max(1, round(SHARE * len(labels)))
+    changed = generator.choice(len(labels), count, replace=False)
+    numbers[changed] = (numbers[changed] + generator.integers(1, len(names), count)) % len(names)
+    return names[numbers], np.isin(np.arange(len(labels)), changed)
+
+
+def pair_rows(
+    similarities: np.ndarray, rows: np.ndarray, labels: np.ndarray, query_labels: np.ndarray
+) -> Iterator[list[Pair]]:
+    """Yield each query's pairs; a picture's path is its number."""
+    for query, (some, near) in enumerate(zip(similarities, rows, strict=True)):
+        yield [
+            Pair(f"{query:09}", str(row), float(s), rank, query_labels[query], labels[row])
+            for rank, (s, row) in enumerate(zip(some, near, strict=True), start=1)
+        ]
+
+
+def measure(ranked: Sequence[LabelIssue], listed: int, wrong: np.ndarray) -> Figures:
+    """Return the figures of a rule that ranks these issues, and lists so many of them."""
+    order = [int(issue.pair.query) for issue in ranked]
+    scores = np.zeros(len(wrong))
+    scores[order] = np.arange(len(order), 0, -1)
+    hits = wrong[order]
+    found = hits[:listed].sum()
+    return Figures(
+        firsts=tuple(hits[:n].mean() if len(hits) >= n else np.nan for n in FIRST),
+        roc_area=roc_auc_score(wrong, scores),
+        listed=listed,
+        precision=found / max(1, listed),
+        recall=found / wrong.sum(),
+    )
+
+
+def of_margin(ranked: Sequence[LabelIssue], least: float) -> int:
+    """Return how many of the ranked issues have at least this margin."""
+    return sum(issue.margin >= least for issue in ranked)
+
+
+def thresholds(by_count: dict[int, tuple[list[LabelIssue], np.ndarray]]) -> str:
+    """Return a table of what each threshold lists, by the number of matches."""
+    lines = []
+    for least in MARGINS:
+        some = [measure(x, of_margin(x, least), wrong) for x, wrong in by_count.values()]
+        cells = [f"{x.listed:,}: {x.precision:.1%}, {x.recall:.1%}" for x in some]
+        f2 = [5 * x.precision * x.recall / (4 * x.precision + x.recall or 1) for x in some]
+        lines.append([f"{least:g}", *cells, f"{np.mean(f2):.3f}"])
+    return table(["margin", *(f"{count} matches" for count in by_count), "mean F2"], lines)
+
+
+def line(name: str, seeds: Sequence[Figures]) -> list[str]:
+    """Return the cells of a rule's figures, the means of several seeds."""
+    firsts = np.mean([one.firsts for one in seeds], axis=0)
+    area, listed, *shares = np.mean([one[1:] for one in seeds], axis=0)
+    cells = ["" if np.isnan(x) else f"{x:.1%}" for x in firsts]
+    return [name, *cells, f"{area:.3f}", f"{listed:,.0f}", *(f"{x:.1%}" for x in shares)]
+
+
+def compare(images: Images, queries: Images | None) -> str:
+    """Return the tables of all pictures, or of the queries matched with the images."""
+    similarities, rows = nearest(images, queries)
+    choice, lines = {}, []
+    for count in sorted({min(count, rows.shape[1]) for count in MATCHES}):
+        say(f"{len(rows)} queries, {count} matches")
+        rules: dict[str, list[Figures]] = {"margin": [], "all agree": []}
+        for seed in (CHOICE_SEED, *SEEDS):
+            labels, wrong = make_wrong(images.labels, seed)
+            query_labels, wrong = make_wrong(queries.labels, seed) if queries else (labels, wrong)
+            pairs = pair_rows(similarities[:, :count], rows[:, :count], labels, query_labels)
+            ranked = label_issues(pairs, least_margin=-1)
+            if seed == CHOICE_SEED:
+                choice[count] = ranked, wrong
+                continue
+            unanimous = of_margin(ranked, 1)
+            rules["margin"].append(measure(ranked, of_margin(ranked, LEAST_MARGIN), wrong))
+            rules["all agree"].append(measure(ranked[:unanimous], unanimous, wrong))
+        lines += [line(f"{rule}, {count} matches", some) for rule, some in rules.items()]
+    firsts = [f"first {n}" for n in FIRST]
+    header = ["rule", *firsts, "ROC area", "listed", "of them wrong", "of the wrong labels"]
+    return (
+        f"Seed {CHOICE_SEED}: the queries of at least a margin, the share of them whose label is "
+        "wrong, and the share of the wrong labels that are among them\n\n"
+        f"{thresholds(choice)}\n\n"
+        f"Mean of the seeds {', '.join(map(str, SEEDS))}; listed from a margin of {LEAST_MARGIN}\n"
+        f"\n{table(header, lines)}\n"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the tables of both folders together, and of one matched with the other."""
+    folders = {"--images": args.images, "--queries": args.queries}
+    paths = [labelled_paths(root, option) for option, root in folders.items()]
+    images, queries = embed(args.images, paths[0], args), embed(args.queries, paths[1], args)
+    together = Images(*map(np.concatenate, zip(images, queries, strict=True)))
+    print(f"{len(together.labels):,} pictures matched with each other\n\n{compare(together, None)}")
+    print(f"{len(queries.labels):,} pictures matched with {len(images.labels):,} others\n")
+    print(compare(images, queries))
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Return the command line's options."""
+    parser = script_parser(__doc__)
+    for name, default in (("images", "database_set"), ("queries", "query_set")):
+        parser.add_argument(
+            f"--{name}", type=Path, default=Path(default), metavar="DIR", help=f"default: {default}"
+        )
+    add_weights_options(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the benchmark; return its exit status."""
+    args = parse_args(argv)
+    expected = (ImageError, ModelError)
+    return status_of(lambda: run(args), expected, "nothing was changed; run it again")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
