@@ -16,7 +16,9 @@ from PIL import Image
 
 from benchmarks import (
     competitors,
+    different_pictures,
     formats,
+    judged_pairs,
     measure,
     near_duplicates,
     photograph_parts,
@@ -195,7 +197,10 @@ def test_formats_are_compared(
     )
 
 
-@pytest.mark.parametrize("module", [formats, near_duplicates, photographs, run, scale])
+@pytest.mark.parametrize(
+    "module",
+    [different_pictures, formats, judged_pairs, near_duplicates, photographs, run, scale],
+)
 def test_help(module: object, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         module.main(["--help"])  # type: ignore[attr-defined]
@@ -209,6 +214,7 @@ def test_a_folder_without_images_ends_in_one_line(
     (own_folder / "empty").mkdir()
     for folder in ("nowhere", "empty"):
         assert folder in fails(near_duplicates.main, folder)
+        assert folder in fails(different_pictures.main, folder)
         assert folder in fails(run.main, "--images", folder)
         assert folder in fails(formats.main, "--photographs", folder)
         assert folder in fails(photographs.main, "--photographs", folder, *MODEL)
