@@ -15,6 +15,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 COLOURS = ("black", "blue", "gold", "green", "red", "white")
 CHARACTERS = "ABCDEFGHIJKLMOPQRSTUVXYZ012345678abeghrtfm&@#%?!$§"  # none is another turned
+LETTERS = string.ascii_lowercase
 SHAPES: list[tuple[str, list[tuple[int, ...]]]] = [  # of flags of 1200×800 pixels
     ("rectangle", [(360, 0, 480, 800), (0, 340, 1200, 460)]),  # a cross near the mast
     ("rectangle", [(520, 0, 680, 800), (0, 320, 1200, 480)]),  # a cross in the middle
@@ -94,15 +95,15 @@ def icons(framed: bool) -> list[Image.Image]:
 
 
 def screenshots(count: int, size: int) -> list[Image.Image]:
-    """Return windows of text in the same layout, `size` pixels high: letters drawn at random."""
+    """Return windows of text in the same layout, `size` pixels high: words drawn at random."""
     rng, font = random.Random(0), ImageFont.load_default(size)
     pictures = []
     for _ in range(count):
         image = Image.new("RGB", (640, 480), "white")
         draw = ImageDraw.Draw(image)
         draw.rectangle((0, 0, 640, 28), "lightgrey")
-        letters = "".join(rng.choices(f"{string.ascii_lowercase}      ", k=3000))
-        lines = textwrap.wrap(letters, 1120 // size)
+        words = ["".join(rng.choices(LETTERS, k=rng.randint(1, 8))) for _ in range(800)]
+        lines = textwrap.wrap(" ".join(words), 1120 // size)
         draw.multiline_text((24, 44), "\n".join(lines[: 400 // (size + 6)]), "black", font)
         pictures.append(image)
     return pictures
