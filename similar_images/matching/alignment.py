@@ -3,7 +3,8 @@
 The match is first shifted as a whole, then shifted, rotated and stretched until the grey values
 agree best (Lucas and Kanade 1981, with the affine motion of Baker and Matthews 2004). How well two
 aligned pictures agree is the correlation of their fine structure: each value minus the mean of the
-5×5 values around it. Where they do not agree, the match is also tried turned by quarters.
+5×5 values around it, then minus the mean of its row and of its column. Where they do not agree, the
+match is also tried turned by quarters.
 """
 
 import typing
@@ -102,6 +103,7 @@ def _align_upright(ours: np.ndarray, theirs: np.ndarray) -> Alignment:
         fine = _sample(b - _blurred(b, STRUCTURE), where)
         motion[likely] = moved
         ours_fine = (a - _blurred(a, STRUCTURE)).reshape(fine.shape)
+        ours_fine, fine = (_without_stripes(values, inside) for values in (ours_fine, fine))
         agreement[likely] = _correlation(ours_fine, fine, inside)
         overlap[likely] = inside.mean(1)
     mirrored, turns = np.zeros(len(ours), bool), np.zeros(len(ours), int)
@@ -222,6 +224,18 @@ def _halved(images: np.ndarray) -> np.ndarray:
     count, side, _ = images.shape
     halved: np.ndarray = images.reshape(count, side // 2, 2, side // 2, 2).mean((2, 4))
     return halved
+
+
+def _without_stripes(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Return values (N, 1024) less the mean of their row, then of their column.
+
+    Lines of text, bars and horizons run across many pictures that have nothing else in common.
+    """
+    values, weights = (side.reshape(-1, SIDE, SIDE) for side in (values, inside))
+    for axis in (2, 1):
+        total = (values * weights).sum(axis, keepdims=True)
+        values = values - total / (weights.sum(axis, keepdims=True) + 1e-6)
+    return values.reshape(len(values), -1)
 
 
 def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

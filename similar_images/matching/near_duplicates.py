@@ -232,27 +232,31 @@ def _changes(query: np.ndarray, match: np.ndarray, aligned: Alignment) -> list[s
 
 
 def same_pictures(
-    queries: np.ndarray, matches: np.ndarray, plain_edge: np.ndarray
+    queries: np.ndarray,
+    matches: np.ndarray,
+    plain_edge: np.ndarray | None = None,
+    least: float = SAME,
 ) -> tuple[Alignment, np.ndarray]:
     """Return how the matches of N pairs are aligned, and which pairs are near-duplicates.
 
     queries, matches: (N, 32, 32, 3) uint8. plain_edge: (N,) bool, of which pairs a picture has an
-    edge of one colour. Returns an Alignment and (N,) bool.
+    edge of one colour; None if that is not known. least: the correlation of near-duplicates.
+    Returns an Alignment and (N,) bool.
     """
     aligned = align(queries, matches)
-    same = _is_same(aligned)
-    again = np.flatnonzero(~same & plain_edge)
+    same = _is_same(aligned, least)
+    again = np.flatnonzero(~same if plain_edge is None else ~same & plain_edge)
     if len(again):
         filled = [np.stack([without_strips(side[i]) for i in again]) for side in (queries, matches)]
         other = align(filled[0], filled[1])
-        now_same = _is_same(other)
+        now_same = _is_same(other, least)
         same[again] = now_same
         for part, new in zip(aligned, other, strict=True):
             part[again[now_same]] = new[now_same]
     return aligned, same
 
 
-def _is_same(aligned: Alignment) -> np.ndarray:
+def _is_same(aligned: Alignment, least: float) -> np.ndarray:
     moved_little = (aligned.overlap >= OVERLAP) & (stretch(aligned.motion) <= STRETCH)
-    answer: np.ndarray = (aligned.agreement >= SAME) & moved_little
+    answer: np.ndarray = (aligned.agreement >= least) & moved_little
     return answer

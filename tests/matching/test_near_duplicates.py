@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageColor, ImageEnhance, ImageOps
 from sklearn.datasets import load_digits, load_sample_images
 
+from benchmarks.graphics import barcode
 from benchmarks.near_duplicates import compressed, shifted
 from similar_images.matching.near_duplicates import (
     Comparison,
@@ -152,32 +153,11 @@ def test_flat_pictures_are_near_duplicates_only_of_equal_ones() -> None:
         assert words_of(picture, picture.copy()) == "the same pixels"
 
 
-def ean13(number: str, guards: bool) -> Image.Image:
-    """The barcode of 12 digits and their check digit, with longer guard bars if so wanted."""
-    odd = [f"{code:07b}" for code in (13, 25, 19, 61, 35, 49, 47, 59, 55, 11)]
-    parities = [f"{code:06b}" for code in (0, 11, 13, 14, 19, 25, 28, 21, 22, 26)]  # 1: even
-    digits = list(map(int, number))
-    digits.append(-sum(digit * (1, 3)[place % 2] for place, digit in enumerate(digits)) % 10)
-    swap = str.maketrans("01", "10")
-    right = [odd[digit].translate(swap) for digit in digits]
-    left = (
-        odd[digit] if parity == "0" else right[place + 1][::-1]
-        for place, (digit, parity) in enumerate(zip(digits[1:7], parities[digits[0]], strict=True))
-    )
-    bars = np.array([*map(int, f"101{''.join(left)}01010{''.join(right[7:])}101")])
-    lines = np.tile(bars, (60, 1))
-    if guards:
-        guard = np.isin(np.arange(95), [0, 2, 46, 48, 92, 94])
-        lines = np.concatenate([lines, np.tile(bars * guard, (7, 1))])
-    lines = np.pad(lines, 9).repeat(2, axis=0).repeat(2, axis=1)
-    return Image.fromarray((255 * (1 - lines)).astype(np.uint8)).convert("RGB")
-
-
 @pytest.mark.parametrize("guards", [False, True])
 def test_different_barcodes_are_no_near_duplicates(guards: bool) -> None:
     rng = np.random.default_rng(0)
     numbers = ["".join(map(str, rng.integers(0, 10, 12))) for _ in range(40)]
-    codes = [ean13(number, guards) for number in numbers]
+    codes = [barcode(number, guards) for number in numbers]
     pairs = list(itertools.combinations(pairs_of(codes, codes), 2))
     pairs = [Pair(first.query, second.match, 0.9) for first, second in pairs]
     assert len(pairs) == 780

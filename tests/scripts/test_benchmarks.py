@@ -16,7 +16,9 @@ from PIL import Image
 
 from benchmarks import (
     competitors,
+    different_pictures,
     formats,
+    judged_pairs,
     label_issues,
     measure,
     near_duplicates,
@@ -240,7 +242,18 @@ def test_formats_are_compared(
 
 
 @pytest.mark.parametrize(
-    "module", [formats, label_issues, near_duplicates, photographs, run, scale, upserts]
+    "module",
+    [
+        different_pictures,
+        formats,
+        judged_pairs,
+        label_issues,
+        near_duplicates,
+        photographs,
+        run,
+        scale,
+        upserts,
+    ],
 )
 def test_help(module: object, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -255,6 +268,7 @@ def test_a_folder_without_images_ends_in_one_line(
     (own_folder / "empty").mkdir()
     for folder in ("nowhere", "empty"):
         assert folder in fails(near_duplicates.main, folder)
+        assert folder in fails(different_pictures.main, folder)
         assert folder in fails(run.main, "--images", folder)
         assert folder in fails(label_issues.main, "--images", folder)
         assert folder in fails(formats.main, "--photographs", folder)
