@@ -1,6 +1,8 @@
 """Find the query images and embed them; of a collection's own pictures the vectors are read."""
 
+import contextlib
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -142,12 +144,13 @@ def stored_embeddings(
     collection: ImageCollection, opened: list[str], rows: list[set[str]]
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the places and the embeddings of those pictures whose rows show the same file."""
-    places = {row: place for place, names in enumerate(rows) for row in names}
+    places = defaultdict(list)
+    for place, names in enumerate(rows):
+        for row in names:
+            places[row].append(place)
     for stored, embedding in collection.embeddings_of(list(places)):
-        place = places[stored.path]
-        try:
-            status = os.stat(opened[place])
-        except OSError:
-            continue
-        if (status.st_size, status.st_mtime_ns) == (stored.file_size, stored.modified_at):
-            yield place, embedding
+        for place in places[stored.path]:
+            with contextlib.suppress(OSError):
+                status = os.stat(opened[place])
+                if (status.st_size, status.st_mtime_ns) == (stored.file_size, stored.modified_at):
+                    yield place, embedding
