@@ -6,6 +6,7 @@ imported only if no converted network is kept.
 
 import contextlib
 import difflib
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -60,6 +61,8 @@ def load_network(architecture: str, weights: str) -> Network:
 
 
 def _import_timm() -> types.ModuleType:
+    """Import timm, and with it the hub's package without its telemetry."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         import timm
     except ImportError as error:
