@@ -20,6 +20,7 @@ from PIL import Image
 import embed_and_load
 import query_code
 import split_images
+from benchmarks import models
 from image_to_embedding import image_to_embedding
 from similar_images.network import network_cache, networks
 from similar_images.network.embedding import EmbeddingOptions, make_embedder
@@ -208,10 +209,10 @@ def test_a_file_of_either_kind_with_or_without_a_last_layer_is_the_same_model(
     bare = {key: value for key, value in state.items() if not key.startswith("head.")}
     torch.save(bare, tmp_path / "bare.pth")
     torch.save({**bare, "head.weight": torch.zeros(7, 64)}, tmp_path / "tuned.pth")
-    models = [torch_network(f"timm/{TINY}", str(file)).model for file in tmp_path.iterdir()]
-    assert len(models) == 4
-    assert all(model.same_vectors(models[0].properties()) for model in models)
-    assert {Path(model.weights).name for model in models} == set(os.listdir(tmp_path))
+    found = [torch_network(f"timm/{TINY}", str(file)).model for file in tmp_path.iterdir()]
+    assert len(found) == 4
+    assert all(model.same_vectors(found[0].properties()) for model in found)
+    assert {Path(model.weights).name for model in found} == set(os.listdir(tmp_path))
 
 
 def test_weights_that_are_not_the_models_are_refused(tmp_path: Path) -> None:
@@ -462,3 +463,14 @@ def test_the_kept_networks_of_both_sources_are_told_apart() -> None:
     assert not theirs.same_vectors(timms.properties())
     assert exact_embedder(name="timm/resnet18").preprocessing.interpolation == "bicubic"
     assert exact_embedder(name="resnet18").preprocessing.interpolation == "bilinear"
+
+
+def test_the_benchmark_prints_a_line_for_each_model(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "RUN_SECONDS", 0)
+    assert models.main([f"timm/{TINY}", "--repetitions", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:4]] == ["`resnet18`", f"`timm/{TINY}`"]
+    assert lines[3].startswith(f"| `timm/{TINY}` | 64 | 0.3 | 160 | ")
+    assert models.main(["timm/none"]) == 1
