@@ -10,14 +10,13 @@ import os
 import types
 import typing
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from similar_images.network.model_description import PUBLISHED, RANDOM, ModelError
+from similar_images.network.model_description import ModelError
 from similar_images.network.torch_network import Network, make_network
-from similar_images.network.weights import SAFETENSORS, load_state, random_state, state_of_file
+from similar_images.network.weights import SAFETENSORS, load_weights
 from similar_images.pictures.decoding import Preprocessing
 from similar_images.text import printable
 
@@ -41,14 +40,7 @@ def load_network(architecture: str, weights: str) -> Network:
     preprocessing = _preprocessing(name, data)
     last = body.pretrained_cfg.get("classifier") or ()
     heads = tuple(head.partition(".")[0] for head in ([last] if isinstance(last, str) else last))
-    state: Mapping[str, object]
-    if weights == RANDOM:
-        state = random_state(body)
-    elif weights == PUBLISHED:
-        state = _published_state(timm, name)
-    else:
-        state = state_of_file(Path(weights))
-    load_state(body, heads, state, weights, architecture)
+    load_weights(body, heads, weights, lambda: _published_state(timm, name), architecture)
     return make_network(
         body,
         architecture=PREFIX + name,

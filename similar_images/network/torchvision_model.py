@@ -16,13 +16,12 @@ from torch import nn
 
 from similar_images.network.model_description import (
     PUBLISHED,
-    RANDOM,
     SOURCES,
     TRANSFORM_INPUT,
     ModelError,
 )
 from similar_images.network.torch_network import Network, make_network
-from similar_images.network.weights import load_state, random_state, state_of_file
+from similar_images.network.weights import load_weights
 from similar_images.pictures.decoding import Preprocessing
 from similar_images.text import printable
 
@@ -46,14 +45,7 @@ def load_network(architecture: str, weights: str) -> Network:
         )
     published = torchvision.models.get_model_weights(architecture).DEFAULT
     body, head, dimension = _without_last_layer(architecture)
-    state: Mapping[str, object]
-    if weights == RANDOM:
-        state = random_state(body)
-    elif weights == PUBLISHED:
-        state = _published_state(published)
-    else:
-        state = state_of_file(Path(weights))
-    load_state(body, (head,), state, weights, architecture)
+    load_weights(body, (head,), weights, lambda: _published_state(published), architecture)
     if weights == PUBLISHED and hasattr(body, "transform_input"):
         # The published weights of GoogLeNet and Inception v3 expect input in another range.
         body.transform_input = True  # type: ignore[assignment]

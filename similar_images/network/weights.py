@@ -1,19 +1,38 @@
 """The values of a network in torch: read from a file, drawn, loaded, identified."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from similar_images.network.model_description import ModelError
+from similar_images.network.model_description import PUBLISHED, RANDOM, ModelError
 from similar_images.text import printable
 
 RANDOM_SEED = 0
 SAFETENSORS = ".safetensors"  # the suffix
 COUNTER = "num_batches_tracked"  # of batch norms, used only in training
+
+
+def load_weights(
+    body: nn.Module,
+    heads: tuple[str, ...],
+    weights: str,
+    published: Callable[[], Mapping[str, object]],
+    name: str,
+) -> None:
+    """Load 'random' weights, those that published() returns for 'pretrained', or those of a file.
+
+    heads: the layers that body, a network of that name, lacks. Raises ModelError if the weights are
+    not available, or not of this network.
+    """
+    if weights == RANDOM:
+        state: Mapping[str, object] = random_state(body)
+    else:
+        state = published() if weights == PUBLISHED else state_of_file(Path(weights))
+    load_state(body, heads, state, weights, name)
 
 
 def state_of_file(file: Path) -> Mapping[str, object]:
