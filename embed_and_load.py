@@ -4,6 +4,7 @@ Usage:
   python embed_and_load.py                                    # database_set into ./milvus.db
   python embed_and_load.py --images ~/Pictures --collection pictures
   python embed_and_load.py --model resnet50 --collection resnet50
+  python embed_and_load.py --model timm/vit_small_patch14_dinov2.lvd142m --collection dinov2
   python embed_and_load.py --milvus-uri http://localhost:19530 --index hnsw
   python embed_and_load.py --weights random                   # no download; for a trial
   torchrun --nproc-per-node 4 embed_and_load.py --milvus-uri http://localhost:19530

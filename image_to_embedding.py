@@ -4,6 +4,7 @@ Usage:
   python image_to_embedding.py cat.png                        # 512 numbers as JSON
   python image_to_embedding.py cat.png dog.jpg                # one line each
   python image_to_embedding.py --model resnet50 cat.png       # 2,048 numbers
+  python image_to_embedding.py --model timm/vit_small_patch14_dinov2.lvd142m cat.png
   python image_to_embedding.py --weights random cat.png       # untrained, no download
 
 Reads:  images of any size and format that Pillow decodes
@@ -31,7 +32,7 @@ from similar_images.network.embedding import (
     make_embedder,
     warn_if_random,
 )
-from similar_images.network.model_description import ModelError
+from similar_images.network.model_description import PUBLISHED, ModelError
 from similar_images.network.networks import find_network
 from similar_images.pictures.decoding import decode
 from similar_images.pictures.image_files import ImageError
@@ -40,7 +41,7 @@ from similar_images.pictures.image_files import ImageError
 def image_to_embedding(
     image: str | os.PathLike[str],
     model: str = DEFAULT_MODEL,
-    weights: str = "imagenet",
+    weights: str = PUBLISHED,
     device: str = "cpu",
 ) -> np.ndarray:
     """Return an image file's embedding, float32 of unit length: (512,) for resnet18.

@@ -17,6 +17,7 @@ from similar_images.milvus.client import CollectionError
 from similar_images.milvus.collection import MAX_TOP_K, ROWS, ImageCollection
 from similar_images.milvus.schema import Match
 from similar_images.milvus.vector_index import parameters_for, search_parameters
+from similar_images.network.model_description import NAMED_WEIGHTS
 from similar_images.text import counted, printable
 
 ROUNDING = 1e-6  # of a cosine in float32: two that differ by no more are equal
@@ -115,7 +116,7 @@ def warn_if_incomplete(collection: ImageCollection, images: int) -> None:
 def weights_to_read(collection: ImageCollection, named: str | None) -> str | None:
     """Return where the weights are: what the user names, else the collection's own if allowed."""
     stored: str = collection.properties.get("weights", "")
-    if named or stored in ("imagenet", "random") or may_open(collection, Path(stored)):
+    if named or stored in NAMED_WEIGHTS or may_open(collection, Path(stored)):
         return named or stored
     return None
 

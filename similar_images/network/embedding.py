@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from similar_images.console import warn, whole_number
-from similar_images.network.model_description import Model, ModelError
+from similar_images.network.model_description import PUBLISHED, RANDOM, Model, ModelError
 from similar_images.network.network_cache import ConvertedNetwork
 from similar_images.network.networks import torch_network_of
 from similar_images.network.openvino_embedder import CPU_BATCH, HINTS, OpenVinoEmbedder
@@ -29,7 +29,7 @@ from similar_images.pictures.decoding import DecodedImage, Preprocessing
 from similar_images.pictures.image_files import Skipped
 
 if typing.TYPE_CHECKING:
-    from similar_images.network.torchvision_model import Network
+    from similar_images.network.torch_network import Network
 
 DEFAULT_MODEL = "resnet18"
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -212,13 +212,15 @@ def add_weights_options(parser: argparse.ArgumentParser) -> None:
         "--model",
         default=DEFAULT_MODEL,
         metavar="NAME",
-        help=f"any of torchvision's classifiers, such as resnet50 (default: {DEFAULT_MODEL})",
+        help="any of torchvision's classifiers, such as resnet50, or timm/NAME: any model of timm "
+        f"(default: {DEFAULT_MODEL})",
     )
     parser.add_argument(
         "--weights",
-        default="imagenet",
-        metavar="imagenet|random|FILE",
-        help="FILE is a state dict of that model (default: imagenet)",
+        default=PUBLISHED,
+        metavar=f"{PUBLISHED}|{RANDOM}|FILE",
+        help="pretrained: the published ones, also called imagenet; FILE is a state dict of that "
+        f"model, .pth or .safetensors (default: {PUBLISHED})",
     )
 
 
@@ -263,7 +265,7 @@ def embedding_options(args: argparse.Namespace) -> EmbeddingOptions:
 
 def warn_if_random(model: Model) -> None:
     """Warn on stderr that an untrained network finds little more than similar colours."""
-    if model.weights == "random":
+    if model.weights == RANDOM:
         warn(
             "--weights random is an untrained network, for trying the scripts without a download; "
             "its matches are weaker than a trained network's"

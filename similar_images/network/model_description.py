@@ -3,6 +3,29 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+
+class Source(NamedTuple):
+    """A package that has networks.
+
+    module: of ours; its load_network(architecture, weights) returns a Network. package: the
+    distribution's name; another version of it may build a network differently.
+    """
+
+    module: str
+    package: str
+
+
+# By what a model's name has before the slash; torchvision's names have none.
+SOURCES = {
+    "": Source("torchvision_model", "torchvision"),
+    "timm": Source("timm_model", "timm"),
+}
+
+PUBLISHED, RANDOM = "pretrained", "random"  # weights that are not a file
+OLDER_PUBLISHED = "imagenet"  # what PUBLISHED was called; collections still say so
+NAMED_WEIGHTS = (PUBLISHED, OLDER_PUBLISHED, RANDOM)
 
 # Models that agree in these have comparable vectors. The layer is always the same; older versions
 # described it in other words.
@@ -21,7 +44,7 @@ class ModelError(Exception):
 class Model:
     """What determines the vectors: two collections with equal models hold comparable vectors.
 
-    weights: where they come from ('imagenet', 'random' or a file). weights_sha256: the SHA-256 of
+    weights: where they come from ('pretrained', 'random' or a file). weights_sha256: the SHA-256 of
     their values.
     """
 
@@ -51,11 +74,28 @@ class Model:
 def compared(properties: Mapping[str, str]) -> dict[str, str | None]:
     """Return what determines the vectors, from the properties of a collection of any version.
 
-    Older versions did not record transform_input, which they set for imagenet weights alone.
+    Older versions did not record transform_input, which they set for the published weights alone.
     """
     values = {key: properties.get(key) for key in COMPARED}
     transformed = values["architecture"] in INPUT_TRANSFORMERS
-    if transformed and properties.get("weights") == "imagenet":
+    if transformed and properties.get("weights") == OLDER_PUBLISHED:
         words = values["preprocessing"] or ""
         values["preprocessing"] = words.removesuffix(TRANSFORM_INPUT) + TRANSFORM_INPUT
     return values
+
+
+def source_of(architecture: str) -> Source:
+    """Return where a network comes from: torchvision, unless its name says otherwise."""
+    prefix, slash, _ = architecture.partition("/")
+    return SOURCES.get(prefix if slash else "", SOURCES[""])
+
+
+def named_or_path(weights: str) -> str:
+    """Return weights as a collection records them: 'pretrained', 'random' or a file's whole path.
+
+    >>> named_or_path("imagenet")
+    'pretrained'
+    """
+    if weights in NAMED_WEIGHTS:
+        return RANDOM if weights == RANDOM else PUBLISHED
+    return str(Path(weights).resolve())

@@ -19,12 +19,18 @@ import tempfile
 import time
 import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import platformdirs
 
-from similar_images.network.model_description import Model, compared
+from similar_images.network.model_description import (
+    NAMED_WEIGHTS,
+    Model,
+    compared,
+    named_or_path,
+    source_of,
+)
 from similar_images.pictures.decoding import Preprocessing
 
 if typing.TYPE_CHECKING:
@@ -33,10 +39,10 @@ if typing.TYPE_CHECKING:
 APPLICATION = "similar-images"
 GRAPH, WEIGHTS, ABOUT = "network.xml", "network.bin", "about.json"
 FORMAT = 2  # of the folders above; raised when other code would convert a network differently
-CONVERTERS = ("openvino", "torch", "torchvision")  # other versions may convert differently
+CONVERTERS = ("openvino", "torch")  # other versions may convert differently
 PARTIAL = ".partial-"
 STALE_SECONDS = 86_400  # no run works on an unfinished folder for that long
-NAME = re.compile(r"[a-z0-9_]+-[0-9a-f]{64}")
+NAME = re.compile(r"[a-z0-9_]+(-\w+(\.\w+)*)?-[0-9a-f]{64}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -63,21 +69,28 @@ def find_by_properties(properties: Mapping[str, str]) -> ConvertedNetwork | None
 
 
 def find_by_weights(architecture: str, weights: str) -> ConvertedNetwork | None:
-    """Return the network kept for these weights ('imagenet', 'random' or a file)."""
+    """Return the network kept for these weights ('pretrained', 'random' or a file).
+
+    architecture: as the user names it; a source may have a longer name for it, with a tag.
+    """
     try:
         name = (cache_folder() / "weights" / _origin(architecture, weights)).read_text()
     except (OSError, ValueError):
         return None
     kept = _read(name)
-    if kept is None or kept.model.architecture != architecture:
+    if kept is None:
         return None
-    where = weights if weights in ("imagenet", "random") else str(Path(weights).resolve())
-    model = Model(**{**kept.model.properties(), "weights": where})
-    return ConvertedNetwork(model, kept.preprocessing, kept.graph)
+    known = kept.model.architecture
+    if architecture not in (known, known.partition(".")[0]):
+        return None
+    return replace(kept, model=replace(kept.model, weights=named_or_path(weights)))
 
 
-def keep(network: ConvertedNetwork, weights: str) -> ConvertedNetwork:
-    """Store a network made of these weights; return it as stored, or unchanged if it can't be."""
+def keep(network: ConvertedNetwork, architecture: str, weights: str) -> ConvertedNetwork:
+    """Store a network for find_by_weights(architecture, weights).
+
+    Returns it as stored, or unchanged if it can't be.
+    """
     import openvino  # already imported to convert the network
 
     model, root = network.model, cache_folder()
@@ -102,7 +115,7 @@ def keep(network: ConvertedNetwork, weights: str) -> ConvertedNetwork:
             origins.mkdir(mode=0o700, exist_ok=True)
             note = Path(partial, "origin")
             note.write_text(name)
-            os.replace(note, origins / _origin(model.architecture, weights))
+            os.replace(note, origins / _origin(architecture, weights))
     except (OSError, RuntimeError):  # no space or no permission: this run works without
         return network
     return _read(name) or network
@@ -156,19 +169,31 @@ def _is_ours(folder: Path) -> bool:
 
 def _name(properties: Mapping[str, str]) -> str:
     """Return the folder name of the network that made the vectors of these properties."""
-    return f"{properties.get('architecture')}-{_key(*compared(properties).values())}"
+    architecture = properties.get("architecture", "")
+    others = list(compared(properties).values())[1:]
+    return f"{architecture.replace('/', '-')}-{_key(architecture, *others)}"
 
 
 def _origin(architecture: str, weights: str) -> str:
-    """Return a name for the source of weights: what torchvision publishes, or a file's content."""
-    published = weights in ("imagenet", "random")
-    return _key(architecture, weights if published else f"file {_sha256(Path(weights))}")
+    """Return a name for the source of weights: their name, or a file's content."""
+    named = weights in NAMED_WEIGHTS
+    origin = named_or_path(weights) if named else f"file {_sha256(Path(weights))}"
+    return _key(architecture, origin)
 
 
-def _key(*parts: str | None) -> str:
+def _key(architecture: str, *parts: str | None) -> str:
     """Return a hash of the parts and of the versions that determine a conversion."""
-    versions = [importlib.metadata.version(package) for package in CONVERTERS]
-    return hashlib.sha256(json.dumps([FORMAT, versions, parts]).encode()).hexdigest()
+    versions = [_version(package) for package in (*CONVERTERS, source_of(architecture).package)]
+    return hashlib.sha256(
+        json.dumps([FORMAT, versions, [architecture, *parts]]).encode()
+    ).hexdigest()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # it is optional
+        return None
 
 
 def _sha256(file: Path) -> str:

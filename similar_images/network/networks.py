@@ -1,5 +1,6 @@
 """Find the network that embeds: in the cache, or else read by torch, converted and cached."""
 
+import importlib
 import importlib.util
 import sys
 import types
@@ -8,25 +9,45 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
+
+from similar_images.console import warn
 from similar_images.network import network_cache
-from similar_images.network.model_description import Model, ModelError, compared
+from similar_images.network.model_description import (
+    OLDER_PUBLISHED,
+    PUBLISHED,
+    Model,
+    ModelError,
+    compared,
+    source_of,
+)
 from similar_images.network.network_cache import ConvertedNetwork
 
 if typing.TYPE_CHECKING:
-    from similar_images.network.torchvision_model import Network
+    from similar_images.network.torch_network import Network
+
+LEAST_COSINE = 0.9999  # of a converted network's embedding to torch's, both in float32
 
 
 def find_network(architecture: str, weights: str) -> "ConvertedNetwork | Network":
     """Return the network with these weights, from the cache if it is there.
 
-    Raises ModelError if they are not available.
+    What OpenVINO can't convert is returned as torch has it, with a warning. Raises ModelError if
+    the weights are not available.
     """
     if not has_openvino():
         return torch_network(architecture, weights)
     kept = network_cache.find_by_weights(architecture, weights)
     if kept:
         return kept
-    return network_cache.keep(_converted(torch_network(architecture, weights)), weights)
+    network = torch_network(architecture, weights)
+    try:
+        converted = _converted(network)
+    except Exception as error:  # the converter's have no common class
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        warn(f"OpenVINO can't convert {architecture} ({reason}); torch runs it instead")
+        return network
+    return network_cache.keep(converted, architecture, weights)
 
 
 def network_of_collection(
@@ -90,18 +111,30 @@ def has_openvino() -> bool:
 
 def torch_network(architecture: str, weights: str) -> "Network":
     """Return the network in torch; ModelError if its weights are not available."""
+    module = f"similar_images.network.{source_of(architecture).module}"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchvision's, about its own networks
-        from similar_images.network.torchvision_model import load_network
-
-        return load_network(architecture, weights)
+        load = importlib.import_module(module).load_network
+        network: Network = load(architecture, PUBLISHED if weights == OLDER_PUBLISHED else weights)
+        return network
 
 
 def _converted(network: "Network") -> ConvertedNetwork:
+    """Convert a network; raise any kind of exception if OpenVINO can't, or gets it wrong."""
     import torch
 
-    example = torch.zeros(2, *network.preprocessing.shape, dtype=torch.uint8)
-    with warnings.catch_warnings(), torch.no_grad():
+    rng = np.random.default_rng(0)
+    example = rng.integers(0, 256, (2, *network.preprocessing.shape), dtype=np.uint8)
+    with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # torch's, about tracing
-        graph = import_openvino().convert_model(network.layers, example_input=example)
+        pixels = torch.from_numpy(example)
+        graph = import_openvino().convert_model(network.layers, example_input=pixels)
+        expected = network.layers(pixels[1:]).numpy()
+    single = graph.clone()  # tracing may have kept something of the example, such as its length
+    single.reshape([1, *network.preprocessing.shape])
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = import_openvino().Core().compile_model(single, "CPU", settings)
+    cosine = float((compiled(example[1:])[0] * expected).sum())
+    if not cosine >= LEAST_COSINE:
+        raise ValueError(f"its embedding has a cosine of {cosine:.4f} to torch's")
     return ConvertedNetwork(network.model, network.preprocessing, graph)

@@ -8,7 +8,7 @@ import numpy as np
 if typing.TYPE_CHECKING:
     import torch
 
-    from similar_images.network.torchvision_model import Network
+    from similar_images.network.torch_network import Network
 
 GPU_BATCH = 256
 TORCH_CPU_BATCH = 16

@@ -6,6 +6,7 @@ starts.
 
 import contextlib
 import os
+import re
 import stat
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,6 +23,9 @@ from similar_images.pictures.image_files import ImageError, image_error, readabl
 EXACT_RESIZE = 256  # a power of two: its multiples are not rounded
 MAX_ASPECT = 16  # beyond it, resizing the whole picture would need gigabytes
 FOLDER = "it is a folder; query_code.py takes folders with --queries"
+MAX_SIDE = 4096  # pixels, of a network's input: more is a mistake
+INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")  # as Pillow names them
+CROP_MODES = ("center", "squash", "border")  # as timm names them
 TILE = 512  # pixels: the side of the squares in which a picture is converted
 
 
@@ -37,11 +41,27 @@ class DecodedImage(NamedTuple):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes the square that a network takes: resized, then its centre cropped."""
+    """How a picture becomes the square that a network takes: resized, then its centre cropped.
 
-    resize: int  # pixels: the short side after the resize
+    Raises ValueError if a value is none that can be applied.
+    """
+
+    resize: int  # pixels: the short side after the resize; border: the long one; squash: both
     crop: int  # pixels: the side of the square
-    interpolation: str = "bilinear"  # as Pillow names it
+    interpolation: str = "bilinear"  # one of INTERPOLATIONS
+    crop_mode: str = "center"  # one of CROP_MODES
+    fill: str = "#000000"  # the colour around a picture in crop mode border
+
+    def __post_init__(self) -> None:
+        """Check the values, which another package, or a file, may have given."""
+        for value, known in ((self.interpolation, INTERPOLATIONS), (self.crop_mode, CROP_MODES)):
+            if value not in known:
+                raise ValueError(f"{value!r} is none of {', '.join(known)}")
+        whole = isinstance(self.resize, int) and isinstance(self.crop, int)
+        if not whole or not 0 < self.crop <= self.resize <= MAX_SIDE:
+            raise ValueError(f"{self.crop!r} of {self.resize!r} pixels can't be cropped")
+        if not re.fullmatch("#[0-9a-f]{6}", self.fill):
+            raise ValueError(f"{self.fill!r} is not a colour")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -51,29 +71,45 @@ class Preprocessing:
     def __call__(self, image: Image.Image) -> np.ndarray:
         """Return the network's input before normalisation, (crop, crop, 3) uint8, of an RGB image.
 
-        It equals torchvision's Resize and CenterCrop of the Pillow image. Where a square is resized
-        to 256, only the part that the crop keeps is resized: that gives the same bits there (other
-        sizes round differently) and takes 0.30 ms instead of 0.37 for a CIFAR-10 image. Very long
-        pictures are cropped first, too, and may differ by one grey level.
+        It equals torchvision's Resize and CenterCrop of the Pillow image, or what timm's
+        create_transform() has in their place for other crop modes. In crop mode center, a square
+        that is resized to 256 is resized only where the crop keeps it: that gives the same bits
+        there (other sizes round differently) and takes 0.30 ms instead of 0.37 for a CIFAR-10
+        image. Very long pictures are cropped first, too, and may differ by one grey level.
         """
         width, height = image.size
-        short = min(width, height)
-        left, wide = self._crop_span(width, short)
-        upper, high = self._crop_span(height, short)
+        wide, high = self._resized(width, height)
+        left, upper = self._crop_start(wide), self._crop_start(high)
         resample = Image.Resampling[self.interpolation.upper()]
         exact = width == height and self.resize == EXACT_RESIZE
-        if exact or max(width, height) > MAX_ASPECT * short:
+        long = max(width, height) > MAX_ASPECT * min(width, height)
+        if self.crop_mode == "center" and (exact or long):
             scale_x, scale_y = width / wide, height / high
             right, lower = (left + self.crop) * scale_x, (upper + self.crop) * scale_y
             box = (left * scale_x, upper * scale_y, min(right, width), min(lower, height))
             return np.asarray(image.resize((self.crop, self.crop), resample, box=box))
         whole = image.resize((wide, high), resample)
+        if self.crop_mode == "border":
+            square = Image.new("RGB", (self.crop, self.crop), self.fill)
+            square.paste(whole, (-left, -upper))
+            return np.asarray(square)
         return np.asarray(whole.crop((left, upper, left + self.crop, upper + self.crop)))
 
-    def _crop_span(self, side: int, short: int) -> tuple[int, int]:
-        """Return where the crop starts along a side of the resized image, and its length."""
-        resized = self.resize * side // short
-        return round((resized - self.crop) / 2), resized
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        """Return width and height after the resize."""
+        if self.crop_mode == "squash":
+            return self.resize, self.resize
+        if self.crop_mode == "border":
+            ratio = max(width, height) / self.resize
+            return max(1, round(width / ratio)), max(1, round(height / ratio))
+        short = min(width, height)
+        return self.resize * width // short, self.resize * height // short
+
+    def _crop_start(self, resized: int) -> int:
+        """Return where the crop starts along a side; negative where there is a border before it."""
+        if resized < self.crop:
+            return -((self.crop - resized) // 2)
+        return round((resized - self.crop) / 2)
 
 
 def decode(

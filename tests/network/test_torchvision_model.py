@@ -158,7 +158,7 @@ def test_transform_input_is_part_of_the_model(
             np.testing.assert_allclose(embedder.embed(pixels), expected, rtol=0, atol=1e-4)
         models[weights] = network.model
         words = "resize 256 bilinear, centre crop 224, ImageNet mean and deviation"
-        older[weights] = {**network.model.properties(), "preprocessing": words}
+        older[weights] = {**network.model.properties(), "preprocessing": words, "weights": weights}
     assert len({model.weights_sha256 for model in models.values()}) == 1
     for weights, model in models.items():
         for other in models:

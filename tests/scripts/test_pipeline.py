@@ -18,7 +18,7 @@ from similar_images.loading import inventory
 from similar_images.milvus import lite
 from similar_images.milvus.collection import STRONG, ImageCollection
 from similar_images.milvus.connection import connect, resolve_uri
-from similar_images.network import torchvision_model as model
+from similar_images.network import weights as network_weights
 from similar_images.network.openvino_embedder import OpenVinoEmbedder
 from similar_images.pictures import image_files
 
@@ -116,7 +116,7 @@ def test_another_model_is_refused_on_loading_and_on_querying(
 ) -> None:
     before = rows()
     with monkeypatch.context() as patch:
-        patch.setattr(model, "RANDOM_SEED", 1)
+        patch.setattr(network_weights, "RANDOM_SEED", 1)
         patch.setenv("XDG_CACHE_HOME", str(loaded / "cache"))  # where no network is kept yet
         assert "other weights" in fails(embed_and_load.main, *LOAD)
         shutil.rmtree("cache")

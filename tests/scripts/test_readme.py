@@ -289,7 +289,7 @@ def test_the_cifar_10_line_downloads_splits_loads_and_matches(
     results = clone / "cifar-10/results"
     assert len((results / "pairings.txt").read_text().splitlines()) == 21
     assert (results / "comparison.png").is_file()
-    assert "weights imagenet" in (results / "observations.md").read_text()
+    assert "weights pretrained" in (results / "observations.md").read_text()
     assert "180 images" in done.stdout
     run_line(the_command("../query_code.py --top-k 5"), clone / "cifar-10", published)
     report = (results / "observations.md").read_text()

@@ -1,0 +1,122 @@
+"""The values of a network in torch: read from a file, drawn, loaded, identified."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from similar_images.network.model_description import PUBLISHED, RANDOM, ModelError
+from similar_images.text import printable
+
+RANDOM_SEED = 0
+SAFETENSORS = ".safetensors"  # the suffix
+COUNTER = "num_batches_tracked"  # of batch norms, used only in training
+
+
+def load_weights(
+    body: nn.Module,
+    heads: tuple[str, ...],
+    weights: str,
+    published: Callable[[], Mapping[str, object]],
+    name: str,
+) -> None:
+    """Load 'random' weights, those that published() returns for 'pretrained', or those of a file.
+
+    heads: the layers that body, a network of that name, lacks. Raises ModelError if the weights are
+    not available, or not of this network.
+    """
+    if weights == RANDOM:
+        state: Mapping[str, object] = random_state(body)
+    else:
+        state = published() if weights == PUBLISHED else state_of_file(Path(weights))
+    load_state(body, heads, state, weights, name)
+
+
+def state_of_file(file: Path) -> Mapping[str, object]:
+    """Return what a file of weights holds: tensors by name; it executes nothing.
+
+    Raises ModelError if it is not one.
+    """
+    try:
+        state = _read(file)
+    except ModelError:
+        raise
+    except FileNotFoundError as error:
+        raise ModelError(f"there is no weights file {file}; check --weights") from error
+    except Exception as error:  # what a damaged or hostile file raises has no common class
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{file} is not a file of weights ({reason}); check --weights") from error
+    if not isinstance(state, Mapping):
+        raise ModelError(
+            f"{file} holds no state dict; save one with torch.save(model.state_dict())"
+        )
+    return state
+
+
+def _read(file: Path) -> object:
+    if file.suffix != SAFETENSORS:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise ModelError(f"{file} needs safetensors; run pip install safetensors") from error
+    return safetensors.torch.load_file(file)
+
+
+def random_state(body: nn.Module) -> dict[str, torch.Tensor]:
+    """Return an untrained network's tensors: He's initialisation with a fixed seed.
+
+    Tensors that its package fills with one value are kept. Those that it draws at random are drawn
+    by NumPy, whose generator gives the same numbers on every machine; biases are 0.
+    """
+    generator = np.random.default_rng(RANDOM_SEED)
+    state = {}
+    for name, tensor in body.state_dict().items():
+        drawn = tensor.is_floating_point() and bool((tensor != tensor.flatten()[0]).any())
+        if drawn and tensor.dim() > 1:
+            shape = tuple(tensor.shape)
+            deviation = np.sqrt(2 / (shape[0] * np.prod(shape[2:])))
+            values = generator.standard_normal(shape) * deviation
+            state[name] = torch.from_numpy(values.astype(np.float32))
+        else:
+            state[name] = torch.zeros_like(tensor) if drawn else tensor
+    return state
+
+
+def load_state(
+    body: nn.Module, heads: tuple[str, ...], state: Mapping[str, object], source: str, name: str
+) -> None:
+    """Load a state dict into the network; ModelError if it is not one of the model of that name.
+
+    heads: what it may have besides, the last layers. source: where it comes from, for errors.
+    """
+    expected = body.state_dict()
+    mismatch = f"{source} is not a state dict of {name}"
+    for key, tensor in expected.items():
+        given = state.get(key)
+        if key.endswith(COUNTER) and given is None:
+            continue
+        if not isinstance(given, torch.Tensor) or given.shape != tensor.shape:
+            raise ModelError(f"{mismatch} ({key} is missing or of another shape); check --weights")
+        if not torch.isfinite(given).all():
+            raise ModelError(
+                f"{source} is damaged ({key} holds values that are not numbers); get it again"
+            )
+    last = tuple(f"{head}." for head in heads)
+    extra = [str(key) for key in state if key not in expected and not str(key).startswith(last)]
+    if extra:
+        raise ModelError(f"{mismatch} (it has {printable(extra[0])}); check --weights")
+    expected.update({key: state[key] for key in expected if key in state})
+    body.load_state_dict(expected)
+
+
+def sha256(body: nn.Module) -> str:
+    """Return the SHA-256 of the values that affect an embedding, in the network's order."""
+    digest = hashlib.sha256()
+    for name, tensor in body.state_dict().items():
+        if not name.endswith(COUNTER):
+            digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
