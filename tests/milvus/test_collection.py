@@ -12,7 +12,7 @@ from PIL import Image
 import query_code
 from similar_images.milvus import collection as image_collection
 from similar_images.milvus.client import CollectionError
-from similar_images.milvus.collection import ImageCollection, existing_collection
+from similar_images.milvus.collection import MAX_TOP_K, ImageCollection, existing_collection
 from similar_images.milvus.connection import connect, resolve_uri
 from similar_images.network.embedding import embed_images
 from similar_images.pictures.decoding import DecodedImage
@@ -89,6 +89,17 @@ NAMES = [
     "e\u0301 and \u00e9.png",
     "😀.png",
 ]
+
+
+def test_an_answer_is_bounded_however_many_matches_are_asked_for(loaded: Path) -> None:
+    embeddings = np.array([row["embedding"] for row in rows().values()], np.float32)
+    with connect(resolve_uri(None), must_exist=True) as client:
+        collection = existing_collection(client, "images")
+        answers = list(collection.search(embeddings, MAX_TOP_K))
+        assert all(len(some) * MAX_TOP_K <= 100_000 for some in answers)
+        found = [similarity for some in answers for row in some for _, similarity in row]
+        (together,) = collection.search(embeddings, top_k=len(embeddings))
+    assert found == pytest.approx([match.similarity for row in together for match in row])
 
 
 def test_names_cannot_break_a_filter_or_a_line(
