@@ -10,7 +10,8 @@ Usage:
   python query_code.py --recall-sample 100              # recall of an approximate index
 
 Reads:  the query images, and the collection that embed_and_load.py made
-Writes: results/pairings.txt, comparison.png, observations.md, near_duplicates.txt, gallery.html;
+Writes: results/pairings.txt, comparison.png, observations.md, gallery.html, near_duplicates.txt,
+        duplicate_groups.txt, label_issues.txt;
         for images named on the command line: their matches to the terminal, and
         results/named_comparison.png. If one of them can't be read, the exit status is 1.
 """
