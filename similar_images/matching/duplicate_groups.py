@@ -112,6 +112,8 @@ def _described(
 ) -> list[Group]:
     """Return groups, whose paths come in the order of their rank, with all that is said of them."""
     embeddings = embeddings_of([path for paths in ranked for path in paths])
+    there = ([path for path in paths if path in embeddings] for paths in ranked)
+    ranked = [paths for paths in there if len(paths) > 1]  # rows may have been deleted meanwhile
     rows = [
         [
             Pair(best, path, float(embeddings[best] @ embeddings[path]), rank)

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from sklearn.datasets import load_sample_image
 
 import query_code
 from similar_images.matching import duplicate_groups
+from similar_images.milvus.collection import ImageCollection
 
 Fails = Callable[..., str]
 milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
@@ -182,6 +184,29 @@ def test_no_file_is_its_own_copy(own_folder: Path) -> None:
             str(own_folder / "pictures/real/best.png"): "keep",
             str(own_folder / "pictures/real/copy.jpg"): "copy",
         }
+
+
+def test_a_row_that_is_deleted_meanwhile_is_in_no_group(
+    own_folder: Path, milvus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process prunes the collection while its pictures are compared."""
+    (own_folder / "pictures").mkdir()
+    for name in ("a.png", "b.png", "c.png"):
+        photograph().save(f"pictures/{name}")
+    assert load("--images", "pictures") == 0
+    (own_folder / "queries").mkdir()
+    os.rename("pictures/a.png", "queries/a.png")
+    shutil.copy("queries/a.png", "pictures/a.png")
+    read = ImageCollection.embeddings_of
+
+    def delete_and_read(collection: ImageCollection, paths: list[str]) -> Any:
+        if paths:
+            collection.delete(["b.png"])
+        return read(collection, paths)
+
+    monkeypatch.setattr(ImageCollection, "embeddings_of", delete_and_read)
+    assert query_code.main(["--queries", "queries", "--top-k", "3"]) == 0
+    assert {Path(row["path"]).name for row in groups()} == {"a.png", "c.png"}
 
 
 def test_a_group_has_all_copies_though_each_ones_nearest_is_another(
