@@ -59,7 +59,7 @@ class Progress:
         self._unit = unit
         self._total = total
         self._lines = not quiet and not sys.stderr.isatty()
-        hidden = quiet or self._lines or total == 1
+        hidden = quiet or self._lines or total in (0, 1)
         self._bar: tqdm[None] = tqdm(total=total, unit=f" {unit}", disable=hidden)
         self._start = self._last = time.monotonic()
 

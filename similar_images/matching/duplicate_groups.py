@@ -1,5 +1,6 @@
 """Join near-duplicates to groups: all copies of one picture; duplicate_groups.txt."""
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,7 +73,8 @@ def duplicate_groups(
     members = defaultdict(list)
     for path in leader:
         members[_leader_of(leader, path)].append(path)
-    ranked = [sorted(some, key=lambda path: _rank(path, pictures)) for some in members.values()]
+    files = [some for paths in members.values() if len(some := _each_file_once(paths)) > 1]
+    ranked = [sorted(paths, key=lambda path: _rank(path, pictures)) for paths in files]
     return _described(ranked, searched, embeddings_of, pictures, console)
 
 
@@ -91,6 +93,14 @@ def _leader_of(leader: dict[str, str], path: str) -> str:
     while leader.setdefault(path, path) != path:
         leader[path] = path = leader[leader[path]]
     return path
+
+
+def _each_file_once(paths: Iterable[str]) -> list[str]:
+    """Return paths without those that lead to a file of another one: no file is its own copy."""
+    files: dict[str, str] = {}
+    for path in sorted(paths, key=lambda path: (os.path.islink(path), path)):
+        files.setdefault(os.path.realpath(path), path)
+    return list(files.values())
 
 
 def _rank(path: str, pictures: PictureStore) -> tuple[int, int, int, str]:

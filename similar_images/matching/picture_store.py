@@ -19,6 +19,7 @@ from similar_images.network.embedding import FEW_IMAGES, core_count
 from similar_images.pictures.decode_task import Examine, Task
 from similar_images.pictures.decode_workers import Decoder
 from similar_images.pictures.decoding import DecodedImage
+from similar_images.pictures.image_files import ImageError
 
 BATCH = 32  # pictures
 
@@ -63,12 +64,12 @@ class PictureStore:
         """Keep what examine() found of a picture."""
         values = os.fsencode(path), examined.thumbnail, *examined.small
         places = ", ".join("?" * len(values))
-        self._database.execute(f"INSERT OR REPLACE INTO pictures VALUES ({places})", values)
+        self._execute(f"INSERT OR REPLACE INTO pictures VALUES ({places})", values)
 
     def find(self, path: str) -> SmallPicture | None:
         """Return what is compared of a picture; None if it was not read."""
         query = f"SELECT {', '.join(SmallPicture._fields)} FROM pictures WHERE path = ?"
-        row = self._database.execute(query, [os.fsencode(path)]).fetchone()
+        row = self._execute(query, [os.fsencode(path)]).fetchone()
         return SmallPicture._make(row) if row else None
 
     def __getitem__(self, path: str) -> SmallPicture:
@@ -93,9 +94,8 @@ class PictureStore:
         """Return pictures to show; those that can't be read have a problem instead."""
         found: dict[str, Thumbnail] = {}
         for path in paths:
-            kept = self._database.execute(
-                "SELECT thumbnail FROM pictures WHERE path = ?", [os.fsencode(path)]
-            ).fetchone()
+            query = "SELECT thumbnail FROM pictures WHERE path = ?"
+            kept = self._execute(query, [os.fsencode(path)]).fetchone()
             if kept and kept[0]:
                 found[path] = Thumbnail(kept[0])
         missing = [path for path in paths if path not in found and path not in self.problems]
@@ -103,6 +103,15 @@ class PictureStore:
             found[info.path] = Thumbnail(data)
         problems = {path: Thumbnail(problem=problem) for path, problem in self.problems.items()}
         return {path: found.get(path) or problems[path] for path in paths}
+
+    def _execute(self, statement: str, values: Sequence[object]) -> sqlite3.Cursor:
+        try:
+            return self._database.execute(statement, values)
+        except sqlite3.OperationalError as error:
+            raise ImageError(
+                f"small copies of the images can't be kept in a temporary file ({error}); make "
+                "room there, or set $TMPDIR to another folder"
+            ) from error
 
     def _decoded(
         self,

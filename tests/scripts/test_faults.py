@@ -295,6 +295,26 @@ def test_a_full_disk_damages_no_finished_results(
     assert contents(small_disk) == before
 
 
+def test_a_full_disk_for_temporary_files_ends_a_query_in_one_line(
+    loaded: Path, small_disk: Path
+) -> None:
+    (small_disk / "other").write_bytes(bytes(shutil.disk_usage(small_disk).free - 65536))
+    Path("noise").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(100):  # their thumbnails take more than SQLite keeps in memory
+        pixels = rng.integers(0, 256, (192, 192, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(f"noise/{number}.bmp")
+    place = {"SQLITE_TMPDIR": str(small_disk)}
+    ended = run_script("query_code.py", "--queries", "noise", "--quiet", cwd=loaded, env=place)
+    assert ended.returncode == 1
+    error = ended.stderr.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert "disk is full" in error
+    assert "make room" in error
+    assert "Traceback" not in ended.stderr
+    assert not Path("results").exists()
+
+
 def test_a_full_disk_during_a_load_loses_nothing_that_was_in(
     loaded: Path, small_disk: Path
 ) -> None:

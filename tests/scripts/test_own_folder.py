@@ -166,6 +166,24 @@ def test_copies_form_groups_whose_best_picture_is_kept(own_folder: Path, milvus:
     assert f"9 pictures could go: {size:,.1f} MB" in page
 
 
+def test_no_file_is_its_own_copy(own_folder: Path) -> None:
+    """Whoever deletes the copies keeps the file of each group, whatever links lead to it."""
+    (own_folder / "pictures/real").mkdir(parents=True)
+    photograph().save("pictures/real/best.png")
+    photograph().save("pictures/real/copy.jpg")
+    os.symlink("real", "pictures/another")
+    os.symlink("real/best.png", "pictures/a link.png")
+    assert load("--images", "pictures") == 0
+    for folder in ("pictures", "pictures/real"):
+        assert query_code.main(["--queries", folder]) == 0
+        files = {os.path.realpath(row["path"]): row["keep"] for row in groups()}
+        assert len(groups()) == 2
+        assert files == {
+            str(own_folder / "pictures/real/best.png"): "keep",
+            str(own_folder / "pictures/real/copy.jpg"): "copy",
+        }
+
+
 def test_a_group_has_all_copies_though_each_ones_nearest_is_another(
     own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

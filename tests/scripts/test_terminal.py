@@ -67,9 +67,10 @@ def test_bars_show_on_a_terminal_alone_and_never_when_quiet(loaded: Path) -> Non
 
 def test_each_phase_of_a_query_has_its_bar(loaded: Path) -> None:
     text = on_a_terminal("query_code.py", "--top-k", "3", "--recall-sample", "5")
-    phases = ["images", "queries", "rows compared", "pictures compared", "thumbnails"]
-    for phase in [*phases, "pictures drawn"]:
+    phases = ["images", "queries", "rows compared", "pictures read", "pairs compared"]
+    for phase in [*phases, "thumbnails", "pictures drawn"]:
         assert f" {phase}/s" in text, phase
+    assert "? whole pictures compared/s" not in text, "a bar of nothing"
 
 
 def test_colours_show_on_a_terminal_alone_and_not_with_no_color(own_folder: Path) -> None:
