@@ -22,18 +22,18 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from similar_images.console import Console, add_quiet_option, script_parser, status_of, warn
 from similar_images.matching import match as matching
-from similar_images.matching.collection_folder import CollectionFolder
 from similar_images.matching.findings import find_all
 from similar_images.matching.match import Search
 from similar_images.matching.matches import Pairs, RowNames
 from similar_images.matching.pairs import Summary
 from similar_images.matching.picture_store import PictureStore
-from similar_images.matching.queries import embed_queries, find_queries
+from similar_images.matching.queries import Queries, embed_queries, find_queries
 from similar_images.matching.recall import measured_recall
 from similar_images.milvus.client import CollectionError, redact
 from similar_images.milvus.collection import existing_collection
@@ -45,7 +45,7 @@ from similar_images.network.embedding import (
     make_embedder,
     warn_if_random,
 )
-from similar_images.network.model_description import ModelError
+from similar_images.network.model_description import Model, ModelError
 from similar_images.network.networks import import_openvino, network_of_collection
 from similar_images.pictures.image_files import ImageError, check_folder
 from similar_images.results import results
@@ -93,8 +93,7 @@ def run(args: argparse.Namespace) -> None:
     """Embed the queries with the collection's model, search, and write what was found."""
     start = time.perf_counter()
     console = Console(args.quiet, results_only=args.json)
-    uri = resolve_uri(args.milvus_uri)
-    options = matching.search_options(args)
+    uri, written = resolve_uri(args.milvus_uri), results.result_options(args)
     if args.collection_images:
         check_folder(args.collection_images, "--collection-images")
     images = find_queries(args.images, args.queries)
@@ -105,31 +104,25 @@ def run(args: argparse.Namespace) -> None:
         aside = doing.enter_context(ThreadPoolExecutor(1))
         aside.submit(import_openvino)  # slow, as is opening a collection
         collection = existing_collection(client, args.collection)
+        search = matching.open_search(collection, args)
         rows_in_all = searched = aside.submit(collection.count)
-        if options.filter and not args.images:
-            searched = aside.submit(collection.count, options.filter)
-        parameters = matching.index_parameters(collection, options)
+        if search.options.filter and not args.images:
+            searched = aside.submit(collection.count, search.options.filter)
         weights = matching.weights_to_read(collection, args.weights)
         network = network_of_collection(collection.properties, weights)
         warn_if_random(network.model)
         embedding = embedding_options(args)
-        exact = embedding.precision == "float32"
-        side = least_side(network.preprocessing, exact)
+        side = least_side(network.preprocessing, embedding.precision == "float32")
         pictures = doing.enter_context(PictureStore(side, args.workers))
-        folder = CollectionFolder(collection, args.collection_images)
-        search = Search(
-            collection=collection, folder=folder, options=options, parameters=parameters
-        )
-        make = partial(make_embedder, network, embedding)
-        written = results.result_options(args)
         kept = pictures if written.near_duplicates or written.named else None
-        queries = embed_queries(make, images, collection, folder, kept, args.workers, console)
+        make = partial(make_embedder, network, embedding)
+        queries = embed_queries(
+            make, images, collection, search.folder, kept, args.workers, console
+        )
         found = search.matches(queries, console=console)
-        recall = measured_recall(collection, queries, found, options, args.seed, console)
-        if recall:
-            console.say(f"Recall: {recall}")
-        names = RowNames(queries, folder)
-        rows = Pairs(queries, matching.strong_enough(found, options.min_similarity), names)
+        recall = measured_recall(search, queries, found, args.seed, console)
+        names = RowNames(queries, search.folder)
+        rows = Pairs(queries, matching.strong_enough(found, search.options.min_similarity), names)
         matching.warn_if_incomplete(collection, rows_in_all.result())
         matching.report_problems(queries, rows)
         title = results.title_of(rows, network.model)
@@ -138,18 +131,9 @@ def run(args: argparse.Namespace) -> None:
             files = results.files_of_named(rows, title, written, pictures, console)
         else:
             findings = find_all(rows, queries, names, search, kept, console)
-            summary = Summary(
-                queries=len(queries.paths),
-                pairs=rows.total,
-                images=searched.result(),
-                model=network.model.words,
-                index=collection.index.words(parameters),
-                recall=recall,
-                device=queries.device,
-                filter=options.filter,
-                min_similarity=options.min_similarity,
-                skipped=[skipped.path for skipped in queries.skipped],
-                unmatched=len(queries.paths) - len(rows),
+            summary = summary_of(search, queries, rows, searched.result(), network.model, recall)
+            summary = replace(
+                summary,
                 compares=written.near_duplicates,
                 not_compared=rows.total - findings.compared,
             )
@@ -170,6 +154,25 @@ def run(args: argparse.Namespace) -> None:
             f"{len(queries.skipped)} of {len(args.images)} images could not be read; "
             "check their paths, the others were matched"
         )
+
+
+def summary_of(
+    search: Search, queries: Queries, rows: Pairs, images: int, model: Model, recall: str
+) -> Summary:
+    """Return what was run; images: the rows that were searched."""
+    return Summary(
+        queries=len(queries.paths),
+        pairs=rows.total,
+        images=images,
+        model=model.words,
+        index=search.collection.index.words(search.parameters),
+        recall=recall,
+        device=queries.device,
+        filter=search.options.filter,
+        min_similarity=search.options.min_similarity,
+        skipped=[skipped.path for skipped in queries.skipped],
+        unmatched=len(queries.paths) - len(rows),
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -244,16 +244,17 @@ class Photographs:
 
     def large(self) -> Figures:
         """Time the scripts with pictures of 100 megapixels, matched with each other."""
-        folder = self.folder / "large"
-        folder.mkdir()
+        database, queries = self.folder / "large", self.folder / "large queries"
+        database.mkdir()
         for number in range(LARGE_COUNT):
-            file = folder / f"{number:03}.jpg"
+            file = database / f"{number:03}.jpg"
             if number < LARGE_FILES:
                 rgb = decode(self.root, self.paths[number])[1]
                 rgb.resize(LARGE, Image.Resampling.BICUBIC).save(file, quality=88)
             else:
-                os.link(folder / f"{number % LARGE_FILES:03}.jpg", file)
-        return self.run_scripts(folder, folder, LARGE_COUNT, repetitions=1)
+                os.link(database / f"{number % LARGE_FILES:03}.jpg", file)
+        shutil.copytree(database, queries, copy_function=os.link)
+        return self.run_scripts(database, queries, LARGE_COUNT, repetitions=1)
 
     def run_scripts(
         self, database: Path, queries: Path, query_count: int, repetitions: int

@@ -13,7 +13,7 @@ from similar_images.matching.near_duplicates import NearDuplicate, find_near_dup
 from similar_images.matching.pairs import Pair, tab_separated
 from similar_images.matching.picture_store import PictureStore
 
-NEIGHBOURS = 16  # matches of each picture of a group that are compared with it
+NEIGHBOURS = 16  # matches of each picture in a group that may join it with another group
 INDIRECT = "a copy of another picture of the group"
 KEEP, COPY = "keep", "copy"  # roles of a collection's own pictures
 SearchAgain = Callable[[Sequence[str], int], Sequence[Sequence[Pair]]]  # queries, top-k → rows
@@ -60,15 +60,16 @@ def duplicate_groups(
     """Return the groups of near-duplicates, those with the most bytes to spare first.
 
     searched: the queries, and whether each is a picture of the collection. search_again: finds
-    more matches of queries: one copy's nearest match need not be a copy's own nearest match.
+    more matches of queries. Where each copy's nearest match is another copy, only they join the
+    groups: of four copies, two may be nearest to each other, and so may the other two.
     """
     leader: dict[str, str] = {}
     _join(leader, (one.pair for one in near))
-    explored: set[str] = set()
-    while todo := sorted((leader.keys() & searched.keys()) - explored):
-        explored.update(todo)
-        rows = search_again(todo, NEIGHBOURS)
-        _join(leader, (one.pair for one in find_near_duplicates(rows, pictures, console).near))
+    rows = search_again(sorted(leader.keys() & searched.keys()), NEIGHBOURS)
+    between = [
+        [pair for pair in row if pair.match in leader and _are_apart(leader, pair)] for row in rows
+    ]
+    _join(leader, (one.pair for one in find_near_duplicates(between, pictures, console).near))
     members = defaultdict(list)
     for path in leader:
         members[_leader_of(leader, path)].append(path)
@@ -81,6 +82,10 @@ def _join(leader: dict[str, str], pairs: Iterable[Pair]) -> None:
     for pair in pairs:
         first, second = (_leader_of(leader, path) for path in pair[:2])
         leader[max(first, second)] = leader[min(first, second)] = min(first, second)
+
+
+def _are_apart(leader: dict[str, str], pair: Pair) -> bool:
+    return _leader_of(leader, pair.query) != _leader_of(leader, pair.match)
 
 
 def _leader_of(leader: dict[str, str], path: str) -> str:

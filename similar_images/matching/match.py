@@ -41,6 +41,17 @@ def index_parameters(collection: ImageCollection, options: SearchOptions) -> dic
     return parameters_for(index_type, options.top_k, options.parameters)
 
 
+def open_search(collection: ImageCollection, args: argparse.Namespace) -> "Search":
+    """Return the search that the command line asks for; CollectionError if it can't be."""
+    options = search_options(args)
+    return Search(
+        collection=collection,
+        folder=CollectionFolder(collection, args.collection_images),
+        options=options,
+        parameters=index_parameters(collection, options),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Search:
     """A search of a collection: what is searched, and how."""

@@ -39,6 +39,7 @@ STRETCH = 0.3  # the most by which the match may be stretched, rotated or sheare
 PAIRS_AT_ONCE = 250  # more take longer each: their values leave the processor's cache
 SHIFTED, ZOOMED = 1.0, 0.06  # pixels; share: the alignment is no more exact than this
 RECOLOURED = 8.0  # grey levels of a channel, on average
+METADATA = 65_536  # bytes: what EXIF data and a thumbnail may take in a JPEG
 EQUAL, RE_ENCODED = f"equal at {SIDE}×{SIDE}", "re-encoded"
 
 
@@ -166,29 +167,36 @@ def _candidates(pairs: Sequence[Pair], small: Mapping[str, SmallPicture]) -> lis
     for i, pair in enumerate(pairs):
         query, match = small[pair.query], small[pair.match]
         fine = query.fine and match.fine
-        same_size = (query.width, query.height) == (match.width, match.height)
-        if query.digest == match.digest:
-            changes = [] if same_size else ["resized"]
-            if query.scaled and same_size:
-                found[i] = _Candidate(pair, [EQUAL] if fine else None, doubtful=True)
-            elif fine or not query.scaled:
-                found[i] = _Candidate(pair, changes)
-        elif fine:
-            compared.append(i)
-        elif query.scaled != match.scaled and same_size and _is_close(query, match):
+        if query.digest == match.digest and not query.scaled:
+            same_size = (query.width, query.height) == (match.width, match.height)
+            found[i] = _Candidate(pair, [] if same_size else ["resized"])
+            continue
+        if _may_be_equal(query, match):
             found[i] = _Candidate(pair, None, doubtful=True)
+        if fine:
+            compared.append(i)
     if compared:
         sides = [(small[pairs[i].query], small[pairs[i].match]) for i in compared]
-        for i, changes in _aligned_changes(sides).items():
-            query, match = sides[i]
-            doubtful = query.scaled != match.scaled and changes in ([EQUAL], [RE_ENCODED])
-            found[compared[i]] = _Candidate(pairs[compared[i]], changes, doubtful)
+        for number, changes in _aligned_changes(sides).items():
+            i = compared[number]
+            doubtful = i in found and changes in ([EQUAL], [RE_ENCODED])
+            found[i] = _Candidate(pairs[i], changes, doubtful)
     return [found[i] for i in sorted(found)]
 
 
-def _is_close(query: SmallPicture, match: SmallPicture) -> bool:
-    difference = query.array.astype(int) - match.array
-    return bool(np.abs(difference).max() < RECOLOURED)
+def _may_be_equal(query: SmallPicture, match: SmallPicture) -> bool:
+    """Return whether the whole pictures may be equal, of which one was decoded at a scale.
+
+    Files that differ by more than METADATA hold other data, except in another format.
+    """
+    if not (query.scaled or match.scaled):
+        return False
+    if (query.width, query.height) != (match.width, match.height):
+        return False
+    if query.scaled == match.scaled and abs(query.file_size - match.file_size) > METADATA:
+        return False
+    difference = np.abs(query.array.astype(int) - match.array)
+    return bool(difference.mean((0, 1)).max() < RECOLOURED)
 
 
 def _aligned_changes(

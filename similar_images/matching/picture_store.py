@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from similar_images.console import QUIET, Console
 from similar_images.matching.pairs import Pair
 from similar_images.matching.small_pictures import (
+    THUMBNAIL,
     Examined,
     SmallPicture,
     examine,
@@ -22,6 +23,7 @@ from similar_images.pictures.decoding import DecodedImage
 from similar_images.pictures.image_files import ImageError
 
 BATCH = 32  # pictures
+LEAST_SIDE = THUMBNAIL * 3 // 2  # pixels: the least short side of a JPEG decoded at a scale
 
 
 class Thumbnail(NamedTuple):
@@ -40,11 +42,12 @@ def paths_to_show(pairs: Iterable[Pair]) -> list[str]:
 class PictureStore:
     """The small pictures of a run, in a temporary database, so that memory is bounded.
 
-    A context manager. least_side: as of decode(); pictures are comparable if it is the same.
+    A context manager. least_side: as of decode(), for queries; None if all are decoded whole.
     """
 
     def __init__(self, least_side: int | None = None, workers: int | None = None) -> None:
-        self.least_side = least_side
+        # What is read here is not embedded: a thumbnail needs less.
+        self.least_side = None if least_side is None else min(least_side, LEAST_SIDE)
         self.workers = workers
         self.problems: dict[str, str] = {}  # why a picture can't be read, by path
         self._database = sqlite3.connect("", isolation_level=None)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from similar_images.console import QUIET, Console
-from similar_images.matching.match import ROUNDING, SearchOptions
+from similar_images.matching.match import ROUNDING, Search
 from similar_images.matching.queries import Queries
 from similar_images.milvus.collection import ImageCollection
 from similar_images.milvus.schema import Match
@@ -16,20 +16,20 @@ QUERIES_AT_ONCE = 1000  # compared with a page of rows: 16 MB
 
 
 def measured_recall(
-    collection: ImageCollection,
+    search: Search,
     queries: Queries,
     matches: Sequence[list[Match]],
-    options: SearchOptions,
     seed: int,
     console: Console = QUIET,
 ) -> str:
-    """Search exactly for options.recall_sample of the queries; return the recall in words."""
+    """Search exactly for --recall-sample of the queries; say and return the recall in words."""
+    options = search.options
     sample = min(options.recall_sample, len(matches))
     if not sample:
         return ""
     chosen = sorted(random.Random(seed).sample(range(len(matches)), sample))
     exact, found = compare_exactly(
-        collection,
+        search.collection,
         queries.embeddings[chosen],
         [matches[i] for i in chosen],
         options.top_k,
@@ -39,11 +39,13 @@ def measured_recall(
     )
     if not any(exact):  # no row, or none for which the filter is true
         return ""
-    return (
+    words = (
         f"{100 * recall(found, exact):.2f}% recall@{options.top_k} against exact search, "
         f"on {counted(sample, 'query', 'queries')} drawn at random, with exact similarities; "
         "ties count as found"
     )
+    console.say(f"Recall: {words}")
+    return words
 
 
 def compare_exactly(

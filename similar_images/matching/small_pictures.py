@@ -61,6 +61,9 @@ class Examined(NamedTuple):
 def examine(info: DecodedImage, rgb: Image.Image) -> Examined:
     """Return what is kept of a decoded picture."""
     small = max(info.width, info.height) <= UNREDUCED
+    factor = max(rgb.size) // (2 * THUMBNAIL)
+    if factor > 1 and rgb.size != (info.width, info.height):  # decoded at a reduced scale already
+        rgb = rgb.reduce(factor)
     return Examined(reduced(info, rgb), b"" if small else thumbnail(info, rgb))
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from helpers import brute_force, exact_embedder, on_both_engines
 
-from similar_images.matching.match import SearchOptions
+from similar_images.matching.collection_folder import CollectionFolder
+from similar_images.matching.match import Search, SearchOptions
 from similar_images.matching.queries import Queries
 from similar_images.matching.recall import compare_exactly, measured_recall, recall
 from similar_images.milvus import collection as image_collection
@@ -70,8 +71,9 @@ def test_a_match_counts_by_its_exact_similarity(
     options = SearchOptions(top_k=5, recall_sample=100)
     with connect(resolve_uri(None)) as client:
         collection = existing_collection(client, "images")
-        queries = queries_of(embeddings)
-        assert measured_recall(collection, queries, found, options, seed=1).startswith(words)
+        folder = CollectionFolder(collection, None)
+        search = Search(collection=collection, folder=folder, options=options, parameters={})
+        assert measured_recall(search, queries_of(embeddings), found, seed=1).startswith(words)
 
 
 def test_matches_of_a_quantised_index_get_their_exact_similarities(loaded: Path) -> None:
