@@ -29,7 +29,7 @@ class Copy(NamedTuple):
     file_size: int  # bytes
     similarity: float
     change: str
-    keep: str  # KEEP for the best of a collection's own pictures, COPY for the others, else ''
+    keep: str  # of a collection's own pictures KEEP for the best, COPY for those like it, else ''
 
 
 @dataclass(frozen=True)
@@ -127,22 +127,31 @@ def _described(
         for best, *others in ranked
     ]
     near = find_near_duplicates(rows, pictures, console).near
-    words = {one.pair[:2]: one.words for one in near}
-    groups = []
-    for paths, row in zip(ranked, rows, strict=True):
-        own = all(searched.get(path, True) for path in paths)
-        roles = [KEEP, *[COPY] * len(row)] if own else [""] * len(paths)
-        changes = ["", *(words.get(pair[:2], INDIRECT) for pair in row)]
-        similarities = [1.0, *(min(1.0, pair.similarity) for pair in row)]
-        smalls = [pictures[path] for path in paths]
-        copies = [
-            Copy(path, small.width, small.height, small.file_size, similarity, change, role)
-            for path, small, similarity, change, role in zip(
-                paths, smalls, similarities, changes, roles, strict=True
-            )
-        ]
-        groups.append(Group(copies))
+    words = {(one.pair.query, one.pair.match): one.words for one in near}
+    groups = [_group(row, words, searched, pictures) for row in rows]
     return sorted(groups, key=lambda group: (-group.spare_bytes, group.copies[0].path))
+
+
+def _group(
+    row: Sequence[Pair],
+    words: Mapping[tuple[str, str], str],
+    searched: Mapping[str, bool],
+    pictures: PictureStore,
+) -> Group:
+    """Return the group of its best picture's pairs; words: the changes of those verified."""
+    best = row[0].query
+    own = all(searched.get(path, True) for path in (best, *(pair.match for pair in row)))
+    copies = [_copy(best, 1.0, "", KEEP if own else "", pictures)]
+    for pair in row:
+        change = words.get((best, pair.match), INDIRECT)
+        role = COPY if own and change != INDIRECT else ""  # a copy is verified: it may be deleted
+        copies.append(_copy(pair.match, min(1.0, pair.similarity), change, role, pictures))
+    return Group(copies)
+
+
+def _copy(path: str, similarity: float, change: str, role: str, pictures: PictureStore) -> Copy:
+    small = pictures[path]
+    return Copy(path, small.width, small.height, small.file_size, similarity, change, role)
 
 
 def groups_text(groups: Sequence[Group]) -> Iterator[str]:

@@ -257,3 +257,23 @@ def test_pictures_are_not_compared_if_that_is_not_wanted(loaded: Path) -> None:
     page = Path("results/gallery.html").read_text()
     assert "Pictures were not compared." in page
     assert page.count("<img") > 20
+
+
+def test_a_picture_that_is_only_like_a_copy_is_not_to_be_deleted(
+    own_folder: Path, milvus: str
+) -> None:
+    """Three views, each shifted by a fifth: the first and the last overlap too little."""
+    (own_folder / "pictures").mkdir()
+    for number, quality in enumerate((95, 90, 85)):
+        left = 88 * number
+        view = photograph().crop((left, 0, left + 440, 420))
+        view.save(f"pictures/{number}.jpg", quality=quality)
+    assert load("--images", "pictures") == 0
+    assert query_code.main(["--queries", "pictures", "--top-k", "2"]) == 0
+    found = {row["path"]: (row["change"], row["keep"]) for row in groups()}
+    assert found == {
+        "pictures/0.jpg": ("", "keep"),
+        "pictures/1.jpg": ("shifted", "copy"),
+        "pictures/2.jpg": ("a copy of another picture of the group", ""),
+    }
+    assert "**1 picture could go" in Path("results/observations.md").read_text()
