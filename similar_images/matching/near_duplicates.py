@@ -39,6 +39,7 @@ STRETCH = 0.3  # the most by which the match may be stretched, rotated or sheare
 PAIRS_AT_ONCE = 250  # more take longer each: their values leave the processor's cache
 SHIFTED, ZOOMED = 1.0, 0.06  # pixels; share: the alignment is no more exact than this
 RECOLOURED = 8.0  # grey levels of a channel, on average
+ALIKE = 2.0  # grey levels: of a picture decoded at two scales, at most 1 was measured
 METADATA = 65_536  # bytes: what EXIF data and a thumbnail may take in a JPEG
 EQUAL, RE_ENCODED = f"equal at {SIDE}×{SIDE}", "re-encoded"
 
@@ -196,7 +197,8 @@ def _may_be_equal(query: SmallPicture, match: SmallPicture) -> bool:
     if query.scaled == match.scaled and abs(query.file_size - match.file_size) > METADATA:
         return False
     difference = np.abs(query.array.astype(int) - match.array)
-    return bool(difference.mean((0, 1)).max() < RECOLOURED)
+    most = ALIKE if query.scaled == match.scaled else RECOLOURED
+    return bool(difference.mean((0, 1)).max() < most)
 
 
 def _aligned_changes(

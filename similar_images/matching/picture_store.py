@@ -13,8 +13,8 @@ from similar_images.matching.small_pictures import (
     Examined,
     SmallPicture,
     examine,
-    reduced,
     thumbnail,
+    whole_digest,
 )
 from similar_images.network.embedding import FEW_IMAGES, core_count
 from similar_images.pictures.decode_task import Examine, Task
@@ -49,6 +49,7 @@ class PictureStore:
         # What is read here is not embedded: a thumbnail needs less.
         self.least_side = None if least_side is None else min(least_side, LEAST_SIDE)
         self.workers = workers
+        self._whole: dict[str, bytes] = {}  # digests, by path
         self.problems: dict[str, str] = {}  # why a picture can't be read, by path
         self._database = sqlite3.connect("", isolation_level=None)
         columns = ", ".join(SmallPicture._fields)
@@ -90,8 +91,10 @@ class PictureStore:
 
     def whole_digests(self, paths: Collection[str], console: Console = QUIET) -> dict[str, bytes]:
         """Return the digests of all pixels of pictures, decoded whole; of those that can be."""
-        decoded = self._decoded(paths, reduced, "whole pictures compared", console, whole=True)
-        return {info.path: small.digest for info, small in decoded}
+        missing = [path for path in paths if path not in self._whole]
+        decoded = self._decoded(missing, whole_digest, "whole pictures compared", console, True)
+        self._whole |= {info.path: digest for info, digest in decoded}
+        return self._whole
 
     def thumbnails(self, paths: Sequence[str], console: Console = QUIET) -> dict[str, Thumbnail]:
         """Return pictures to show; those that can't be read have a problem instead."""

@@ -18,6 +18,7 @@ from similar_images.pictures.decoding import DecodedImage
 DETAIL = 12  # different rows and columns: with fewer, only equal pixels make near-duplicates
 LINES_AT_ONCE = 32  # enough for a photograph
 PLAIN = 8  # grey levels: a line of pixels that differ by no more has one colour
+GAP = 16  # with less, the scale at which a picture was decoded shows in its 32×32 pixels
 THUMBNAIL = 192  # pixels: the longest side of a thumbnail
 UNREDUCED = 96  # pixels: pictures of at most this side are shown as they are
 
@@ -93,6 +94,14 @@ def reduced(info: DecodedImage, rgb: Image.Image) -> SmallPicture:
     )
 
 
+def whole_digest(_info: DecodedImage, rgb: Image.Image) -> bytes:
+    """Return a digest of all pixels of a decoded picture."""
+    pixels = np.asarray(rgb)
+    digest = hashlib.blake2b(f"{pixels.shape}".encode(), digest_size=32)
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.digest()
+
+
 def thumbnail(_info: DecodedImage, rgb: Image.Image) -> bytes:
     """Return a decoded picture as a small file."""
     out = io.BytesIO()
@@ -128,7 +137,7 @@ def _changes_between(lines: np.ndarray) -> list[int]:
 def resized(image: Image.Image, detail: tuple[int, int]) -> np.ndarray:
     """Return a picture as (32, 32, 3) uint8, with the detail of so many rows and columns."""
     if image.size != (SIDE, SIDE) or detail != (SIDE, SIDE):
-        image = image.resize(detail[::-1], Image.Resampling.BOX, reducing_gap=4)
+        image = image.resize(detail[::-1], Image.Resampling.BOX, reducing_gap=GAP)
         image = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     return np.asarray(image)
 

@@ -17,7 +17,7 @@ from similar_images.matching.pairs import Pair
 from similar_images.matching.picture_store import PictureStore
 from similar_images.pictures import decode_task
 
-SCALED = 40  # pixels: least short side, so that the pictures below are decoded at a scale
+SCALED = 100  # pixels: least short side, so that the pictures below are decoded at a scale
 
 
 def words_of(first: str, second: str) -> str | None:
@@ -27,7 +27,7 @@ def words_of(first: str, second: str) -> str | None:
     return found[0].words if found else None
 
 
-def photograph(size: tuple[int, int] = (640, 426)) -> Image.Image:
+def photograph(size: tuple[int, int] = (1600, 1066)) -> Image.Image:
     return Image.fromarray(load_sample_image("china.jpg")).resize(size)
 
 
@@ -39,7 +39,7 @@ def test_equal_pixels_are_confirmed_in_full_size(own_folder: Path) -> None:
     )
     Image.open("a.jpg").save("a.png")
     Image.open("a.jpg").save("again.jpg", quality=60)
-    Image.open("a.jpg").resize((320, 213)).save("half.jpg", quality=90)
+    Image.open("a.jpg").resize((800, 533)).save("half.jpg", quality=90)
     expected = {
         "copy.jpg": "the same pixels",
         "comment.jpg": "the same pixels",
@@ -54,9 +54,9 @@ def test_equal_pixels_are_confirmed_in_full_size(own_folder: Path) -> None:
 def test_what_only_the_reduced_scale_hides_is_no_equality(own_folder: Path) -> None:
     """Blocks of 8×8 with the same mean are equal at 1/8, whatever is in them."""
     rng = np.random.default_rng(0)
-    coarse = rng.integers(64, 192, (64, 64)).repeat(8, 0).repeat(8, 1)
-    stripes = np.where(np.arange(512) % 2, 24, -24)
-    flat = np.full((512, 512), 128)
+    coarse = rng.integers(64, 192, (64, 64)).repeat(16, 0).repeat(16, 1)
+    stripes = np.where(np.arange(1024) % 2, 24, -24)
+    flat = np.full((1024, 1024), 128)
     for name, pixels in {
         "blocks.jpg": coarse,
         "blocks, striped.jpg": coarse + stripes,
@@ -81,7 +81,7 @@ def test_a_query_decodes_each_picture_once(
         Path(folder).mkdir()
         for number in range(count):
             left, upper = 30 * (number % 10), 100 * (number // 10)
-            part = photograph().crop((left, upper, left + 300, upper + 200))
+            part = photograph((640, 426)).crop((left, upper, left + 300, upper + 200))
             part.resize((1800, 1200)).save(f"{folder}/{number}.jpg")
     assert load("--images", "database") == 0
     decoded: Counter[str] = Counter()
