@@ -39,8 +39,6 @@ STRETCH = 0.3  # the most by which the match may be stretched, rotated or sheare
 PAIRS_AT_ONCE = 250  # more take longer each: their values leave the processor's cache
 SHIFTED, ZOOMED = 1.0, 0.06  # pixels; share: the alignment is no more exact than this
 RECOLOURED = 8.0  # grey levels of a channel, on average
-ALIKE = 2.0  # grey levels: of a picture decoded at two scales, at most 1 was measured
-METADATA = 65_536  # bytes: what EXIF data and a thumbnail may take in a JPEG
 EQUAL, RE_ENCODED = f"equal at {SIDE}×{SIDE}", "re-encoded"
 
 
@@ -188,17 +186,14 @@ def _candidates(pairs: Sequence[Pair], small: Mapping[str, SmallPicture]) -> lis
 def _may_be_equal(query: SmallPicture, match: SmallPicture) -> bool:
     """Return whether the whole pictures may be equal, of which one was decoded at a scale.
 
-    Files that differ by more than METADATA hold other data, except in another format.
+    Two of one size were decoded at the same scale, unless one is in a format without scales.
     """
-    if not (query.scaled or match.scaled):
-        return False
     if (query.width, query.height) != (match.width, match.height):
         return False
-    if query.scaled == match.scaled and abs(query.file_size - match.file_size) > METADATA:
-        return False
+    if query.scaled == match.scaled:
+        return query.digest == match.digest
     difference = np.abs(query.array.astype(int) - match.array)
-    most = ALIKE if query.scaled == match.scaled else RECOLOURED
-    return bool(difference.mean((0, 1)).max() < most)
+    return bool(difference.mean((0, 1)).max() < RECOLOURED)
 
 
 def _aligned_changes(

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from similar_images.console import QUIET, Console
 from similar_images.matching.pairs import Pair
 from similar_images.matching.small_pictures import (
-    THUMBNAIL,
     Examined,
     SmallPicture,
     examine,
@@ -22,8 +21,7 @@ from similar_images.pictures.decode_workers import Decoder
 from similar_images.pictures.decoding import DecodedImage
 from similar_images.pictures.image_files import ImageError
 
-BATCH = 32  # pictures
-LEAST_SIDE = THUMBNAIL * 3 // 2  # pixels: the least short side of a JPEG decoded at a scale
+BATCH = 32  # pictures, of many: of few, each worker gets several batches
 
 
 class Thumbnail(NamedTuple):
@@ -42,12 +40,12 @@ def paths_to_show(pairs: Iterable[Pair]) -> list[str]:
 class PictureStore:
     """The small pictures of a run, in a temporary database, so that memory is bounded.
 
-    A context manager. least_side: as of decode(), for queries; None if all are decoded whole.
+    A context manager. least_side: as of decode(), and as for the queries that are embedded: at
+    other scales, equal pictures would differ.
     """
 
     def __init__(self, least_side: int | None = None, workers: int | None = None) -> None:
-        # What is read here is not embedded: a thumbnail needs less.
-        self.least_side = None if least_side is None else min(least_side, LEAST_SIDE)
+        self.least_side = least_side
         self.workers = workers
         self._whole: dict[str, bytes] = {}  # digests, by path
         self.problems: dict[str, str] = {}  # why a picture can't be read, by path
@@ -130,10 +128,11 @@ class PictureStore:
         """Yield pictures and what `finding` returns for them; note those that can't be decoded."""
         workers = core_count() if self.workers is None else self.workers
         workers = 0 if len(paths) <= FEW_IMAGES else workers
+        batch_size = max(1, min(BATCH, len(paths) // (8 * max(1, workers))))
         least_side = None if whole else self.least_side
         task = Task(root=Path(), least_side=least_side, examine=finding)
         with (
-            Decoder(task, BATCH, workers) as decoder,
+            Decoder(task, batch_size, workers) as decoder,
             console.progress(unit, len(paths)) as progress,
         ):
             for batch in decoder.batches(paths):

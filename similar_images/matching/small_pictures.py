@@ -30,8 +30,7 @@ class SmallPicture(NamedTuple):
     rows, columns: its detail, at most 32 each: without the repetitions of an enlarged picture.
     fine: whether enough rows and columns differ from the one before: parallel stripes do not.
     plain_edge: whether without_strips() may change it. scaled: whether the picture was decoded at
-    a reduced scale. digest: of all pixels that were decoded,
-    before they were enlarged; of a picture decoded at a reduced scale, of `pixels` alone.
+    a reduced scale. digest: of the pixels it was made from, before they were enlarged.
     """
 
     pixels: bytes
@@ -78,7 +77,7 @@ def reduced(info: DecodedImage, rgb: Image.Image) -> SmallPicture:
     rows, columns = (min(side, SIDE) for side in pixels.shape[:2])
     small = resized(rgb, (rows, columns))
     digest = hashlib.blake2b(f"{pixels.shape} {scaled}".encode(), digest_size=32)
-    digest.update(np.ascontiguousarray(small if scaled else pixels).data)
+    digest.update(np.ascontiguousarray(pixels).data)
     return SmallPicture(
         pixels=small.tobytes(),
         width=info.width,
@@ -110,7 +109,7 @@ def thumbnail(_info: DecodedImage, rgb: Image.Image) -> bytes:
         return out.getvalue()
     factor = min(1, THUMBNAIL / max(rgb.size))
     width, height = (max(1, round(side * factor)) for side in rgb.size)
-    small = rgb.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2)
+    small = rgb.resize((width, height), Image.Resampling.HAMMING, reducing_gap=2)
     small.save(out, "JPEG", quality=85)
     return out.getvalue()
 

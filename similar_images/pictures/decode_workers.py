@@ -158,7 +158,7 @@ class Decoder:
         traceback: TracebackType | None,
     ) -> None:
         if self._pool:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool.shutdown(wait=kind is not None, cancel_futures=True)  # idle, they end alone
 
     def batches(self, paths: Iterable[str]) -> Iterator[Batch]:
         """Yield the pictures of paths in batches, in the order of paths.

@@ -97,7 +97,7 @@ def test_a_query_decodes_each_picture_once(
     assert query_code.main(["--queries", "queries", "--top-k", top_k]) == 0
     assert decoded.keys() >= {row[side] for row in pairings() for side in ("query", "match")}
     assert set(decoded.values()) == {1}
-    assert scales == {512, 288}, "queries are embedded, matches are not"
+    assert scales == {512}, "at one scale, equal pictures have equal pixels"
     assert Path("results/gallery.html").read_text().count('<img src="data:image/jpeg') > 10
 
 
