@@ -7,6 +7,8 @@ Usage:
 Reads:  folders in which no picture is a copy of another, if there are any
 Writes: a table, to the terminal: parts of scikit-learn's two photographs, graphics that are drawn
         here (graphics.py), and the folders; the pairs of the folders that are reported
+
+"As rotated" counts the reports that quarter turns add.
 """
 
 import argparse
@@ -75,8 +77,9 @@ def compare_drawn(pictures: Sequence[Image.Image]) -> Comparison:
 def row(name: str, pictures: int, found: Comparison) -> list[str]:
     """Return the cells of a material."""
     numbers = pictures, found.compared, len(found.near)
-    share = len(found.near) / max(found.compared, 1)
-    return [name, *(f"{number:,}" for number in numbers), f"{share:.2%}"]
+    share = f"{len(found.near) / max(found.compared, 1):.2%}"
+    turned = sum("rotated" in one.words for one in found.near)
+    return [name, *(f"{number:,}" for number in numbers), share, f"{turned:,}"]
 
 
 def run(folders: Sequence[Path]) -> None:
@@ -93,7 +96,7 @@ def run(folders: Sequence[Path]) -> None:
         found = compare(paths)
         rows.append(row(printable(str(root)), len(paths), found))
         lines += [f"{one.pair.query}  {one.pair.match}  {one.words}" for one in found.near]
-    header = ["different pictures", "pictures", "pairs compared", "reported", "share"]
+    header = ["different pictures", "pictures", "pairs compared", "reported", "share", "as rotated"]
     print(table(header, rows), *map(printable, lines), sep="\n")
 
 

@@ -123,11 +123,15 @@ def test_upserts_are_measured_one_at_a_time_on_milvus_lite(
     assert all(float(line.split("|")[2].replace(",", "")) > 0 for line in lines)
 
 
-def test_changes_are_found(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert near_duplicates.main([str(photos)]) == 0
+@pytest.mark.parametrize("options", [[], ["--jpeg"]])
+def test_changes_are_found(
+    photos: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert near_duplicates.main([*options, str(photos)]) == 0
     lines = capsys.readouterr().out.splitlines()
     shares = {line.split("|")[1].strip(): line.split("|")[2] for line in lines if "%" in line}
-    assert float(shares["mirrored"].strip(" %")) > 50
+    for name in ("mirrored", "rotated by 90°", "rotated by 180°", "rotated by 270°, mirrored"):
+        assert float(shares[name].strip(" %")) > 50
     assert float(shares["a different image, falsely detected"].strip(" %")) == 0
 
 

@@ -91,15 +91,18 @@ def test_false_reports_are_counted_and_those_of_a_folder_listed(
     monkeypatch.setattr(different_pictures, "GRAPHICS", twice)
     monkeypatch.setattr(different_pictures, "tiles", lambda: graphics.barcodes(3, guards=True))
     (own_folder / "mine").mkdir()
-    for number, tile in enumerate([tiles[0], tiles[30], ImageOps.mirror(tiles[0])]):
+    mine = [tiles[0], tiles[30], ImageOps.mirror(tiles[0])]
+    for number, tile in enumerate([*mine, mine[0].transpose(Image.Transpose.ROTATE_270)]):
         tile.save(own_folder / "mine" / f"{number}.png")
     assert different_pictures.main(["mine"]) == 0
     assert capsys.readouterr().out.splitlines()[2:] == [
-        "| parts of two photographs | 3 | 3 | 0 | 0.00% |",
-        "| twice | 4 | 6 | 1 | 16.67% |",
-        "| plain | 4 | 6 | 0 | 0.00% |",
-        "| mine | 3 | 3 | 1 | 33.33% |",
+        "| parts of two photographs | 3 | 3 | 0 | 0.00% | 0 |",
+        "| twice | 4 | 6 | 1 | 16.67% | 0 |",
+        "| plain | 4 | 6 | 0 | 0.00% | 0 |",
+        "| mine | 4 | 6 | 3 | 50.00% | 2 |",
         "mine/0.png  mine/2.png  mirrored",
+        "mine/0.png  mine/3.png  rotated 90°",
+        "mine/2.png  mine/3.png  rotated 270°, mirrored",
     ]
 
 
