@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from similar_images.network.embedding import core_count
 from similar_images.pictures.image_files import ImageError, Listing, check_folder, iter_images
@@ -82,6 +81,8 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 def machine() -> str:
     """Return the hardware and the versions that figures were measured with."""
+    import torch  # slow, and decode workers import this module as they start
+
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

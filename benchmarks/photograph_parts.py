@@ -119,7 +119,7 @@ class Photographs:
         for _ in range(self.args.repetitions):
             for name, load in ways.items():
                 say(name)
-                rates[f"{name}: images/s"].append(self.steady_rate(load, embedder.batch_size))
+                rates[f"{name}: images/s"].append(self.steady_rate(load))
             costs = self.costs(embedder)
             for name, cost in costs.items():
                 rates[f"{name}, alone: CPU ms a picture"].append(1000 * cost)
@@ -134,16 +134,18 @@ class Photographs:
             rates[name] = [one / another for one, another in pairs]
         return {**rates}
 
-    def steady_rate(self, load: Callable[[list[str]], None], batch: int) -> float:
-        """Return the images/s of a load after its start-up.
+    def steady_rate(self, load: Callable[[list[str]], None]) -> float:
+        """Return the images/s of a load after its start-up: what more pictures take longer.
 
-        A quarter of the pictures, in whole batches, is loaded as well; what all of them take
-        longer is the time of the other three quarters.
+        Every worker has the same number of batches, if there are pictures enough.
         """
-        quarter = len(self.paths) // 4 // batch * batch or len(self.paths) // 4
-        few = seconds(lambda: load(self.paths[:quarter]))
-        many = seconds(lambda: load(self.paths[: 4 * quarter]))
-        return 3 * quarter / (many - few)
+        each = competitors.LOADER_BATCH * core_count()
+        few = each if len(self.paths) >= 2 * each else len(self.paths) // 4
+        many = len(self.paths) // few * few
+        started, all_done = (
+            seconds(functools.partial(load, self.paths[:count])) for count in (few, many)
+        )
+        return (many - few) / (all_done - started)
 
     def load(self, embedder: Embedder, paths: list[str]) -> None:
         """Decode, embed and upsert into a new Milvus Lite file, as embed_and_load.py does."""

@@ -23,35 +23,30 @@ from benchmarks.measure import (
     table_of_figures,
     write_results,
 )
-from benchmarks.photograph_parts import Photographs
 from similar_images.console import script_parser, status_of, whole_number
 from similar_images.network.embedding import add_weights_options
 from similar_images.network.model_description import ModelError
 from similar_images.pictures.image_files import ImageError
 
-PARTS = {  # in the order in which they are measured: title, what it is, how it is measured
+PARTS = {  # methods of Photographs, in the order in which they are measured: title, what it is
     "rates": (
         "Load, start-up excluded",
-        "What all pictures take longer than a quarter of them, by turns for each way. What the "
+        "What many pictures take longer than few of them, by turns for each way. What the "
         "cores can do: their number, over the CPU time that decoding and preprocessing a picture "
         "(reduced to twice the network's size) and embedding it take alone.",
-        Photographs.rates,
     ),
     "exactness": (
         "Exactness",
         "Cosine to torchvision's embeddings: whole decode, float32, eager, one picture at a time.",
-        Photographs.exactness,
     ),
     "runs": (
         "Whole runs",
         "The scripts from start to end, into a new Milvus Lite file. Memory is the sum of the "
         "peaks of all processes; what they share is counted in each.",
-        Photographs.runs,
     ),
     "large": (
         "Pictures of 100 megapixels",
         "JPEG files made of the folder's first pictures, matched with each other.",
-        Photographs.large,
     ),
 }
 
@@ -65,20 +60,23 @@ def markdown(results: dict[str, Any]) -> str:
         "it is compared with; every other value comes from a single run.",
     ]
     for part in filter(results.get, PARTS):
-        title, how, _ = PARTS[part]
+        title, how = PARTS[part]
         parts.append(f"## {title}\n\n{how}\n\n{table_of_figures(results[part])}")
     return "\n\n".join(parts) + "\n"
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure the parts in order; write the figures after each."""
+    # Imported here, because decode workers import this module as they start, and torch is slow.
+    from benchmarks.photograph_parts import Photographs
+
     with tempfile.TemporaryDirectory() as folder:
         photographs = Photographs(args, Path(folder))
         weights = Path(args.weights).name
         results = conditions(model=args.model, weights=weights, pictures=photographs.words)
         for part in args.parts:
             say(part)
-            results[part] = PARTS[part][2](photographs)
+            results[part] = getattr(photographs, part)()
             write_results(args.output, "photographs", results, markdown(results))
     print(markdown(results))
 

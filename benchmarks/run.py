@@ -23,18 +23,17 @@ from benchmarks.measure import (
     table_of_figures,
     write_results,
 )
-from benchmarks.parts import Benchmark
 from similar_images.console import script_parser, status_of, whole_number
 from similar_images.network.embedding import DEVICES, add_weights_options
 from similar_images.network.model_description import ModelError
 from similar_images.pictures.image_files import ImageError
 
-PARTS = {  # in the order in which they are measured
-    "network": Benchmark.network_alone,
-    "pipeline": Benchmark.pipeline,
-    "agreement": Benchmark.agreement,
-    "load": Benchmark.load,
-    "query": Benchmark.query,
+PARTS = {  # methods of Benchmark, in the order in which they are measured
+    "network": "network_alone",
+    "pipeline": "pipeline",
+    "agreement": "agreement",
+    "load": "load",
+    "query": "query",
 }
 
 
@@ -53,12 +52,15 @@ def markdown(results: dict[str, Any]) -> str:
 
 def run(args: argparse.Namespace) -> None:
     """Measure the parts in order; write the figures after each."""
+    # Imported here, because decode workers import this module as they start, and torch is slow.
+    from benchmarks.parts import Benchmark
+
     results = conditions(model=args.model, weights=Path(args.weights).name)
     with tempfile.TemporaryDirectory() as folder:
         benchmark = Benchmark(args, Path(folder))
         for part in args.parts:
             say(part)
-            results[part] = PARTS[part](benchmark)
+            results[part] = getattr(benchmark, PARTS[part])()
             write_results(args.output, "results", results, markdown(results))
     print(markdown(results))
 

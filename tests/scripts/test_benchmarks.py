@@ -21,6 +21,7 @@ from benchmarks import (
     judged_pairs,
     label_issues,
     measure,
+    models,
     near_duplicates,
     photograph_parts,
     photographs,
@@ -245,6 +246,17 @@ def test_formats_are_compared(
     )
 
 
+def test_models_are_compared_with_the_default_one(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(models, "RUN_SECONDS", 0)
+    assert models.main(["squeezenet1_1", "--repetitions", "1"]) == 0
+    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:4]]
+    assert [line[0] for line in lines] == ["| `resnet18`", "| `squeezenet1_1`"]
+    assert [line[1:4] for line in lines] == [["512", "11.2", "224"], ["512", "0.7", "224"]]
+    assert all(float(line[4]) > 0 for line in lines)
+
+
 @pytest.mark.parametrize(
     "module",
     [
@@ -252,6 +264,7 @@ def test_formats_are_compared(
         formats,
         judged_pairs,
         label_issues,
+        models,
         near_duplicates,
         photographs,
         run,

@@ -133,6 +133,13 @@ NOT_RUN_HERE = {
     "python -m benchmarks.photographs --photographs ~/Pictures": "test_benchmarks.py, smaller",
     "python -m benchmarks.formats --photographs ~/Pictures": "test_benchmarks.py, smaller",
     "python -m benchmarks.upserts --milvus-uri http://localhost:19530": "test_benchmarks.py",
+    "python -m benchmarks.models timm/mobilenetv4_conv_small timm/vit_small_patch14_dinov2": (
+        "test_benchmarks.py, torchvision's"
+    ),
+    "python -m benchmarks.judged_pairs --cifar ~/Downloads": "test_near_duplicate_benchmarks.py",
+    "python -m benchmarks.different_pictures ~/Pictures": "test_near_duplicate_benchmarks.py",
+    "python -m benchmarks.label_issues --images cifar-10/database_set "
+    "--queries cifar-10/query_set": "test_benchmarks.py",
     "docker compose up --detach --wait": "wants a container engine",
 }
 
