@@ -64,7 +64,7 @@ def gallery(
     labelled = [pair for pair in reversed(ordered) if pair.same_label is not None]
     sections = {
         "drawn": drawn,
-        "near": _of_every_label([one.pair for one in findings.near]),
+        "near": _of_every_label(_each_once(one.pair for one in findings.near)),
         "different": [pair for pair in labelled if not pair.same_label],
         "issues": [issue.pair for issue in findings.issues],
         "weakest": ordered,
@@ -93,6 +93,14 @@ def gallery(
         max_cell=MAX_CELL,
         label_count=len(label_counts),
     )
+
+
+def _each_once(pairs: Iterable[Pair]) -> list[Pair]:
+    """Return pairs without those of the same two pictures, as a folder matched with itself has."""
+    found: dict[frozenset[str], Pair] = {}
+    for pair in pairs:
+        found.setdefault(frozenset((pair.query, pair.match)), pair)
+    return list(found.values())
 
 
 def _of_every_label(pairs: Sequence[Pair]) -> list[Pair]:

@@ -270,6 +270,9 @@ def test_a_picture_that_is_only_like_a_copy_is_not_to_be_deleted(
         view.save(f"pictures/{number}.jpg", quality=quality)
     assert load("--images", "pictures") == 0
     assert query_code.main(["--queries", "pictures", "--top-k", "2"]) == 0
+    both_ways = Path("results/near_duplicates.txt").read_text().splitlines()[1:]
+    assert len(both_ways) == 4
+    assert "2 pairs of the same picture" in Path("results/gallery.html").read_text()
     found = {row["path"]: (row["change"], row["keep"]) for row in groups()}
     assert found == {
         "pictures/0.jpg": ("", "keep"),

@@ -131,6 +131,7 @@ NOT_RUN_HERE = {
     "python -m benchmarks.scale --sizes 10000 100000 1000000": "test_benchmarks.py, smaller",
     "python -m benchmarks.near_duplicates cifar-10/database_set ~/Pictures": "test_benchmarks.py",
     "python -m benchmarks.photographs --photographs ~/Pictures": "test_benchmarks.py, smaller",
+    "python -m benchmarks.photographs --photographs ~/Pictures --count 400": "likewise",
     "python -m benchmarks.formats --photographs ~/Pictures": "test_benchmarks.py, smaller",
     "python -m benchmarks.upserts --milvus-uri http://localhost:19530": "test_benchmarks.py",
     "python -m benchmarks.models timm/mobilenetv4_conv_small timm/vit_small_patch14_dinov2": (
