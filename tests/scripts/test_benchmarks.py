@@ -250,10 +250,10 @@ def test_models_are_compared_with_the_default_one(
     own_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(models, "RUN_SECONDS", 0)
-    assert models.main(["squeezenet1_1", "--repetitions", "1"]) == 0
+    assert models.main(["mobilenet_v3_small", "--repetitions", "1"]) == 0
     lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:4]]
-    assert [line[0] for line in lines] == ["| `resnet18`", "| `squeezenet1_1`"]
-    assert [line[1:4] for line in lines] == [["512", "11.2", "224"], ["512", "0.7", "224"]]
+    assert [line[0] for line in lines] == ["| `resnet18`", "| `mobilenet_v3_small`"]
+    assert [line[1:4] for line in lines] == [["512", "11.2", "224"], ["1024", "1.5", "224"]]
     assert all(float(line[4]) > 0 for line in lines)
 
 
