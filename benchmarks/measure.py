@@ -23,7 +23,16 @@ from similar_images.pictures.image_files import ImageError, Listing, check_folde
 from similar_images.whole_files import write_together
 
 PROJECT = Path(__file__).resolve().parent.parent
-PACKAGES = ("torch", "torchvision", "openvino", "numpy", "Pillow", "pymilvus", "milvus-lite")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "openvino",
+    "numpy",
+    "Pillow",
+    "pymilvus",
+    "milvus-lite",
+)
 
 
 def seconds(function: Callable[[], object]) -> float:

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from benchmarks.measure import machine, say, seconds, table
+from benchmarks.measure import in_words, machine, say, seconds, table
 from similar_images.console import script_parser, status_of, whole_number
 from similar_images.network.embedding import (
     DEFAULT_MODEL,
@@ -69,7 +69,7 @@ class Timed:
             self.dimension,
             f"{self.parameters / 1e6:.1f}",
             str(self.embedder.preprocessing.crop),
-            f"{statistics.median(self.rates):.3g}",
+            in_words(statistics.median(self.rates)),
             f"{statistics.median(ratios):.2g} ({min(ratios):.2g} to {max(ratios):.2g})",
         ]
 
