@@ -57,7 +57,7 @@ def state_of_file(file: Path) -> Mapping[str, object]:
 
 
 def _read(file: Path) -> object:
-    if file.suffix != SAFETENSORS:
+    if file.suffix.lower() != SAFETENSORS:
         return torch.load(file, map_location="cpu", weights_only=True)
     try:
         import safetensors.torch
@@ -101,6 +101,8 @@ def load_state(
             continue
         if not isinstance(given, torch.Tensor) or given.shape != tensor.shape:
             raise ModelError(f"{mismatch} ({key} is missing or of another shape); check --weights")
+        if not _is_plain(given) or (tensor.is_floating_point() and not given.is_floating_point()):
+            raise ModelError(f"{mismatch} ({key} is of another kind of tensor); check --weights")
         if not torch.isfinite(given).all():
             raise ModelError(
                 f"{source} is damaged ({key} holds values that are not numbers); get it again"
@@ -111,6 +113,11 @@ def load_state(
         raise ModelError(f"{mismatch} (it has {printable(extra[0])}); check --weights")
     expected.update({key: state[key] for key in expected if key in state})
     body.load_state_dict(expected)
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor has its values in memory, each by itself: sparse ones have not."""
+    return tensor.layout == torch.strided and tensor.device.type == "cpu"
 
 
 def sha256(body: nn.Module) -> str:

@@ -208,9 +208,10 @@ def test_a_file_of_either_kind_with_or_without_a_last_layer_is_the_same_model(
     safetensors.torch.save_file(state, tmp_path / "whole.safetensors")
     bare = {key: value for key, value in state.items() if not key.startswith("head.")}
     torch.save(bare, tmp_path / "bare.pth")
+    safetensors.torch.save_file(bare, tmp_path / "BARE.SAFETENSORS")
     torch.save({**bare, "head.weight": torch.zeros(7, 64)}, tmp_path / "tuned.pth")
     found = [torch_network(f"timm/{TINY}", str(file)).model for file in tmp_path.iterdir()]
-    assert len(found) == 4
+    assert len(found) == 5
     assert all(model.same_vectors(found[0].properties()) for model in found)
     assert {Path(model.weights).name for model in found} == set(os.listdir(tmp_path))
 
@@ -227,10 +228,14 @@ def test_weights_that_are_not_the_models_are_refused(tmp_path: Path) -> None:
     for name, content in bad.items():
         safetensors.torch.save_file(content, tmp_path / name)
     torch.save(lacking, tmp_path / "lacking.pth")
+    weight = state["norm.weight"]
+    kinds = {"sparse": weight.to_sparse(), "meta": weight.to("meta"), "whole": weight.int()}
+    for name, tensor in {**kinds, "complex": weight.to(torch.complex64)}.items():
+        torch.save({**state, "norm.weight": tensor}, tmp_path / f"{name}.pth")
     torch.save(state, tmp_path / "in_truth_pth.safetensors")
     (tmp_path / "empty.safetensors").touch()
     names = [*os.listdir(tmp_path), "missing.safetensors"]
-    assert len(names) == 8
+    assert len(names) == 12
     for name in names:
         with pytest.raises(ModelError) as caught:
             find_network(f"timm/{TINY}", str(tmp_path / name))
