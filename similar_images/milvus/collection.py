@@ -58,14 +58,19 @@ class ImageCollection:
         self.name = name
         self.index = CollectionIndex(client, name)
         description = client.ask("describe_collection", name, advice=client.damaged)
-        columns = tuple(field["name"] for field in description["fields"])
+        fields = {field["name"]: field for field in description["fields"]}
         stored: Mapping[str, str] = description.get("properties", {})
         self.properties = {
             key.removeprefix(PROPERTY_PREFIX): str(value)
             for key, value in stored.items()
             if key.startswith(PROPERTY_PREFIX)
         }
-        if columns != COLUMNS or not _is_valid(self.properties):
+        if (
+            tuple(fields) != COLUMNS
+            or not _is_valid(self.properties)
+            # Milvus 2.3 can fail altogether when it is asked for vectors of another length.
+            or str(fields[VECTOR]["params"]["dim"]) != self.properties.get("dimension")
+        ):
             raise CollectionError(
                 f"the collection {name} was not made by embed_and_load.py and stays as it is; "
                 "choose another --collection"

@@ -1,6 +1,7 @@
 """The values of a network in torch: read from a file, drawn, loaded, identified."""
 
 import hashlib
+import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -48,6 +49,8 @@ def state_of_file(file: Path) -> Mapping[str, object]:
         raise ModelError(f"there is no weights file {file}; check --weights") from error
     except Exception as error:  # what a damaged or hostile file raises has no common class
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, pickle.UnpicklingError):  # torch advises to execute what is in it
+            reason = "it holds no tensors, or other things as well"
         raise ModelError(f"{file} is not a file of weights ({reason}); check --weights") from error
     if not isinstance(state, Mapping):
         raise ModelError(

@@ -54,12 +54,18 @@ def test_no_property_reaches_the_terminal_raw(
 def test_a_property_that_the_loader_never_writes_is_refused(
     loaded: Path, milvus: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Each would otherwise end in a traceback: a name with a NUL, an unknown word, no number."""
-    for name, value in (("index", "of no kind"), ("rows", "many"), ("root", "a\0b")):
+    """Each would otherwise end in a traceback, or in a server that fails: another dimension."""
+    for name, value in (
+        ("index", "of no kind"),
+        ("rows", "many"),
+        ("root", "a\0b"),
+        ("dimension", "256"),
+    ):
         set_property(name, value)
         printed = run_both_scripts(capfd)
         assert printed.count("was not made by embed_and_load.py and stays as it is; choose") == 5
-        set_property(name, {"index": "auto", "rows": "180", "root": "database_set"}[name])
+        true = {"index": "auto", "rows": "180", "root": "database_set", "dimension": "512"}
+        set_property(name, true[name])
 
 
 def test_rows_of_any_path_end_in_no_traceback_and_are_not_printed_raw(

@@ -105,6 +105,17 @@ def test_random_weights_and_the_function_give_timms_embedding(photos: Path) -> N
     np.testing.assert_allclose(vector, expected, rtol=0, atol=1e-5)
 
 
+def test_a_file_may_have_two_classifiers(tmp_path: Path) -> None:
+    """Of a distilled model: neither is part of the embedding."""
+    name, file = "deit_tiny_distilled_patch16_224", tmp_path / "weights.pth"
+    state = timm.create_model(name).state_dict()
+    assert {"head.weight", "head_dist.weight"} <= state.keys()
+    torch.save(state, file)
+    body = torch_network(f"timm/{name}", str(file)).layers.get_submodule("body").state_dict()
+    assert body.keys() == {key for key in state if not key.startswith("head")}
+    assert all(torch.equal(state[key], tensor) for key, tensor in body.items())
+
+
 @pytest.mark.parametrize("crop_mode", ["squash", "border"])
 def test_a_models_crop_mode_is_applied_and_described(
     crop_mode: str, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch

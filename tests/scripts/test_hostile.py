@@ -213,6 +213,13 @@ def test_what_is_no_folder_of_images_is_named(kind: str, own_folder: Path, fails
     assert not Path("milvus.db").exists()
 
 
+class Executes:
+    """What makes a folder as it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("executed",)
+
+
 def test_weights_that_say_they_are_larger_than_they_are(own_folder: Path, fails: Fails) -> None:
     import torch
 
@@ -225,8 +232,11 @@ def test_weights_that_say_they_are_larger_than_they_are(own_folder: Path, fails:
         "few": whole.getvalue(),
         "text": b"hello",
         "nothing": b"",
-        "pickle": pickle.dumps(os.system),
+        "pickle": pickle.dumps(Executes()),
     }.items():
         Path(name).write_bytes(data)
-        assert name in fails(embed_and_load.main, "--images", "pictures", "--weights", name)
+        error = fails(embed_and_load.main, "--images", "pictures", "--weights", name)
+        assert name in error
+        assert "weights_only" not in error
+    assert not Path("executed").exists()
     assert not Path("milvus.db").exists()
