@@ -22,13 +22,12 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from similar_images.console import Console, add_quiet_option, script_parser, status_of, warn
 from similar_images.matching import match as matching
-from similar_images.matching.findings import find_all
+from similar_images.matching.findings import Findings, find_all
 from similar_images.matching.match import Search
 from similar_images.matching.matches import Pairs, RowNames
 from similar_images.matching.pairs import Summary
@@ -131,11 +130,8 @@ def run(args: argparse.Namespace) -> None:
             files = results.files_of_named(rows, title, written, pictures, console)
         else:
             findings = find_all(rows, queries, names, search, kept, console)
-            summary = summary_of(search, queries, rows, searched.result(), network.model, recall)
-            summary = replace(
-                summary,
-                compares=written.near_duplicates,
-                not_compared=rows.total - findings.compared,
+            summary = summary_of(
+                search, queries, rows, searched.result(), network.model, recall, findings, written
             )
             results.warn_if_not_compared(summary)
             files = results.files_of(rows, findings, summary, title, written, pictures, console)
@@ -157,7 +153,14 @@ def run(args: argparse.Namespace) -> None:
 
 
 def summary_of(
-    search: Search, queries: Queries, rows: Pairs, images: int, model: Model, recall: str
+    search: Search,
+    queries: Queries,
+    rows: Pairs,
+    images: int,
+    model: Model,
+    recall: str,
+    findings: Findings,
+    written: results.ResultOptions,
 ) -> Summary:
     """Return what was run; images: the rows that were searched."""
     return Summary(
@@ -172,6 +175,8 @@ def summary_of(
         min_similarity=search.options.min_similarity,
         skipped=[skipped.path for skipped in queries.skipped],
         unmatched=len(queries.paths) - len(rows),
+        compares=written.near_duplicates,
+        not_compared=rows.total - findings.compared,
     )
 
 

@@ -76,8 +76,6 @@ def reduced(info: DecodedImage, rgb: Image.Image) -> SmallPicture:
     pixels = pixels[::down, ::right]
     rows, columns = (min(side, SIDE) for side in pixels.shape[:2])
     small = resized(rgb, (rows, columns))
-    digest = hashlib.blake2b(f"{pixels.shape} {scaled}".encode(), digest_size=32)
-    digest.update(np.ascontiguousarray(pixels).data)
     return SmallPicture(
         pixels=small.tobytes(),
         width=info.width,
@@ -87,7 +85,7 @@ def reduced(info: DecodedImage, rgb: Image.Image) -> SmallPicture:
         fine=min(map(len, sides)) >= DETAIL,
         plain_edge=_has_plain_edge(small),
         scaled=scaled,
-        digest=digest.digest(),
+        digest=_digest(pixels, scaled),
         file_size=info.file_size,
         modified_at=info.modified_at,
     )
@@ -95,8 +93,11 @@ def reduced(info: DecodedImage, rgb: Image.Image) -> SmallPicture:
 
 def whole_digest(_info: DecodedImage, rgb: Image.Image) -> bytes:
     """Return a digest of all pixels of a decoded picture."""
-    pixels = np.asarray(rgb)
-    digest = hashlib.blake2b(f"{pixels.shape}".encode(), digest_size=32)
+    return _digest(np.asarray(rgb))
+
+
+def _digest(pixels: np.ndarray, scaled: bool = False) -> bytes:
+    digest = hashlib.blake2b(f"{pixels.shape} {scaled}".encode(), digest_size=32)
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.digest()
 

@@ -65,11 +65,8 @@ class ImageCollection:
             for key, value in stored.items()
             if key.startswith(PROPERTY_PREFIX)
         }
-        if (
-            tuple(fields) != COLUMNS
-            or not _is_valid(self.properties)
-            # Milvus 2.3 can fail altogether when it is asked for vectors of another length.
-            or str(fields[VECTOR]["params"]["dim"]) != self.properties.get("dimension")
+        if tuple(fields) != COLUMNS or not _is_valid(
+            self.properties, str(fields[VECTOR]["params"]["dim"])
         ):
             raise CollectionError(
                 f"the collection {name} was not made by embed_and_load.py and stays as it is; "
@@ -279,10 +276,13 @@ def _one_of(paths: Sequence[str]) -> str:
     return f"{KEY} in [{', '.join(map(quoted, paths))}]"
 
 
-def _is_valid(properties: Mapping[str, str]) -> bool:
-    """Return whether embed_and_load.py can have written these properties."""
-    patterns = {"index": "|".join(INDEX_CHOICES), ROWS: "[0-9]{1,18}"}
-    return "root" in properties and all(
+def _is_valid(properties: Mapping[str, str], dimension: str) -> bool:
+    """Return whether embed_and_load.py can have written these properties.
+
+    dimension: of the vectors; Milvus 2.3 can fail altogether when it is asked for others.
+    """
+    patterns = {"index": "|".join(INDEX_CHOICES), ROWS: "[0-9]{1,18}", "dimension": dimension}
+    return {"root", "dimension"} <= properties.keys() and all(
         re.fullmatch(patterns.get(name, r"[^\0]*"), value) for name, value in properties.items()
     )
 
