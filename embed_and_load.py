@@ -2,7 +2,7 @@
 
 Usage:
   python embed_and_load.py                                    # database_set into ./milvus.db
-  python embed_and_load.py --images ~/Pictures --collection pictures
+  python embed_and_load.py --images ~/Pictures --collection images
   python embed_and_load.py --model resnet50 --collection resnet50
   python embed_and_load.py --model timm/vit_small_patch14_dinov2.lvd142m --collection dinov2
   python embed_and_load.py --milvus-uri http://localhost:19530 --index hnsw
@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 from similar_images.console import Console, add_quiet_option, script_parser, status_of
+from similar_images.images.image_files import ImageError
 from similar_images.loading.finish import finish, report
 from similar_images.loading.load import LazyEmbedder, Load, load
 from similar_images.loading.prepare import (
@@ -45,9 +46,8 @@ from similar_images.network.embedding import (
     embedding_options,
     warn_if_random,
 )
+from similar_images.network.find_network import find_network
 from similar_images.network.model_description import ModelError
-from similar_images.network.networks import find_network
-from similar_images.pictures.image_files import ImageError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

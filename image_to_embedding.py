@@ -23,6 +23,8 @@ from pathlib import Path
 import numpy as np
 
 from similar_images.console import script_parser, status_of
+from similar_images.images.decoding import decode
+from similar_images.images.image_files import ImageError
 from similar_images.network.embedding import (
     DEFAULT_MODEL,
     DEVICES,
@@ -32,10 +34,8 @@ from similar_images.network.embedding import (
     make_embedder,
     warn_if_random,
 )
+from similar_images.network.find_network import find_network
 from similar_images.network.model_description import PUBLISHED, ModelError
-from similar_images.network.networks import find_network
-from similar_images.pictures.decoding import decode
-from similar_images.pictures.image_files import ImageError
 
 
 def image_to_embedding(
@@ -53,7 +53,7 @@ def image_to_embedding(
     try:
         pixels = decode(path.parent, path.name)[1]
     except ImageError as error:
-        raise ImageError(f"{path} can't be read ({error}); give a picture") from error
+        raise ImageError(f"{path} can't be read ({error}); give an image") from error
     embedder = _embedder(model, weights, device)
     embedding: np.ndarray = embedder.embed(embedder.preprocessing(pixels)[None])[0]
     return embedding

@@ -2,8 +2,8 @@
 
 Usage:
   python query_code.py                                  # every image of query_set
-  python query_code.py cat.jpg --top-k 5                # one picture, five matches
-  python query_code.py --queries ~/Pictures/new --collection pictures
+  python query_code.py cat.jpg --top-k 5                # one image, five matches
+  python query_code.py --queries ~/Pictures/new --collection images
   python query_code.py --filter 'file_size > 100000'    # fields: path, file_size, width, ...
   python query_code.py --min-similarity 0.8             # no weaker matches
   python query_code.py cat.jpg --json                   # for a program
@@ -26,14 +26,15 @@ from functools import partial
 from pathlib import Path
 
 from similar_images.console import Console, add_quiet_option, script_parser, status_of, warn
-from similar_images.matching import match as matching
+from similar_images.images.image_files import ImageError, check_folder
+from similar_images.images.reduction_store import ReductionStore
+from similar_images.matching import search as matching
 from similar_images.matching.findings import Findings, find_all
-from similar_images.matching.match import Search
 from similar_images.matching.matches import Pairs, RowNames
 from similar_images.matching.pairs import Summary
-from similar_images.matching.picture_store import PictureStore
 from similar_images.matching.queries import Queries, embed_queries, find_queries
 from similar_images.matching.recall import measured_recall
+from similar_images.matching.search import Search
 from similar_images.milvus.client import CollectionError, redact
 from similar_images.milvus.collection import existing_collection
 from similar_images.milvus.connection import add_collection_options, connect, resolve_uri
@@ -44,10 +45,9 @@ from similar_images.network.embedding import (
     make_embedder,
     warn_if_random,
 )
+from similar_images.network.find_network import import_openvino, network_of_collection
 from similar_images.network.model_description import Model, ModelError
-from similar_images.network.networks import import_openvino, network_of_collection
-from similar_images.pictures.image_files import ImageError, check_folder
-from similar_images.results import results
+from similar_images.results import result_files as results
 from similar_images.text import counted
 from similar_images.whole_files import write_together
 
@@ -112,8 +112,8 @@ def run(args: argparse.Namespace) -> None:
         warn_if_random(network.model)
         embedding = embedding_options(args)
         side = least_side(network.preprocessing, embedding.precision == "float32")
-        pictures = doing.enter_context(PictureStore(side, args.workers))
-        kept = pictures if written.near_duplicates or written.named else None
+        reductions = doing.enter_context(ReductionStore(side, args.workers))
+        kept = reductions if written.near_duplicates or written.named else None
         make = partial(make_embedder, network, embedding)
         queries = embed_queries(
             make, images, collection, search.folder, kept, args.workers, console
@@ -127,14 +127,14 @@ def run(args: argparse.Namespace) -> None:
         title = results.title_of(rows, network.model)
         files: Mapping[Path, bytes | Iterable[str]]
         if written.named:
-            files = results.files_of_named(rows, title, written, pictures, console)
+            files = results.files_of_named(rows, title, written, reductions, console)
         else:
             findings = find_all(rows, queries, names, search, kept, console)
             summary = summary_of(
                 search, queries, rows, searched.result(), network.model, recall, findings, written
             )
             results.warn_if_not_compared(summary)
-            files = results.files_of(rows, findings, summary, title, written, pictures, console)
+            files = results.files_of(rows, findings, summary, title, written, reductions, console)
         write_together(files)
     if args.json:
         results.print_json(rows)

@@ -54,8 +54,8 @@ def embed_as_the_homework(architecture: str, state: Path, image: Path) -> np.nda
         return nn.functional.normalize(network(pixels).flatten(1)).numpy()[0]
 
 
-class Pictures(Dataset):
-    """Picture files as a user of torch usually reads them: with Pillow and transforms."""
+class Images(Dataset):
+    """Image files as a user of torch usually reads them: with Pillow and transforms."""
 
     def __init__(self, files: list[Path], transforms: Callable[[Image.Image], torch.Tensor]):
         self.files = files
@@ -69,13 +69,13 @@ class Pictures(Dataset):
             return self.transforms(image.convert("RGB"))
 
 
-def embed_with_loader(body: nn.Module, pictures: Pictures, workers: int) -> np.ndarray:
-    """Embed pictures with torch's DataLoader and a network as it is, (N, dimension) float32.
+def embed_with_loader(body: nn.Module, reductions: Images, workers: int) -> np.ndarray:
+    """Embed images with torch's DataLoader and a network as it is, (N, dimension) float32.
 
     To be called in a process of its own: it forks worker processes, and leaves a handler of
     SIGCHLD behind, in which a process that has used OpenVINO crashes.
     """
-    loader = DataLoader(pictures, LOADER_BATCH, num_workers=workers)
+    loader = DataLoader(reductions, LOADER_BATCH, num_workers=workers)
     with torch.inference_mode():
         parts = [nn.functional.normalize(body(batch).flatten(1)) for batch in loader]
     return torch.cat(parts).numpy()

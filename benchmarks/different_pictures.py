@@ -1,10 +1,10 @@
-"""Count which different pictures are falsely reported as near-duplicates.
+"""Count which different images are falsely reported as near-duplicates.
 
 Usage:
-  python -m benchmarks.different_pictures
-  python -m benchmarks.different_pictures ~/Pictures
+  python -m benchmarks.different_images
+  python -m benchmarks.different_images ~/Pictures
 
-Reads:  folders in which no picture is a copy of another, if there are any
+Reads:  folders in which no image is a copy of another, if there are any
 Writes: a table, to the terminal: parts of scikit-learn's two photographs, graphics that are drawn
         here (graphics.py), and the folders; the pairs of the folders that are reported
 
@@ -25,10 +25,10 @@ from PIL import Image
 from benchmarks.graphics import GRAPHICS
 from benchmarks.measure import image_paths, say, table
 from similar_images.console import script_parser, status_of
+from similar_images.images.image_files import ImageError
+from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.near_duplicates import Comparison, find_near_duplicates
 from similar_images.matching.pairs import Pair
-from similar_images.matching.picture_store import PictureStore
-from similar_images.pictures.image_files import ImageError
 from similar_images.text import printable
 
 MOST_PAIRS = 20_000  # of more, so many are drawn at random
@@ -48,7 +48,7 @@ def tiles() -> list[Image.Image]:
 
 
 def pairs_among(paths: Sequence[str]) -> list[tuple[str, str]]:
-    """Return all pairs of pictures, or MOST_PAIRS of them drawn at random, always the same."""
+    """Return all pairs of images, or MOST_PAIRS of them drawn at random, always the same."""
     if math.comb(len(paths), 2) <= MOST_PAIRS:
         return list(itertools.combinations(paths, 2))
     rng, drawn = random.Random(0), set[tuple[str, str]]()
@@ -59,24 +59,24 @@ def pairs_among(paths: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def compare(paths: Sequence[str]) -> Comparison:
-    """Return the near-duplicates among the pairs of pictures."""
-    with PictureStore() as pictures:
+    """Return the near-duplicates among the pairs of images."""
+    with ReductionStore() as reductions:
         rows = [[Pair(*both, 0.0)] for both in pairs_among(paths)]
-        return find_near_duplicates(rows, pictures)
+        return find_near_duplicates(rows, reductions)
 
 
-def compare_drawn(pictures: Sequence[Image.Image]) -> Comparison:
-    """Return the near-duplicates among pictures that are not files yet."""
+def compare_drawn(reductions: Sequence[Image.Image]) -> Comparison:
+    """Return the near-duplicates among images that are not files yet."""
     with tempfile.TemporaryDirectory() as folder:
-        paths = [f"{folder}/{number:04}.png" for number in range(len(pictures))]
-        for path, picture in zip(paths, pictures, strict=True):
-            picture.save(path, compress_level=1)
+        paths = [f"{folder}/{number:04}.png" for number in range(len(reductions))]
+        for path, image in zip(paths, reductions, strict=True):
+            image.save(path, compress_level=1)
         return compare(paths)
 
 
-def row(name: str, pictures: int, found: Comparison) -> list[str]:
+def row(name: str, reductions: int, found: Comparison) -> list[str]:
     """Return the cells of a material."""
-    numbers = pictures, found.compared, len(found.near)
+    numbers = reductions, found.compared, len(found.near)
     share = f"{len(found.near) / max(found.compared, 1):.2%}"
     turned = sum("rotated" in one.words for one in found.near)
     return [name, *(f"{number:,}" for number in numbers), share, f"{turned:,}"]
@@ -89,21 +89,21 @@ def run(folders: Sequence[Path]) -> None:
     rows, lines = [], []
     for name, draw in drawings.items():
         say(name)
-        pictures = draw()
-        rows.append(row(name, len(pictures), compare_drawn(pictures)))
+        reductions = draw()
+        rows.append(row(name, len(reductions), compare_drawn(reductions)))
     for root, paths in listed.items():
         say(root)
         found = compare(paths)
         rows.append(row(printable(str(root)), len(paths), found))
         lines += [f"{one.pair.query}  {one.pair.match}  {one.words}" for one in found.near]
-    header = ["different pictures", "pictures", "pairs compared", "reported", "share", "as rotated"]
+    header = ["different images", "images", "pairs compared", "reported", "share", "as rotated"]
     print(table(header, rows), *map(printable, lines), sep="\n")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the command line's options."""
     parser = script_parser(__doc__)
-    parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="with pictures")
+    parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="with images")
     return parser.parse_args(argv)
 
 

@@ -3,10 +3,10 @@
 Usage:
   python -m benchmarks.formats --photographs ~/Pictures
 
-Reads:  up to --count pictures of the folder, drawn at random
+Reads:  up to --count images of the folder, drawn at random
 Writes: formats.json and formats.md in --output
 
-Each picture is written in every format that Pillow can write here. HEIC is measured if pillow-heif
+Each image is written in every format that Pillow can write here. HEIC is measured if pillow-heif
 is installed, libvips if pyvips is (pip install "pyvips[binary]").
 """
 
@@ -27,8 +27,8 @@ from PIL import Image
 
 from benchmarks.measure import add_output_option, conditions, image_paths, say, table, write_results
 from similar_images.console import script_parser, status_of, whole_number
-from similar_images.pictures.decoding import Preprocessing, decode
-from similar_images.pictures.image_files import ImageError, readable_formats
+from similar_images.images.decoding import Preprocessing, decode
+from similar_images.images.image_files import ImageError, readable_formats
 
 PREPROCESSING = Preprocessing(256, 224)  # ResNet18's
 LEAST_SIDE = 2 * PREPROCESSING.resize
@@ -74,7 +74,7 @@ def reduce_first(file: Path) -> np.ndarray:
 def decode_with_vips(file: Path) -> np.ndarray:
     """Let libvips decode to LEAST_SIDE, with fewer pixels where the format has that."""
     pyvips = importlib.import_module("pyvips")
-    pyvips.cache_set_max(0)  # or it would return the last picture again
+    pyvips.cache_set_max(0)  # or it would return the last image again
     with Image.open(file) as image:
         side = -(-LEAST_SIDE * max(image.size) // min(image.size))
     small = pyvips.Image.thumbnail(str(file), side, height=side, size="down")
@@ -108,7 +108,7 @@ def measure(root: Path, paths: list[str], folder: Path) -> list[dict[str, Any]]:
         rgb = decode(root, path)[1]
         pixels.append(rgb.width * rgb.height / 1e6)
         for suffix in writable_formats():
-            file = folder / f"picture.{suffix}"
+            file = folder / f"image.{suffix}"
             rgb.save(file, **FORMATS[suffix])
             sizes[suffix].append(file.stat().st_size / 1e6)
             for way, cost in costs_of(file, ways_of(suffix)).items():
@@ -121,8 +121,8 @@ def measure(root: Path, paths: list[str], folder: Path) -> list[dict[str, Any]]:
             {
                 "format": suffix,
                 "way": way,
-                "MB a picture": statistics.mean(sizes[suffix]),
-                "CPU ms a picture": 1000 * taken,
+                "MB an image": statistics.mean(sizes[suffix]),
+                "CPU ms an image": 1000 * taken,
                 "CPU ms a megapixel": 1000 * taken / statistics.mean(pixels),
                 "of whole": taken / whole,
                 "mean difference of pixels": statistics.mean(c.difference for c in measured),
@@ -155,7 +155,7 @@ def markdown(results: dict[str, Any]) -> str:
     ]
     return (
         f"# File formats\n\n{results['date']}, {results['machine']}.\n\n"
-        f"{results['pictures']} photographs, written in each format, decoded and preprocessed "
+        f"{results['images']} photographs, written in each format, decoded and preprocessed "
         f"(resize {PREPROCESSING.resize}, crop {PREPROCESSING.crop}) on one core. Each figure is "
         f"the mean over the photographs of the least of {REPETITIONS} runs, which alternate. The "
         "difference is that of the preprocessed pixels to the whole decode's, of 255.\n\n"
@@ -169,7 +169,7 @@ def run(args: argparse.Namespace) -> None:
     np.random.default_rng(0).shuffle(paths)
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(args.photographs, paths[: args.count], Path(folder))
-    results = conditions(pictures=len(paths[: args.count]), rows=rows)
+    results = conditions(reductions=len(paths[: args.count]), rows=rows)
     write_results(args.output, "formats", results, markdown(results))
     print(markdown(results))
 

@@ -1,4 +1,4 @@
-"""Pictures drawn by a program: different ones that look alike once they are small.
+"""Images drawn by a program: different ones that look alike once they are small.
 
 None is another one mirrored or turned. Flags, plain colours and gradients may differ from others in
 their colours alone.
@@ -83,21 +83,21 @@ def flags() -> list[Image.Image]:
 
 def icons(framed: bool) -> list[Image.Image]:
     """Return characters, black on white, or white in a blue square with round corners."""
-    font, pictures = ImageFont.load_default(192), []
+    font, reductions = ImageFont.load_default(192), []
     for character in CHARACTERS:
         image = Image.new("RGB", (256, 256), "white")
         draw = ImageDraw.Draw(image)
         if framed:
             draw.rounded_rectangle((8, 8, 248, 248), 48, "royalblue")
         draw.text((128, 128), character, "white" if framed else "black", font, anchor="mm")
-        pictures.append(image.resize((64, 64), Image.Resampling.BOX))
-    return pictures
+        reductions.append(image.resize((64, 64), Image.Resampling.BOX))
+    return reductions
 
 
 def screenshots(count: int, size: int) -> list[Image.Image]:
     """Return windows of text in the same layout, `size` pixels high: words drawn at random."""
     rng, font = random.Random(0), ImageFont.load_default(size)
-    pictures = []
+    reductions = []
     for _ in range(count):
         image = Image.new("RGB", (640, 480), "white")
         draw = ImageDraw.Draw(image)
@@ -105,12 +105,12 @@ def screenshots(count: int, size: int) -> list[Image.Image]:
         words = ["".join(rng.choices(LETTERS, k=rng.randint(1, 8))) for _ in range(800)]
         lines = textwrap.wrap(" ".join(words), 1120 // size)
         draw.multiline_text((24, 44), "\n".join(lines[: 400 // (size + 6)]), "black", font)
-        pictures.append(image)
-    return pictures
+        reductions.append(image)
+    return reductions
 
 
 def plain_colours(count: int) -> list[Image.Image]:
-    """Return pictures of one colour each."""
+    """Return images of one colour each."""
     colours = np.random.default_rng(0).choice(256**3, count, replace=False)
     return [Image.new("RGB", (64, 64), f"#{colour:06x}") for colour in colours]
 
@@ -119,12 +119,12 @@ def gradients(count: int) -> list[Image.Image]:
     """Return gradual changes from one colour to another, in several directions."""
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[-1:1:200j, -1:1:200j][..., None]
-    pictures = []
+    reductions = []
     colours, angles = rng.uniform(0, 255, (count, 2, 3)), rng.uniform(0, 2 * np.pi, count)
     for (start, end), angle in zip(colours, angles, strict=True):
         place = (rows * np.sin(angle) + columns * np.cos(angle)) / 8**0.5 + 0.5  # 0 to 1
-        pictures.append(Image.fromarray((start + (end - start) * place).round().astype(np.uint8)))
-    return pictures
+        reductions.append(Image.fromarray((start + (end - start) * place).round().astype(np.uint8)))
+    return reductions
 
 
 GRAPHICS: dict[str, Callable[[], list[Image.Image]]] = {

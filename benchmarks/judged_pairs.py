@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.measure import table
 from similar_images.console import Console, script_parser, status_of
 from similar_images.matching.alignment import SAME
-from similar_images.matching.near_duplicates import same_pictures
+from similar_images.matching.near_duplicates import same_images
 from similar_images.results.observations import wilson_interval
 from similar_images.splitting.cifar10 import find_source, read_source
 from similar_images.splitting.split import ImageSet, ImageSetError
@@ -77,7 +77,7 @@ def read_judged(path: Path = JUDGED) -> Judged:
 def reported(images: ImageSet, positions: np.ndarray, threshold: float) -> np.ndarray:
     """Return which pairs of positions (N, 2) are near-duplicates by this threshold: (N,) bool."""
     queries, matches = (images.pixels[side] for side in positions.T)
-    return same_pictures(queries, matches, least=threshold)[1]
+    return same_images(queries, matches, least=threshold)[1]
 
 
 def scores(images: ImageSet, judged: Judged) -> dict[float, Score]:

@@ -3,9 +3,9 @@
 Usage:
   python -m benchmarks.label_issues --images cifar-10/database_set --queries cifar-10/query_set
 
-Reads:  the pictures of both folders, and weights
-Writes: tables to the terminal, for all pictures of both folders matched with each other, and for
-        the pictures of the second folder matched with those of the first
+Reads:  the images of both folders, and weights
+Writes: tables to the terminal, for all images of both folders matched with each other, and for
+        the images of the second folder matched with those of the first
 """
 
 import argparse
@@ -20,6 +20,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from benchmarks.measure import image_paths, say, table
 from similar_images.console import script_parser, status_of
+from similar_images.images.image_files import ImageError, label_of
 from similar_images.matching.label_issues import LEAST_MARGIN, LabelIssue, label_issues
 from similar_images.matching.pairs import Pair
 from similar_images.network.embedding import (
@@ -28,9 +29,8 @@ from similar_images.network.embedding import (
     embed_images,
     make_embedder,
 )
+from similar_images.network.find_network import find_network
 from similar_images.network.model_description import ModelError
-from similar_images.network.networks import find_network
-from similar_images.pictures.image_files import ImageError, label_of
 
 SHARE = 0.01  # of each folder's labels that are made wrong
 MATCHES = (5, 10, 20, 50)  # of a query
@@ -61,7 +61,7 @@ class Figures(NamedTuple):
 
 
 def labelled_paths(root: Path, option: str) -> list[str]:
-    """Return the paths of a folder's pictures; ImageError if they don't have two labels."""
+    """Return the paths of a folder's images; ImageError if they don't have two labels."""
     paths = image_paths(root, option)
     if len(set(map(label_of, paths))) < 2:
         raise ImageError(f"{root} has fewer than two labels; choose another folder with {option}")
@@ -69,7 +69,7 @@ def labelled_paths(root: Path, option: str) -> list[str]:
 
 
 def embed(root: Path, paths: list[str], args: argparse.Namespace) -> Images:
-    """Return the embeddings and labels of a folder's pictures but those that can't be read."""
+    """Return the embeddings and labels of a folder's images but those that can't be read."""
     say(f"embed {len(paths)}")
     network = find_network(args.model, args.weights)
     embedder = make_embedder(network, EmbeddingOptions(), len(paths))
@@ -103,7 +103,7 @@ def make_wrong(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def pair_rows(
     similarities: np.ndarray, rows: np.ndarray, labels: np.ndarray, query_labels: np.ndarray
 ) -> Iterator[list[Pair]]:
-    """Yield each query's pairs; a picture's path is its number."""
+    """Yield each query's pairs; an image's path is its number."""
     for query, (some, near) in enumerate(zip(similarities, rows, strict=True)):
         yield [
             Pair(f"{query:09}", str(row), float(s), rank, query_labels[query], labels[row])
@@ -152,7 +152,7 @@ def line(name: str, seeds: Sequence[Figures]) -> list[str]:
 
 
 def compare(images: Images, queries: Images | None) -> str:
-    """Return the tables of all pictures, or of the queries matched with the images."""
+    """Return the tables of all images, or of the queries matched with the images."""
     similarities, rows = nearest(images, queries)
     choice, lines = {}, []
     for count in sorted({min(count, rows.shape[1]) for count in MATCHES}):
@@ -187,8 +187,8 @@ def run(args: argparse.Namespace) -> None:
     paths = [labelled_paths(root, option) for option, root in folders.items()]
     images, queries = embed(args.images, paths[0], args), embed(args.queries, paths[1], args)
     together = Images(*map(np.concatenate, zip(images, queries, strict=True)))
-    print(f"{len(together.labels):,} pictures matched with each other\n\n{compare(together, None)}")
-    print(f"{len(queries.labels):,} pictures matched with {len(images.labels):,} others\n")
+    print(f"{len(together.labels):,} images matched with each other\n\n{compare(together, None)}")
+    print(f"{len(queries.labels):,} images matched with {len(images.labels):,} others\n")
     print(compare(images, queries))
 
 

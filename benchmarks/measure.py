@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from similar_images.network.embedding import core_count
-from similar_images.pictures.image_files import ImageError, Listing, check_folder, iter_images
+from similar_images.images.decode_workers import core_count
+from similar_images.images.image_files import ImageError, Listing, check_folder, iter_images
 from similar_images.whole_files import write_together
 
 PROJECT = Path(__file__).resolve().parent.parent

@@ -3,7 +3,7 @@
 Usage:
   python -m benchmarks.models timm/mobilenetv4_conv_small timm/vit_small_patch14_dinov2
 
-Reads:  nothing: weights are untrained, which does not change the speed, and pictures random
+Reads:  nothing: weights are untrained, which does not change the speed, and images random
 Writes: a Markdown table to the terminal
 
 Each repetition times the network alone, in the precision that the scripts choose, for the default
@@ -25,8 +25,8 @@ from similar_images.network.embedding import (
     EmbeddingOptions,
     make_embedder,
 )
+from similar_images.network.find_network import find_network, torch_network
 from similar_images.network.model_description import RANDOM, ModelError
-from similar_images.network.networks import find_network, torch_network
 
 MANY = 10**6  # images: an embedder for a long run
 RUN_SECONDS = 3  # of a model in a repetition, at least

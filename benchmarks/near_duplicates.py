@@ -1,10 +1,10 @@
-"""Measure which changed pictures are found to be near-duplicates, also by a perceptual hash.
+"""Measure which changed images are found to be near-duplicates, also by a perceptual hash.
 
 Usage:
   python -m benchmarks.near_duplicates database_set ~/Pictures
   python -m benchmarks.near_duplicates --jpeg ~/Pictures
 
-Reads:  up to 400 pictures of each folder, drawn at random
+Reads:  up to 400 images of each folder, drawn at random
 Writes: a table for each folder, to the terminal
 
 ImageHash's phash is compared if it is installed (pip install imagehash).
@@ -23,14 +23,14 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from benchmarks.measure import image_paths, table
 from similar_images.console import script_parser, status_of
+from similar_images.images.decoding import decode
+from similar_images.images.image_files import ImageError
+from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.near_duplicates import find_near_duplicates
 from similar_images.matching.pairs import Pair
-from similar_images.matching.picture_store import PictureStore
-from similar_images.pictures.decoding import decode
-from similar_images.pictures.image_files import ImageError
 from similar_images.text import printable
 
-COUNT = 400  # pictures of a folder
+COUNT = 400  # images of a folder
 HASH_BITS = 8  # of 64 that may differ
 LEAST_SIDE = 2 * 256  # pixels: of a large JPEG, query_code.py decodes at least so many for ResNet18
 
@@ -69,7 +69,7 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def found_by_hash(one: Image.Image, other: Image.Image) -> bool:
-    """Return whether ImageHash's phash finds two pictures equal, as they are or mirrored."""
+    """Return whether ImageHash's phash finds two images equal, as they are or mirrored."""
     import imagehash
 
     first = imagehash.phash(one)
@@ -78,51 +78,51 @@ def found_by_hash(one: Image.Image, other: Image.Image) -> bool:
 
 
 def shares_found(
-    pictures: list[Image.Image], others: list[Image.Image], folder: Path, jpeg: bool
+    images: list[Image.Image], others: list[Image.Image], folder: Path, jpeg: bool
 ) -> list[str]:
     """Return the shares of the pairs found to be near-duplicates: by this project, by the hash."""
     pairs = []
-    for number, both in enumerate(zip(pictures, others, strict=True)):
+    for number, both in enumerate(zip(images, others, strict=True)):
         names = [str(folder / f"{number}-{side}.{'jpg' if jpeg else 'png'}") for side in "ab"]
         for name, image in zip(names, both, strict=True):
             image.save(name, quality=95, compress_level=1)
         pairs.append(Pair(names[0], names[1], 0.0))
-    with PictureStore(LEAST_SIDE if jpeg else None) as store:
+    with ReductionStore(LEAST_SIDE if jpeg else None) as store:
         ours = len(find_near_duplicates([pairs], store).near) / len(pairs)
     if importlib.util.find_spec("imagehash") is None:
         return [f"{ours:.1%}", ""]
-    return [f"{ours:.1%}", f"{np.mean(list(map(found_by_hash, pictures, others))):.1%}"]
+    return [f"{ours:.1%}", f"{np.mean(list(map(found_by_hash, images, others))):.1%}"]
 
 
-def read_pictures(root: Path) -> list[Image.Image]:
-    """Return up to COUNT pictures of a folder, drawn at random; ImageError if there are not two.
+def read_images(root: Path) -> list[Image.Image]:
+    """Return up to COUNT images of a folder, drawn at random; ImageError if there are not two.
 
     Files that can't be read are left out, with a line on stderr.
     """
     paths = image_paths(root, "another folder")
-    pictures = []
+    images = []
     for i in np.random.default_rng(0).permutation(len(paths))[:COUNT]:
         try:
-            pictures.append(decode(root, paths[i])[1])
+            images.append(decode(root, paths[i])[1])
         except ImageError as error:
             print(f"skipped {printable(paths[i])}: {printable(str(error))}", file=sys.stderr)
-    if len(pictures) < 2:
-        raise ImageError(f"{root} holds fewer than two readable pictures; choose another folder")
-    return pictures
+    if len(images) < 2:
+        raise ImageError(f"{root} holds fewer than two readable images; choose another folder")
+    return images
 
 
 def measure(root: Path, jpeg: bool) -> str:
     """Return the table of a folder."""
-    pictures, rows = read_pictures(root), []
+    images, rows = read_images(root), []
     with tempfile.TemporaryDirectory() as folder:
         for name, change in CHANGES.items():
-            changed = list(map(change, pictures))
-            rows.append([name, *shares_found(pictures, changed, Path(folder), jpeg)])
-        others = pictures[1:] + pictures[:1]
-        shares = shares_found(pictures, others, Path(folder), jpeg)
+            changed = list(map(change, images))
+            rows.append([name, *shares_found(images, changed, Path(folder), jpeg)])
+        others = images[1:] + images[:1]
+        shares = shares_found(images, others, Path(folder), jpeg)
         rows.append(["a different image, falsely detected", *shares])
     header = ["change", "found", "ImageHash phash"]
-    return f"{len(pictures)} pictures of {printable(str(root))}\n\n{table(header, rows)}\n"
+    return f"{len(images)} images of {printable(str(root))}\n\n{table(header, rows)}\n"
 
 
 def run(folders: list[Path], jpeg: bool) -> None:
@@ -134,11 +134,11 @@ def run(folders: list[Path], jpeg: bool) -> None:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the command line's options."""
     parser = script_parser(__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="with pictures")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="with images")
     parser.add_argument(
         "--jpeg",
         action="store_true",
-        help="save both pictures as JPEG of quality 95 (default: PNG), and decode large ones at a "
+        help="save both images as JPEG of quality 95 (default: PNG), and decode large ones at a "
         "reduced scale, as query_code.py does",
     )
     return parser.parse_args(argv)

@@ -15,6 +15,8 @@ import torch
 
 from benchmarks import competitors
 from benchmarks.measure import agreement, image_paths, run_script, say, seconds
+from similar_images.images.decoding import decode
+from similar_images.images.image_files import label_of
 from similar_images.loading.row_writer import RowWriter
 from similar_images.milvus.collection import ImageCollection
 from similar_images.milvus.connection import connect
@@ -26,9 +28,7 @@ from similar_images.network.embedding import (
     embed_images,
     make_embedder,
 )
-from similar_images.network.networks import find_network, torch_network
-from similar_images.pictures.decoding import decode
-from similar_images.pictures.image_files import label_of
+from similar_images.network.find_network import find_network, torch_network
 
 MANY = 10**6  # images: an embedder for a long run
 HOMEWORK_IMAGES = 16  # of a repetition: each takes a tenth of a second
@@ -217,7 +217,7 @@ class Benchmark:
         folder = ["--queries", self.args.queries.resolve()]
         whole = run_script("query_code.py", *folder, *options, cwd=self.folder)[0]
         return {
-            "query_code.py PICTURE: seconds": one[1:],  # the first run warms up
+            "query_code.py IMAGE: seconds": one[1:],  # the first run warms up
             f"query_code.py, {len(self.queries):,} images: seconds": whole,
         }
 

@@ -22,20 +22,19 @@ from torch import nn
 
 from benchmarks import competitors
 from benchmarks.measure import TreeMemory, image_paths, run_script, say, seconds
+from similar_images.images.decode_workers import FEW_IMAGES, core_count
+from similar_images.images.decoding import DecodedImage, decode
+from similar_images.images.image_files import ImageError
 from similar_images.loading.row_writer import RowWriter
 from similar_images.milvus.collection import ImageCollection
 from similar_images.milvus.connection import connect
 from similar_images.network.embedding import (
-    FEW_IMAGES,
     Embedder,
     EmbeddingOptions,
-    core_count,
     embed_images,
     make_embedder,
 )
-from similar_images.network.networks import find_network, torch_network
-from similar_images.pictures.decoding import DecodedImage, decode
-from similar_images.pictures.image_files import ImageError
+from similar_images.network.find_network import find_network, torch_network
 from similar_images.text import printable
 
 LARGE = (11547, 8660)  # pixels: 100 megapixels
@@ -45,10 +44,10 @@ Figures = dict[str, list[float] | float]  # several runs, or a single one
 
 
 class Photographs:
-    """What all parts share: the pictures and the network, on the processor."""
+    """What all parts share: the images and the network, on the processor."""
 
     def __init__(self, args: argparse.Namespace, folder: Path) -> None:
-        """Read all pictures once, so that the system holds their files in memory."""
+        """Read all images once, so that the system holds their files in memory."""
         self.args = args
         self.folder = folder
         self.root = args.photographs
@@ -56,13 +55,13 @@ class Photographs:
         self.least_side = 2 * self.network.preprocessing.resize
         paths = image_paths(self.root, "--photographs")
         np.random.default_rng(0).shuffle(paths)
-        self.pictures = self.readable(paths[: args.count])
-        self.paths = [picture.path for picture in self.pictures]
+        self.reductions = self.readable(paths[: args.count])
+        self.paths = [image.path for image in self.reductions]
         if len(self.paths) < 4:
-            raise ImageError(f"{self.root} holds fewer than 4 pictures; choose --photographs")
+            raise ImageError(f"{self.root} holds fewer than 4 images; choose --photographs")
 
     def readable(self, paths: list[str]) -> list[DecodedImage]:
-        """Return the pictures that can be decoded; the others are named on stderr."""
+        """Return the images that can be decoded; the others are named on stderr."""
         found = []
         for path in paths:
             try:
@@ -73,11 +72,11 @@ class Photographs:
 
     @property
     def words(self) -> str:
-        """How many pictures there are, and of what size."""
-        sizes = [picture.width * picture.height / 1e6 for picture in self.pictures]
+        """How many images there are, and of what size."""
+        sizes = [image.width * image.height / 1e6 for image in self.reductions]
         suffixes = sorted({Path(path).suffix.lower() for path in self.paths})
         return (
-            f"{len(sizes):,} pictures ({', '.join(suffixes)}) of {min(sizes):.1f} to "
+            f"{len(sizes):,} images ({', '.join(suffixes)}) of {min(sizes):.1f} to "
             f"{max(sizes):.1f} megapixels, {statistics.mean(sizes):.1f} on average"
         )
 
@@ -92,12 +91,12 @@ class Photographs:
         return torchvision.models.get_model_weights(self.args.model).DEFAULT.transforms()
 
     def embedder(self, precision: str = "auto") -> Embedder:
-        """Return an embedder as the scripts make it for these pictures."""
+        """Return an embedder as the scripts make it for these images."""
         options = EmbeddingOptions(device="cpu", precision=precision)
         return make_embedder(self.network, options, len(self.paths))
 
     def preprocessed(self, path: str, least_side: int | None) -> np.ndarray:
-        """Return a picture as the network takes it, (crop, crop, 3) uint8; see decode()."""
+        """Return an image as the network takes it, (crop, crop, 3) uint8; see decode()."""
         return self.network.preprocessing(decode(self.root, path, least_side)[1])
 
     # --- Parts --------------------------------------------------------------------------------
@@ -107,7 +106,7 @@ class Photographs:
         embedder, workers = self.embedder(), core_count()
         whole = _decoding_whole(embedder)
         ours = f"load, {embedder.words}"
-        whole_name = "load, the same, pictures decoded whole"
+        whole_name = "load, the same, images decoded whole"
         torchs = f"torch, DataLoader with {workers} workers, eager, float32"
         limit = f"what {workers} cores can do"
         ways: dict[str, Callable[[list[str]], None]] = {
@@ -122,12 +121,12 @@ class Photographs:
                 rates[f"{name}: images/s"].append(self.steady_rate(load))
             costs = self.costs(embedder)
             for name, cost in costs.items():
-                rates[f"{name}, alone: CPU ms a picture"].append(1000 * cost)
+                rates[f"{name}, alone: CPU ms an image"].append(1000 * cost)
             least = costs["scaled decode and preprocess"] + costs["network"]
             rates[f"{limit}: images/s"].append(workers / least)
         for name, other in (
             ("load / torch", torchs),
-            ("load / load, pictures decoded whole", whole_name),
+            ("load / load, images decoded whole", whole_name),
             ("load / what the cores can do", limit),
         ):
             pairs = zip(rates[f"{ours}: images/s"], rates[f"{other}: images/s"], strict=True)
@@ -135,9 +134,9 @@ class Photographs:
         return {**rates}
 
     def steady_rate(self, load: Callable[[list[str]], None]) -> float:
-        """Return the images/s of a load after its start-up: what more pictures take longer.
+        """Return the images/s of a load after its start-up: what more images take longer.
 
-        Every worker has the same number of batches, if there are pictures enough.
+        Every worker has the same number of batches, if there are images enough.
         """
         each = competitors.LOADER_BATCH * core_count()
         few = each if len(self.paths) >= 2 * each else len(self.paths) // 4
@@ -164,13 +163,13 @@ class Photographs:
     def load_with_torch(self, paths: list[str]) -> None:
         """Decode and embed as a user of torch usually would."""
         files = [self.root / path for path in paths]
-        pictures = competitors.Pictures(files, self.transforms)
+        reductions = competitors.Images(files, self.transforms)
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             embed = competitors.embed_with_loader
-            pool.submit(embed, self.body, pictures, core_count()).result()
+            pool.submit(embed, self.body, reductions, core_count()).result()
 
     def costs(self, embedder: Embedder) -> dict[str, float]:
-        """Return the CPU seconds of each step per picture, measured alone on a quarter of them."""
+        """Return the CPU seconds of each step per image, measured alone on a quarter of them."""
         paths = self.paths[: len(self.paths) // 4]
         pixels = [self.preprocessed(path, self.least_side) for path in paths]
         size = embedder.batch_size
@@ -194,7 +193,7 @@ class Photographs:
         }
 
     def exactness(self) -> Figures:
-        """Compare embeddings with torchvision's in float32, of one picture at a time."""
+        """Compare embeddings with torchvision's in float32, of one image at a time."""
         say("reference")
         reference = np.concatenate([self.reference(path) for path in self.paths])
         fast, exact = self.embedder(), self.embedder("float32")
@@ -206,7 +205,7 @@ class Photographs:
             ),
             f"--precision float32, {exact.words}": self.embed(exact),
         }
-        figures: Figures = {"pictures": len(reference)}
+        figures: Figures = {"images": len(reference)}
         for name, vectors in ways.items():
             cosines = (vectors.astype(np.float64) * reference).sum(1)
             figures[f"{name}: least cosine"] = float(cosines.min())
@@ -216,14 +215,14 @@ class Photographs:
         return figures
 
     def reference(self, path: str) -> np.ndarray:
-        """Return a picture's embedding by torchvision alone, (1, dimension) float32."""
+        """Return an image's embedding by torchvision alone, (1, dimension) float32."""
         rgb = decode(self.root, path)[1]
         with torch.inference_mode():
             embedding = self.body(self.transforms(rgb).unsqueeze(0))
             return nn.functional.normalize(embedding.flatten(1)).numpy()
 
     def embed(self, embedder: Embedder) -> np.ndarray:
-        """Return the pictures' embeddings as the scripts make them, (N, dimension) float32."""
+        """Return the images' embeddings as the scripts make them, (N, dimension) float32."""
         say(embedder.words)
         batches = embed_images(embedder, self.root, self.paths)
         return np.concatenate([batch.embeddings for batch in batches])
@@ -245,7 +244,7 @@ class Photographs:
         return self.run_scripts(database, queries, half, self.args.repetitions)
 
     def large(self) -> Figures:
-        """Time the scripts with pictures of 100 megapixels, matched with each other."""
+        """Time the scripts with images of 100 megapixels, matched with each other."""
         database, queries = self.folder / "large", self.folder / "large queries"
         database.mkdir()
         for number in range(LARGE_COUNT):
@@ -271,8 +270,8 @@ class Photographs:
             options = ["--milvus-uri", self.folder / f"{database.name}{number}.db", "--device"]
             options.append("cpu")
             scripts = {
-                f"embed_and_load.py, {count:,} pictures": ["--images", database, *network],
-                f"query_code.py, {query_count:,} pictures": ["--queries", queries],
+                f"embed_and_load.py, {count:,} images": ["--images", database, *network],
+                f"query_code.py, {query_count:,} images": ["--queries", queries],
             }
             taken = []
             for name, own in scripts.items():
@@ -289,7 +288,7 @@ class Photographs:
 
 
 def _decoding_whole(embedder: Embedder) -> Embedder:
-    """Return an embedder for which every picture is decoded whole, whatever its precision."""
+    """Return an embedder for which every image is decoded whole, whatever its precision."""
     names = ("preprocessing", "batch_size", "streams", "words", "embed")
     same = {name: getattr(embedder, name) for name in names}
     return SimpleNamespace(**same, exact=True, least_side=None)

@@ -5,7 +5,7 @@ Usage:
   python -m benchmarks.photographs --photographs DIR --queries DIR  # against themselves
   python -m benchmarks.photographs --photographs DIR --parts rates exactness
 
-Reads:  up to --count pictures of the folder, drawn at random, and weights
+Reads:  up to --count images of the folder, drawn at random, and weights
 Writes: photographs.json and photographs.md in --output, with the parts that were measured
 """
 
@@ -24,20 +24,20 @@ from benchmarks.measure import (
     write_results,
 )
 from similar_images.console import script_parser, status_of, whole_number
+from similar_images.images.image_files import ImageError
 from similar_images.network.embedding import add_weights_options
 from similar_images.network.model_description import ModelError
-from similar_images.pictures.image_files import ImageError
 
 PARTS = {  # methods of Photographs, in the order in which they are measured: title, what it is
     "rates": (
         "Load, start-up excluded",
-        "What many pictures take longer than few of them, by turns for each way. What the "
-        "cores can do: their number, over the CPU time that decoding and preprocessing a picture "
+        "What many images take longer than few of them, by turns for each way. What the "
+        "cores can do: their number, over the CPU time that decoding and preprocessing an image "
         "(reduced to twice the network's size) and embedding it take alone.",
     ),
     "exactness": (
         "Exactness",
-        "Cosine to torchvision's embeddings: whole decode, float32, eager, one picture at a time.",
+        "Cosine to torchvision's embeddings: whole decode, float32, eager, one image at a time.",
     ),
     "runs": (
         "Whole runs",
@@ -45,8 +45,8 @@ PARTS = {  # methods of Photographs, in the order in which they are measured: ti
         "peaks of all processes; what they share is counted in each.",
     ),
     "large": (
-        "Pictures of 100 megapixels",
-        "JPEG files made of the folder's first pictures, matched with each other.",
+        "Images of 100 megapixels",
+        "JPEG files made of the folder's first images, matched with each other.",
     ),
 }
 
@@ -55,7 +55,7 @@ def markdown(results: dict[str, Any]) -> str:
     """Return the figures of all parts measured so far, a table for each part."""
     parts = [
         f"# Photographs\n\n{results['date']}, {results['machine']}; {results['model']}, "
-        f"weights: {results['weights']}. {results['pictures']}.",
+        f"weights: {results['weights']}. {results['images']}.",
         "A value with more than one run is the median of its runs, which alternate with those that "
         "it is compared with; every other value comes from a single run.",
     ]
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         photographs = Photographs(args, Path(folder))
         weights = Path(args.weights).name
-        results = conditions(model=args.model, weights=weights, pictures=photographs.words)
+        results = conditions(model=args.model, weights=weights, reductions=photographs.words)
         for part in args.parts:
             say(part)
             results[part] = getattr(photographs, part)()

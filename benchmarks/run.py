@@ -24,9 +24,9 @@ from benchmarks.measure import (
     write_results,
 )
 from similar_images.console import script_parser, status_of, whole_number
+from similar_images.images.image_files import ImageError
 from similar_images.network.embedding import DEVICES, add_weights_options
 from similar_images.network.model_description import ModelError
-from similar_images.pictures.image_files import ImageError
 
 PARTS = {  # methods of Benchmark, in the order in which they are measured
     "network": "network_alone",
@@ -81,7 +81,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=number,
         default=5,
         metavar="N",
-        help="runs of each figure of network and pipeline, and of one picture's query (default: 5)",
+        help="runs of each figure of network and pipeline, and of one image's query (default: 5)",
     )
     parser.add_argument(
         "--count",

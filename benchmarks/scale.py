@@ -34,6 +34,8 @@ from benchmarks.measure import (
     write_results,
 )
 from similar_images.console import script_parser, status_of, whole_number
+from similar_images.images.decoding import DecodedImage
+from similar_images.images.image_files import FoundImage
 from similar_images.loading.inventory import Inventory, State
 from similar_images.loading.row_writer import RowWriter
 from similar_images.matching.recall import compare_exactly, recall
@@ -42,8 +44,6 @@ from similar_images.milvus.collection import ImageCollection, existing_collectio
 from similar_images.milvus.connection import connect
 from similar_images.milvus.schema import Match
 from similar_images.milvus.vector_index import INDEXES, Index
-from similar_images.pictures.decoding import DecodedImage
-from similar_images.pictures.image_files import FoundImage
 
 NAME = "scale_benchmark"
 CHUNK = 10_000  # rows made at a time

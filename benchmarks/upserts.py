@@ -20,11 +20,11 @@ import numpy as np
 from benchmarks.measure import conditions, say, table_of_figures
 from benchmarks.scale import DIMENSION, path_of, unit_vectors
 from similar_images.console import script_parser, status_of, whole_number
+from similar_images.images.decoding import DecodedImage
 from similar_images.loading.row_writer import RowWriter
 from similar_images.milvus.client import UPSERT_ROWS, Client, CollectionError, is_lite
 from similar_images.milvus.collection import ImageCollection
 from similar_images.milvus.connection import connect
-from similar_images.pictures.decoding import DecodedImage
 
 NAME = "upserts_benchmark"
 BATCH = 64  # rows that are added at a time, as a network's batches are

@@ -1,1 +1,1 @@
-"""What the scripts do, in a subpackage for each, based on pictures, network and milvus."""
+"""What the scripts do, in a subpackage for each, based on images, network and milvus."""

@@ -128,7 +128,7 @@ def server(running_server: Server, own_folder: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def photos(own_folder: Path) -> Path:
-    """A nested folder of pictures of many sizes, formats, modes and scripts."""
+    """A nested folder of images of many sizes, formats, modes and scripts."""
     root = own_folder / "photos"
     rng = np.random.default_rng(1)
 

@@ -115,15 +115,15 @@ def test_a_pipe_that_nobody_reads_any_more_ends_quietly(loaded: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems' terminals are of another kind")
 def test_letters_that_stdout_lacks_are_escaped(own_folder: Path) -> None:
-    Path("pictures").mkdir()
+    Path("images").mkdir()
     for name in ("кошка", "another"):
-        Image.new("RGB", (9, 9)).save(f"pictures/{name}.png")
-    Path("pictures/猫.png").write_bytes(b"bad")
+        Image.new("RGB", (9, 9)).save(f"images/{name}.png")
+    Path("images/猫.png").write_bytes(b"bad")
     latin = {"PYTHONIOENCODING": "latin-1"}
-    done = run_script("embed_and_load.py", *LOAD, "--images", "pictures", cwd=own_folder, env=latin)
+    done = run_script("embed_and_load.py", *LOAD, "--images", "images", cwd=own_folder, env=latin)
     assert done.returncode == 0, done.stderr
-    assert "\\u732b.png: not a picture" in done.stdout
-    done = run_script("query_code.py", "pictures/кошка.png", cwd=own_folder, env=latin)
+    assert "\\u732b.png: not an image" in done.stdout
+    done = run_script("query_code.py", "images/кошка.png", cwd=own_folder, env=latin)
     assert done.returncode == 0, done.stderr
     assert "\\u043a" in done.stdout
 

@@ -1,10 +1,10 @@
 """The end of a load: check the number of rows, build the index, report."""
 
+from similar_images.images.image_files import left_out_in_words
 from similar_images.loading.load import Load, Tally
 from similar_images.milvus.client import CollectionError, redact
 from similar_images.milvus.collection import ENDED, LOAD, ROWS, ImageCollection
 from similar_images.milvus.vector_index import FLAT, choose_index
-from similar_images.pictures.image_files import left_out_in_words
 from similar_images.text import counted, printable
 
 

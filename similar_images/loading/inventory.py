@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from similar_images.images.image_files import FoundImage, Listing, iter_images
 from similar_images.milvus.schema import StoredImage
-from similar_images.pictures.image_files import FoundImage, Listing, iter_images
 
 LISTED_FIRST = 50_000  # images to embed that are listed before the first is embedded
 

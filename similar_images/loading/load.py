@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from similar_images.console import Console
+from similar_images.images.image_files import Listing, Skipped
 from similar_images.loading.inventory import Inventory, ListedPaths, Todo
 from similar_images.loading.prepare import LoadOptions
 from similar_images.loading.progress import SharedProgress
@@ -17,7 +18,6 @@ from similar_images.milvus.client import CollectionError
 from similar_images.milvus.collection import BEGUN, LOAD, ImageCollection
 from similar_images.network.embedding import Embedder, EmbeddingOptions, embed_images, make_embedder
 from similar_images.network.model_description import Model
-from similar_images.pictures.image_files import Listing, Skipped
 from similar_images.text import counted
 
 MAX_NAMES = 200  # of skipped files that a rank sends to the first: paths have up to 4 kB

@@ -4,17 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from similar_images.console import warn
-from similar_images.milvus.client import Client, CollectionError
-from similar_images.milvus.collection import BEGUN, LOAD, ImageCollection
-from similar_images.milvus.vector_index import FLAT
-from similar_images.network.model_description import Model
-from similar_images.pictures.image_files import (
+from similar_images.images.image_files import (
     ImageError,
     Listing,
     check_folder,
     iter_images,
     left_out_in_words,
 )
+from similar_images.milvus.client import Client, CollectionError
+from similar_images.milvus.collection import BEGUN, LOAD, ImageCollection
+from similar_images.milvus.vector_index import FLAT
+from similar_images.network.model_description import Model
 
 NEW_SUFFIX = "_being_recreated"  # of the collection that --recreate loads
 

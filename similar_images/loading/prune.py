@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from similar_images.images.image_files import has_image_suffix
 from similar_images.loading.inventory import Inventory
 from similar_images.loading.prepare import LoadOptions
 from similar_images.milvus.client import CollectionError
 from similar_images.milvus.collection import ImageCollection
-from similar_images.pictures.image_files import has_image_suffix
 
 MOST = 0.5  # pruning more than this share of the rows needs --prune-most
 

@@ -5,8 +5,8 @@ from typing import Protocol
 
 import numpy as np
 
+from similar_images.images.decoding import DecodedImage
 from similar_images.milvus.collection import ImageCollection
-from similar_images.pictures.decoding import DecodedImage
 
 MAX_WAITING = 4  # upserts that are queued or under way, beyond which add() waits
 

@@ -1,8 +1,8 @@
-"""Align one small picture with another that may be shifted, rotated, stretched or mirrored.
+"""Align one small image with another that may be shifted, rotated, stretched or mirrored.
 
 The match is first shifted as a whole, then shifted, rotated and stretched until the grey values
 agree best (Lucas and Kanade 1981, with the affine motion of Baker and Matthews 2004). How well two
-aligned pictures agree is the correlation of their fine structure: each value minus the mean of the
+aligned images agree is the correlation of their fine structure: each value minus the mean of the
 5×5 values around it, then minus the mean of its row and of its column. Where they do not agree, the
 match is also tried turned by quarters.
 """
@@ -11,10 +11,11 @@ import typing
 
 import numpy as np
 
-SIDE = 32  # pixels: the pictures are squares of this side
-SAME = 0.75  # correlation of the fine structure from which on two pictures are the same
-LIKELY = 0.4  # correlation of shifted pictures below which they are not aligned
-REACH = 2  # the greatest first shift, in pixels of 16×16: an eighth of the picture
+from similar_images.images.reductions import SIDE
+
+SAME = 0.75  # correlation of the fine structure from which on two images are the same
+LIKELY = 0.4  # correlation of shifted images below which they are not aligned
+REACH = 2  # the greatest first shift, in pixels of 16×16: an eighth of the image
 STEPS = 8  # iterations of the alignment, at each of two scales
 COARSE, FINE = 5, 3  # pixels: the blur of the first and of the second scale
 GREY = np.array([0.299, 0.587, 0.114], np.float32)  # the weights of ITU-R BT.601
@@ -28,7 +29,7 @@ class Alignment(typing.NamedTuple):
     """How the matches of N pairs are aligned with their queries.
 
     motion: (N, 2, 3) float32, for y and x: the position of the query's centre in the match, and
-    the change of position there for half a picture down and half a picture to the right in the
+    the change of position there for half an image down and half an image to the right in the
     query, in pixels of 32×32. agreement: (N,) float32, the correlation of the fine structure, -1
     to 1. overlap: (N,) float32, the share of the query that the match covers. mirrored: (N,) bool.
     turns: (N,) int, the quarter turns to the left by which the match, mirrored or not, is laid on
@@ -111,7 +112,7 @@ def _align_upright(ours: np.ndarray, theirs: np.ndarray) -> Alignment:
 
 
 def _shift(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the best correlation of shifted pictures at 16×16, and the motion that gives it."""
+    """Return the best correlation of shifted images at 16×16, and the motion that gives it."""
     a, b = _coarse(ours), _coarse(theirs)
     side = a.shape[1]
     best = np.full(len(a), -1, np.float32)
@@ -175,7 +176,7 @@ def laid_over(matches: np.ndarray, motion: np.ndarray) -> tuple[np.ndarray, np.n
     return _sample(matches.astype(np.float32), np.repeat(where, len(matches), axis=0)), inside
 
 
-# For each pixel: 1, and its position from the centre in halves of the picture, -1 to 1.
+# For each pixel: 1, and its position from the centre in halves of the image, -1 to 1.
 _AXIS = (np.arange(SIDE, dtype=np.float32) - CENTRE) / CENTRE
 _SQUARE = np.stack([np.ones((SIDE, SIDE), np.float32), *np.meshgrid(_AXIS, _AXIS, indexing="ij")])
 _ALL = _SQUARE.reshape(3, -1).T  # (1024, 3)
@@ -229,7 +230,7 @@ def _halved(images: np.ndarray) -> np.ndarray:
 def _without_stripes(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Return values (N, 1024) less the mean of their row, then of their column.
 
-    Lines of text, bars and horizons run across many pictures that have nothing else in common.
+    Lines of text, bars and horizons run across many images that have nothing else in common.
     """
     values, weights = (side.reshape(-1, SIDE, SIDE) for side in (values, inside))
     for axis in (2, 1):

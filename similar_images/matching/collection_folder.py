@@ -1,4 +1,4 @@
-"""Where a collection's pictures are, which of them may be opened, and which of them is a query."""
+"""Where a collection's images are, which of them may be opened, and which of them is a query."""
 
 import contextlib
 import itertools
@@ -9,7 +9,7 @@ from similar_images.milvus.collection import ImageCollection
 
 
 class CollectionFolder:
-    """The folder of a collection's pictures."""
+    """The folder of a collection's images."""
 
     def __init__(self, collection: ImageCollection, named: Path | None) -> None:
         """named: where the user says that it is; else it is where the collection says."""
@@ -23,11 +23,11 @@ class CollectionFolder:
         """Return a row's path as it can be opened from here, and whether it may be opened."""
         return as_opened(self.root / path), self.may_open and stays_inside(path)
 
-    def rows_of(self, picture: str) -> set[str]:
+    def rows_of(self, image: str) -> set[str]:
         """Return the paths that this very file has in the collection, if it is in its folder."""
-        real = os.path.realpath(picture)
-        beside = os.path.join(os.path.realpath(os.path.dirname(picture)), os.path.basename(picture))
-        places = map(PurePath, {os.path.abspath(picture), real, beside})
+        real = os.path.realpath(image)
+        beside = os.path.join(os.path.realpath(os.path.dirname(image)), os.path.basename(image))
+        places = map(PurePath, {os.path.abspath(image), real, beside})
         inside = [
             place.relative_to(root).as_posix()
             for place, root in itertools.product(places, self._roots)
@@ -35,10 +35,10 @@ class CollectionFolder:
         ]
         return {path for path in inside if _is_utf8(path)}  # others are in no collection
 
-    def is_same_file(self, path: str, picture: str) -> bool:
+    def is_same_file(self, path: str, image: str) -> bool:
         """Return whether a row's path leads to this very file, perhaps through a link."""
         opened, allowed = self.opened(path)
-        return allowed and os.path.realpath(opened) == os.path.realpath(picture)
+        return allowed and os.path.realpath(opened) == os.path.realpath(image)
 
 
 def _is_utf8(path: str) -> bool:

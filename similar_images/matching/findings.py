@@ -6,18 +6,18 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from similar_images.console import Console
+from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.duplicate_groups import Group, duplicate_groups
 from similar_images.matching.label_issues import LabelIssue, label_issues
-from similar_images.matching.match import Search, strong_enough
 from similar_images.matching.matches import Pairs, RowNames
 from similar_images.matching.near_duplicates import NearDuplicate, find_near_duplicates
-from similar_images.matching.picture_store import PictureStore
 from similar_images.matching.queries import Queries
+from similar_images.matching.search import Search, strong_enough
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found; compared: of how many pairs the pictures were compared."""
+    """What was found; compared: of how many pairs the images were compared."""
 
     near: list[NearDuplicate] = field(default_factory=list)
     compared: int = 0
@@ -30,14 +30,14 @@ def find_all(
     queries: Queries,
     names: RowNames,
     search: Search,
-    pictures: PictureStore | None,
+    reductions: ReductionStore | None,
     console: Console,
 ) -> Findings:
-    """Return what pairs show; pictures: where they are kept, None if none are to be compared."""
+    """Return what pairs show; images: where they are kept, None if none are to be compared."""
     issues = label_issues(rows)
-    if not pictures:
+    if not reductions:
         return Findings(issues=issues)
-    comparison = find_near_duplicates(rows, pictures, console)
+    comparison = find_near_duplicates(rows, reductions, console)
     places = {path: place for place, path in enumerate(queries.paths)}
 
     def search_again(paths: Sequence[str], top_k: int) -> Pairs:
@@ -54,5 +54,7 @@ def find_all(
         return found | {others[image.path]: embedding for image, embedding in stored}
 
     own = {path: bool(rows) for path, rows in zip(queries.paths, queries.rows, strict=True)}
-    groups = duplicate_groups(comparison.near, own, search_again, embeddings_of, pictures, console)
+    groups = duplicate_groups(
+        comparison.near, own, search_again, embeddings_of, reductions, console
+    )
     return Findings(comparison.near, comparison.compared, groups, issues)

@@ -5,10 +5,10 @@ finds, and how LEAST_MARGIN was chosen.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from similar_images.matching.pairs import Pair, tab_separated
+from similar_images.matching.pairs import Pair
 
 LEAST_MATCHES = 5  # with labels: fewer agree by chance
 LEAST_MARGIN = 0.8  # of what is listed
@@ -62,20 +62,3 @@ def _vote(row: Sequence[Pair]) -> LabelIssue | None:
     suggested, count = votes.most_common(1)[0]  # of equal counts the first counted: the nearest
     pair = next(pair for pair in row if pair.match_label == suggested)
     return LabelIssue(pair, count, own, own + matches)
-
-
-def label_issues_text(issues: Iterable[LabelIssue]) -> Iterator[str]:
-    r"""Yield the issues as tab-separated lines under a header; control characters are escaped.
-
-    >>> pair = Pair("q/cat/1.png", "d/dog/2.png", 0.5, 2, "cat", "dog")
-    >>> list(label_issues_text([LabelIssue(pair, 18, 1, 20)]))[1].split("\t")
-    ['q/cat/1.png', 'cat', 'dog', '0.8500', '18', '20', 'd/dog/2.png', '0.500000\n']
-    """
-    header = ["query", "label", "suggested", "margin", "votes", "matches", "match", "similarity"]
-    return tab_separated(header, map(_cells, issues))
-
-
-def _cells(issue: LabelIssue) -> list[str]:
-    pair, counts = issue.pair, [str(issue.votes), str(issue.matches)]
-    labels = [pair.query_label, issue.suggested, f"{issue.margin:.4f}"]
-    return [pair.query, *labels, *counts, pair.match, f"{pair.similarity:.6f}"]

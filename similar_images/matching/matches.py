@@ -4,11 +4,11 @@ from array import array
 from collections.abc import Iterator, Sequence
 from typing import overload
 
+from similar_images.images.image_files import label_of
 from similar_images.matching.collection_folder import CollectionFolder
 from similar_images.matching.pairs import Pair
 from similar_images.matching.queries import Queries
 from similar_images.milvus.schema import Match
-from similar_images.pictures.image_files import label_of
 
 
 class Matches(Sequence[list[Match]]):
@@ -54,7 +54,7 @@ class Matches(Sequence[list[Match]]):
 class RowNames:
     """How the rows of a collection are named in the results, each once.
 
-    A row that is itself a query has the query's path, so that each picture has one name.
+    A row that is itself a query has the query's path, so that each image has one name.
     """
 
     def __init__(self, queries: Queries, folder: CollectionFolder) -> None:

@@ -1,6 +1,6 @@
-"""Find near-duplicates: matches that are the same picture as their query, unchanged or edited.
+"""Find near-duplicates: matches that are the same image as their query, unchanged or edited.
 
-The pixels decide, whatever the model says. Both pictures are reduced to 32×32 and aligned; then
+The pixels decide, whatever the model says. Both images are reduced to 32×32 and aligned; then
 their fine structure is compared: two photographs of the same kind of object agree in their coarse
 structure only, two copies of one photograph agree in both. docs/near_duplicates.md shows how the
 thresholds were chosen.
@@ -19,20 +19,19 @@ import numpy as np
 from PIL import Image
 
 from similar_images.console import QUIET, Console
+from similar_images.images.decode_workers import core_count
+from similar_images.images.reduction_store import ReductionStore
+from similar_images.images.reductions import SIDE, Reduction, resized, without_strips
 from similar_images.matching.alignment import (
     CENTRE,
     SAME,
-    SIDE,
     Alignment,
     align,
     laid_over,
     oriented,
     stretch,
 )
-from similar_images.matching.pairs import Pair, pairing, tab_separated
-from similar_images.matching.picture_store import PictureStore
-from similar_images.matching.small_pictures import SmallPicture, resized, without_strips
-from similar_images.network.embedding import core_count
+from similar_images.matching.pairs import Pair
 
 OVERLAP = 0.6  # of the query that the aligned match has to cover
 STRETCH = 0.3  # the most by which the match may be stretched, rotated or sheared
@@ -44,14 +43,14 @@ EQUAL, RE_ENCODED = f"equal at {SIDE}×{SIDE}", "re-encoded"
 
 @dataclass(frozen=True)
 class NearDuplicate:
-    """A pair whose pictures are near-duplicates, and how one differs from the other."""
+    """A pair whose images are near-duplicates, and how one differs from the other."""
 
     pair: Pair
     changes: tuple[str, ...]
 
     @property
     def words(self) -> str:
-        """The changes in words; without any, the full-size pictures are equal."""
+        """The changes in words; without any, the full-size images are equal."""
         return ", ".join(self.changes) or "the same pixels"
 
 
@@ -66,7 +65,7 @@ class Comparison:
 class _Candidate(NamedTuple):
     """A pair that may be near-duplicates; changes: None if only equal pixels make it such.
 
-    doubtful: whether the whole pictures may be equal, which their reduced scale does not show.
+    doubtful: whether the whole images may be equal, which their reduced scale does not show.
     """
 
     pair: Pair
@@ -75,22 +74,22 @@ class _Candidate(NamedTuple):
 
 
 def find_near_duplicates(
-    rows: Sequence[Sequence[Pair]], pictures: PictureStore, console: Console = QUIET
+    rows: Sequence[Sequence[Pair]], reductions: ReductionStore, console: Console = QUIET
 ) -> Comparison:
-    """Compare the pictures of pairs; near-duplicates are returned in the order of the pairs.
+    """Compare the images of pairs; near-duplicates are returned in the order of the pairs.
 
-    Pairs with a picture that can't be read, or may not be opened, are not compared.
+    Pairs with an image that can't be read, or may not be opened, are not compared.
     """
-    pictures.read(dict.fromkeys(path for pair in _allowed(rows) for path in pair[:2]), console)
+    reductions.read(dict.fromkeys(path for pair in _allowed(rows) for path in pair[:2]), console)
     found: list[_Candidate] = []
     compared = 0
     with console.progress("pairs compared", sum(map(len, rows))) as progress:
-        for readable, candidates in _compared(rows, pictures):
+        for readable, candidates in _compared(rows, reductions):
             found += candidates
             compared += readable
             progress.update(readable)
     doubtful = [candidate.pair for candidate in found if candidate.doubtful]
-    equal = dict(zip(doubtful, equal_pictures(doubtful, pictures, console), strict=True))
+    equal = dict(zip(doubtful, equal_images(doubtful, reductions, console), strict=True))
     near = [
         NearDuplicate(pair, () if equal.get(pair) else tuple(changes or ()))
         for pair, changes, _ in found
@@ -104,7 +103,7 @@ def _allowed(rows: Iterable[Sequence[Pair]]) -> Iterator[Pair]:
 
 
 def _compared(
-    rows: Iterable[Sequence[Pair]], pictures: PictureStore
+    rows: Iterable[Sequence[Pair]], reductions: ReductionStore
 ) -> Iterator[tuple[int, list[_Candidate]]]:
     """Compare the pairs in all cores; yield how many were, and the candidates, in order."""
     allowed, threads = _allowed(rows), core_count()
@@ -112,7 +111,7 @@ def _compared(
     with ThreadPoolExecutor(threads) as pool:
         while chunk := list(itertools.islice(allowed, PAIRS_AT_ONCE)):
             paths = {path for pair in chunk for path in pair[:2]}
-            small = {path: found for path in paths if (found := pictures.find(path))}
+            small = {path: found for path in paths if (found := reductions.find(path))}
             readable = [pair for pair in chunk if {pair.query, pair.match} <= small.keys()]
             waiting.append((len(readable), pool.submit(_candidates, readable, small)))
             if len(waiting) > 2 * threads:
@@ -121,13 +120,13 @@ def _compared(
         yield from ((count, future.result()) for count, future in waiting)
 
 
-def equal_pictures(
-    pairs: Sequence[Pair], pictures: PictureStore, console: Console = QUIET
+def equal_images(
+    pairs: Sequence[Pair], reductions: ReductionStore, console: Console = QUIET
 ) -> list[bool]:
-    """Return of which pairs both files, or else both whole pictures, are equal."""
+    """Return of which pairs both files, or else both whole images, are equal."""
     same_file = [_same_content(pair.query, pair.match) for pair in pairs]
     others = [pair for pair, same in zip(pairs, same_file, strict=True) if not same]
-    digests = pictures.whole_digests({path for pair in others for path in pair[:2]}, console)
+    digests = reductions.whole_digests({path for pair in others for path in pair[:2]}, console)
     return [
         same or (digests.get(pair.query, b"") == digests.get(pair.match))
         for pair, same in zip(pairs, same_file, strict=True)
@@ -141,14 +140,8 @@ def _same_content(one: str, other: str) -> bool:
         return False
 
 
-def near_duplicates_text(found: Sequence[NearDuplicate]) -> Iterator[str]:
-    """Yield near-duplicates in the form of the pairings, with a column for the changes."""
-    header = ["query", "rank", "match", "similarity", "change"]
-    return tab_separated(header, ([*pairing(one.pair), one.words] for one in found))
-
-
-def _at_equal_detail(one: SmallPicture, other: SmallPicture) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pixels of two pictures at the lower detail of both."""
+def _at_equal_detail(one: Reduction, other: Reduction) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixels of two images at the lower detail of both."""
     detail = min(one.rows, other.rows), min(one.columns, other.columns)
     first, second = (
         side.array
@@ -159,8 +152,8 @@ def _at_equal_detail(one: SmallPicture, other: SmallPicture) -> tuple[np.ndarray
     return first, second
 
 
-def _candidates(pairs: Sequence[Pair], small: Mapping[str, SmallPicture]) -> list[_Candidate]:
-    """Return those pairs that are near-duplicates, or are if their whole pictures are equal."""
+def _candidates(pairs: Sequence[Pair], small: Mapping[str, Reduction]) -> list[_Candidate]:
+    """Return those pairs that are near-duplicates, or are if their whole images are equal."""
     found: dict[int, _Candidate] = {}
     compared = []
     for i, pair in enumerate(pairs):
@@ -183,8 +176,8 @@ def _candidates(pairs: Sequence[Pair], small: Mapping[str, SmallPicture]) -> lis
     return [found[i] for i in sorted(found)]
 
 
-def _may_be_equal(query: SmallPicture, match: SmallPicture) -> bool:
-    """Return whether the whole pictures may be equal, of which one was decoded at a scale.
+def _may_be_equal(query: Reduction, match: Reduction) -> bool:
+    """Return whether the whole images may be equal, of which one was decoded at a scale.
 
     Two of one size were decoded at the same scale, unless one is in a format without scales.
     """
@@ -197,13 +190,13 @@ def _may_be_equal(query: SmallPicture, match: SmallPicture) -> bool:
 
 
 def _aligned_changes(
-    sides: Sequence[tuple[SmallPicture, SmallPicture]],
+    sides: Sequence[tuple[Reduction, Reduction]],
 ) -> dict[int, list[str]]:
-    """Return which of these pairs are near-duplicates, and how their pictures differ."""
+    """Return which of these pairs are near-duplicates, and how their images differ."""
     both = itertools.starmap(_at_equal_detail, sides)
     queries, matches = (np.stack(side) for side in zip(*both, strict=True))
     plain_edge = np.array([query.plain_edge or match.plain_edge for query, match in sides])
-    aligned, same = same_pictures(queries, matches, plain_edge)
+    aligned, same = same_images(queries, matches, plain_edge)
     found = {}
     for i in map(int, np.flatnonzero(same)):
         one = Alignment(*(part[[i]] for part in aligned))
@@ -217,7 +210,7 @@ def _aligned_changes(
 
 
 def _changes(query: np.ndarray, match: np.ndarray, aligned: Alignment) -> list[str]:
-    """Return how one picture of a pair differs from the other, as far as 32×32 pixels show."""
+    """Return how one image of a pair differs from the other, as far as 32×32 pixels show."""
     if np.array_equal(query, match):
         return [EQUAL]
     motion, turns = aligned.motion[0], int(aligned.turns[0])
@@ -236,7 +229,7 @@ def _changes(query: np.ndarray, match: np.ndarray, aligned: Alignment) -> list[s
     return changes
 
 
-def same_pictures(
+def same_images(
     queries: np.ndarray,
     matches: np.ndarray,
     plain_edge: np.ndarray | None = None,
@@ -244,7 +237,7 @@ def same_pictures(
 ) -> tuple[Alignment, np.ndarray]:
     """Return how the matches of N pairs are aligned, and which pairs are near-duplicates.
 
-    queries, matches: (N, 32, 32, 3) uint8. plain_edge: (N,) bool, of which pairs a picture has an
+    queries, matches: (N, 32, 32, 3) uint8. plain_edge: (N,) bool, of which pairs an image has an
     edge of one colour; None if that is not known. least: the correlation of near-duplicates.
     Returns an Alignment and (N,) bool.
     """

@@ -1,14 +1,9 @@
-"""A query and its match, as the search returns them; pairings.txt."""
+"""A query and its match, as the search returns them."""
 
-import csv
-import itertools
 import random
-import string
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
-
-from similar_images.text import printable
 
 
 class Pair(NamedTuple):
@@ -45,8 +40,14 @@ class Summary:
     min_similarity: float | None = None
     skipped: list[str] = field(default_factory=list)
     unmatched: int = 0
-    compares: bool = True  # False: pictures were not to be compared
-    not_compared: int = 0  # pairs of which a picture could not be read, or may not be opened
+    compares: bool = True  # False: images were not to be compared
+    not_compared: int = 0  # pairs of which an image could not be read, or may not be opened
+
+
+def paths_to_show(pairs: Iterable[Pair]) -> list[str]:
+    """Return the paths of the pairs' images, each once, without those that may not be opened."""
+    paths = ((pair.query, pair.match if pair.may_open_match else pair.query) for pair in pairs)
+    return list(dict.fromkeys(path for both in paths for path in both))
 
 
 def nearest(rows: Iterable[Sequence[Pair]]) -> list[Pair]:
@@ -58,38 +59,3 @@ def choose_rows(rows: Sequence[list[Pair]], count: int, seed: int) -> list[list[
     """Return `count` of the queries' rows at random, the same ones for the same seed."""
     numbers = range(len(rows))
     return [rows[i] for i in random.Random(seed).sample(numbers, min(count, len(rows)))]
-
-
-def pairings_text(rows: Iterable[Sequence[Pair]]) -> Iterator[str]:
-    r"""Yield the pairs as tab-separated lines under a header; control characters are escaped.
-
-    >>> list(pairings_text([[Pair("q/cat/1.png", "d/cat/2.png", 0.5)]]))
-    ['query\trank\tmatch\tsimilarity\n', 'q/cat/1.png\t1\td/cat/2.png\t0.500000\n']
-    """
-    pairs = itertools.chain.from_iterable(rows)
-    return tab_separated(["query", "rank", "match", "similarity"], map(pairing, pairs))
-
-
-def pairing(pair: Pair) -> list[str]:
-    """Return a pair's cells in the pairings."""
-    return [pair.query, str(pair.rank), pair.match, f"{pair.similarity:.6f}"]
-
-
-class _Echo:
-    def write(self, text: str) -> str:
-        return text
-
-
-def tab_separated(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Yield rows of text under a header, separated by tabs, as people and pandas read them."""
-    writer = csv.writer(_Echo(), delimiter="\t", lineterminator="\n")
-    yield writer.writerow(header)
-    for row in rows:
-        yield writer.writerow(map(printable, row))
-
-
-def letters() -> Iterator[str]:
-    """Yield A to Z, then AA, AB and so on."""
-    for length in itertools.count(1):
-        for chars in itertools.product(string.ascii_uppercase, repeat=length):
-            yield "".join(chars)

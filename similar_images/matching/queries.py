@@ -1,4 +1,4 @@
-"""Find the query images and embed them; of a collection's own pictures the vectors are read."""
+"""Find the query images and embed them; of a collection's own images the vectors are read."""
 
 import contextlib
 import os
@@ -10,12 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from similar_images.console import Console
-from similar_images.matching.collection_folder import CollectionFolder
-from similar_images.matching.picture_store import PictureStore
-from similar_images.matching.small_pictures import examine
-from similar_images.milvus.collection import ImageCollection
-from similar_images.network.embedding import Embedder, embed_images
-from similar_images.pictures.image_files import (
+from similar_images.images.image_files import (
     ImageError,
     Listing,
     Skipped,
@@ -23,12 +18,17 @@ from similar_images.pictures.image_files import (
     iter_images,
     label_of,
 )
+from similar_images.images.reduction_store import ReductionStore
+from similar_images.images.reductions import examine
+from similar_images.matching.collection_folder import CollectionFolder
+from similar_images.milvus.collection import ImageCollection
+from similar_images.network.embedding import Embedder, embed_images
 from similar_images.text import counted, printable
 
 
 @dataclass(frozen=True)
 class QueryImages:
-    """The pictures to match: paths under a root; with labels if the root is a folder of them."""
+    """The images to match: paths under a root; with labels if the root is a folder of them."""
 
     root: Path
     paths: list[str]
@@ -63,7 +63,7 @@ class Queries:
 
 
 def find_queries(images: list[str], folder: Path) -> QueryImages:
-    """Return the named pictures, else all of the folder's, sorted; ImageError if there are none."""
+    """Return the named images, else all of the folder's, sorted; ImageError if there are none."""
     if images:
         return QueryImages(Path(), images, labelled=False)
     check_folder(folder, "--queries")
@@ -79,14 +79,14 @@ def embed_queries(
     images: QueryImages,
     collection: ImageCollection,
     folder: CollectionFolder,
-    pictures: PictureStore | None,
+    reductions: ReductionStore | None,
     workers: int | None,
     console: Console,
 ) -> Queries:
     """Embed the query images, or read the vectors of those that the collection holds unchanged.
 
-    make_embedder: returns the embedder for a number of images; not called for none. pictures:
-    keeps what is compared of each embedded picture. Raises ImageError if none can be read.
+    make_embedder: returns the embedder for a number of images; not called for none. images:
+    keeps what is compared of each embedded image. Raises ImageError if none can be read.
     """
     opened = [str(images.root / path) for path in images.paths]
     rows = [folder.rows_of(path) for path in opened]
@@ -115,20 +115,20 @@ def embed_queries(
         device = embedder.words
         console.say(f"{counted(len(new), 'image')} to embed: {device}")
         places = iter(new)
-        finding = examine if pictures else None
+        examine_each = examine if reductions else None
         paths = [images.paths[place] for place in new]
         with console.progress("images", len(new)) as progress:
-            for batch in embed_images(embedder, images.root, paths, workers, examine=finding):
+            for batch in embed_images(embedder, images.root, paths, workers, examine=examine_each):
                 for number, image in enumerate(batch.images):
                     place = next(i for i in places if images.paths[i] == image.path)
                     keep(place, batch.embeddings[number])
-                    if pictures:
-                        pictures.add(opened[place], batch.findings[number])
+                    if reductions:
+                        reductions.add(opened[place], batch.examined[number])
                 skipped += batch.skipped
                 progress.update(len(batch.images) + len(batch.skipped))
     if embeddings is None:
         first = skipped[0]
-        raise ImageError(f"{printable(first.path)} can't be read ({first.reason}); give a picture")
+        raise ImageError(f"{printable(first.path)} can't be read ({first.reason}); give an image")
     readable = [int(place) for place in np.flatnonzero(done)]
     return Queries(
         paths=[opened[i] for i in readable],
@@ -143,7 +143,7 @@ def embed_queries(
 def stored_embeddings(
     collection: ImageCollection, opened: list[str], rows: list[set[str]]
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the places and the embeddings of those pictures whose rows show the same file."""
+    """Yield the places and the embeddings of those images whose rows show the same file."""
     places = defaultdict(list)
     for place, names in enumerate(rows):
         for row in names:

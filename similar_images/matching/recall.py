@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from similar_images.console import QUIET, Console
-from similar_images.matching.match import ROUNDING, Search
 from similar_images.matching.queries import Queries
+from similar_images.matching.search import ROUNDING, Search
 from similar_images.milvus.collection import ImageCollection
 from similar_images.milvus.schema import Match
 from similar_images.text import counted

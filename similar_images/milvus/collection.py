@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from similar_images.console import RUN_AGAIN
+from similar_images.images.decoding import DecodedImage
 from similar_images.milvus.client import Client, CollectionError, redact
 from similar_images.milvus.schema import (
     COLUMNS,
@@ -28,7 +29,6 @@ from similar_images.milvus.vector_index import (
     CollectionIndex,
     Index,
 )
-from similar_images.pictures.decoding import DecodedImage
 
 PROPERTY_PREFIX = "similar_images."  # Milvus stores properties of its own beside ours
 LOAD, BEGUN, ENDED = "load", "begun", "ended"  # a property: whether the last load is complete

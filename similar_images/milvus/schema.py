@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from similar_images.pictures.decoding import DecodedImage
-from similar_images.pictures.image_files import MAX_PATH_BYTES
+from similar_images.images.decoding import DecodedImage
+from similar_images.images.image_files import MAX_PATH_BYTES
 
 if typing.TYPE_CHECKING:
     from pymilvus import CollectionSchema

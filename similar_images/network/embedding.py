@@ -5,7 +5,6 @@ Worker processes decode while the network runs. OpenVINO and torch are imported 
 
 import argparse
 import collections
-import contextlib
 import itertools
 import os
 import sys
@@ -18,15 +17,15 @@ from pathlib import Path
 import numpy as np
 
 from similar_images.console import warn, whole_number
+from similar_images.images.decode_task import Batch, Examine, Task
+from similar_images.images.decode_workers import FEW_IMAGES, Decoder, core_count
+from similar_images.images.decoding import DecodedImage, Preprocessing
+from similar_images.images.image_files import Skipped
+from similar_images.network.find_network import torch_network_of
 from similar_images.network.model_description import PUBLISHED, RANDOM, Model, ModelError
 from similar_images.network.network_cache import ConvertedNetwork
-from similar_images.network.networks import torch_network_of
 from similar_images.network.openvino_embedder import CPU_BATCH, HINTS, OpenVinoEmbedder
 from similar_images.network.torch_embedder import GPU_BATCH, TorchEmbedder
-from similar_images.pictures.decode_task import Batch, Examine, Task
-from similar_images.pictures.decode_workers import Decoder
-from similar_images.pictures.decoding import DecodedImage, Preprocessing
-from similar_images.pictures.image_files import Skipped
 
 if typing.TYPE_CHECKING:
     from similar_images.network.torch_network import Network
@@ -36,8 +35,6 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", *HINTS)
 GPU_IMAGES = 1000  # fewer are embedded on the CPU before torch has found the GPU
 GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # of CUDA, CUDA in WSL, ROCm; on Linux
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # a container's quota and period, in microseconds
-FEW_IMAGES = 64  # are decoded before more than one worker process has started
 SCALED_SIDE = 2  # times the network's resize: the least short side of a JPEG decoded at a scale
 
 
@@ -55,7 +52,7 @@ class Embedder(typing.Protocol):
     """A network ready to embed; several threads may use it at once.
 
     streams: how many batches to submit at a time. words: device and precision, for reports.
-    exact: whether float32 was asked for, so that pictures are decoded whole.
+    exact: whether float32 was asked for, so that images are decoded whole.
     """
 
     preprocessing: Preprocessing
@@ -118,34 +115,18 @@ def _may_have_gpu() -> bool:
     return sys.platform != "linux" or any(map(os.path.exists, GPU_FILES))
 
 
-def core_count() -> int:
-    """Return how many cores this process may use; torchrun's processes on a machine share them.
-
-    A container may see all cores of the machine but be limited to the time of a few.
-    """
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):  # no control groups, or no limit: "max"
-        quota, period = map(int, CPU_QUOTA.read_text().split())
-        cores = min(cores, -(-quota // period))
-    sharing = os.environ.get("LOCAL_WORLD_SIZE", "")
-    return max(1, cores // max(1, int(sharing) if sharing.isdecimal() else 1))
-
-
 # --- Images -----------------------------------------------------------------------------------
 
 
 class EmbeddedBatch(typing.NamedTuple):
     """Images and their embeddings, (N, dimension) float32, and the images that had none.
 
-    findings: what embed_images()'s `examine` returned for each image.
+    examined: what embed_images()'s `examine` returned for each image.
     """
 
     images: list[DecodedImage]
     embeddings: np.ndarray
-    findings: list[typing.Any]
+    examined: list[typing.Any]
     skipped: list[Skipped]
 
 
@@ -163,7 +144,7 @@ def embed_images(
     Paths are taken as they are needed, a few batches ahead. Worker processes decode while the
     network runs: large JPEGs at a reduced scale, unless the embedder is exact. workers=None starts
     one for each core, or for_few of them for FEW_IMAGES; 0 decodes in this process, and nothing
-    protects it from a picture that takes all memory. examine is called with each decoded picture,
+    protects it from an image that takes all memory. examine is called with each decoded image,
     where it is decoded. Unreadable images are skipped and named. Raises ImageError if workers
     can't be started.
     """
@@ -188,7 +169,7 @@ def embed_images(
             batch, future = waiting.popleft()
             embeddings = future.result()
             decoder.release(batch)
-            return EmbeddedBatch(batch.images, embeddings, batch.findings, batch.skipped)
+            return EmbeddedBatch(batch.images, embeddings, batch.examined, batch.skipped)
 
         for batch in decoder.batches(itertools.chain(first, paths)):
             waiting.append((batch, network.submit(embedder.embed, batch.pixels)))

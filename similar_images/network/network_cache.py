@@ -24,6 +24,7 @@ from pathlib import Path
 
 import platformdirs
 
+from similar_images.images.decoding import Preprocessing
 from similar_images.network.model_description import (
     NAMED_WEIGHTS,
     Model,
@@ -31,7 +32,6 @@ from similar_images.network.model_description import (
     named_or_path,
     source_of,
 )
-from similar_images.pictures.decoding import Preprocessing
 
 if typing.TYPE_CHECKING:
     import openvino

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from similar_images.console import warn
+from similar_images.network.find_network import import_openvino
 from similar_images.network.network_cache import ConvertedNetwork
-from similar_images.network.networks import import_openvino
 
 CPU_BATCH = 16  # images: with 4 to 64 OpenVINO is within a tenth of its best
 HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}  # OpenVINO's names of precisions

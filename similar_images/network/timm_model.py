@@ -14,10 +14,10 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from similar_images.images.decoding import Preprocessing
 from similar_images.network.model_description import ModelError
 from similar_images.network.torch_network import Network, make_network
 from similar_images.network.weights import SAFETENSORS, load_weights
-from similar_images.pictures.decoding import Preprocessing
 from similar_images.text import printable
 
 PREFIX = "timm/"
@@ -83,7 +83,7 @@ def _full_name(timm: types.ModuleType, name: str) -> str:
 
 
 def _preprocessing(name: str, data: Mapping[str, typing.Any]) -> Preprocessing:
-    """Return what timm's create_transform() does to a picture before it normalises."""
+    """Return what timm's create_transform() does to an image before it normalises."""
     channels, height, width = data["input_size"]
     if channels != 3 or height != width:
         raise ModelError(
@@ -96,7 +96,7 @@ def _preprocessing(name: str, data: Mapping[str, typing.Any]) -> Preprocessing:
         return Preprocessing(resize, height, data["interpolation"], data["crop_mode"], f"#{fill}")
     except ValueError as error:
         raise ModelError(
-            f"{PREFIX}{name} prepares pictures in an unknown way ({error}); choose another --model"
+            f"{PREFIX}{name} prepares images in an unknown way ({error}); choose another --model"
         ) from error
 
 

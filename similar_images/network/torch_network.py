@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from similar_images.images.decoding import Preprocessing
 from similar_images.network import weights as state
 from similar_images.network.model_description import Model, named_or_path
-from similar_images.pictures.decoding import Preprocessing
 
 Channels = tuple[float, float, float]  # red, green, blue; of values from 0 to 1
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation of each channel

@@ -14,6 +14,7 @@ import torch
 import torchvision
 from torch import nn
 
+from similar_images.images.decoding import Preprocessing
 from similar_images.network.model_description import (
     PUBLISHED,
     SOURCES,
@@ -22,7 +23,6 @@ from similar_images.network.model_description import (
 )
 from similar_images.network.torch_network import Network, make_network
 from similar_images.network.weights import load_weights
-from similar_images.pictures.decoding import Preprocessing
 from similar_images.text import printable
 
 

@@ -1,1 +1,1 @@
-"""The files that query_code.py writes: pairings, picture, observations, gallery."""
+"""The files that query_code.py writes: pairings, image, observations, gallery."""

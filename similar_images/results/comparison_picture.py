@@ -9,18 +9,19 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from similar_images.console import QUIET, Console
-from similar_images.matching.pairs import Pair, letters
-from similar_images.matching.picture_store import PictureStore, Thumbnail, paths_to_show
+from similar_images.images.reduction_store import ReductionStore, Thumbnail
+from similar_images.matching.pairs import Pair, paths_to_show
+from similar_images.results.rendering import letters
 from similar_images.text import printable
 
-CELL = 192  # pixels: the square in which a picture is shown; 6 × CIFAR-10's 32
+CELL = 192  # pixels: the square in which an image is shown; 6 × CIFAR-10's 32
 GAP = 10
 PAIRS_IN_ROW = 5
 MARGIN = 36
 LEAST_WIDTH = 4 * CELL  # of what a page shows: a single pair's title and legend want room too
 MATCHES_IN_ROW = 10  # of a query's matches; the pairings have all
 MAX_PIXELS = 40_000_000  # of a page: 120 MB while it is drawn
-TITLE_SIZE, TEXT_SIZE = 44, 32  # pixels: readable where the whole picture is 1,000 wide
+TITLE_SIZE, TEXT_SIZE = 44, 32  # pixels: readable where the whole image is 1,000 wide
 INK, PALE, PAPER = "#1b1b1b", "#5f5f5f", "#ffffff"
 BACKDROP = "#ececec"
 SAME, DIFFERENT = "#1a7f37", "#c1121f"
@@ -37,27 +38,27 @@ SYSTEM_FONTS = (
 
 
 def picture_bytes(
-    rows: Sequence[Sequence[Pair]], title: str, pictures: PictureStore, console: Console = QUIET
+    rows: Sequence[Sequence[Pair]], title: str, reductions: ReductionStore, console: Console = QUIET
 ) -> bytes:
     """Return queries with their matches, nearest first, drawn as PNG."""
     if all(len(row) == 1 for row in rows):
-        picture = draw_pairs([row[0] for row in rows], title, pictures, console)
+        picture = draw_pairs([row[0] for row in rows], title, reductions, console)
     else:
-        picture = draw_rows(rows, title, pictures, console)
+        picture = draw_rows(rows, title, reductions, console)
     out = io.BytesIO()
     picture.save(out, "PNG")
     return out.getvalue()
 
 
 def draw_pairs(
-    pairs: Sequence[Pair], title: str, pictures: PictureStore, console: Console = QUIET
+    pairs: Sequence[Pair], title: str, reductions: ReductionStore, console: Console = QUIET
 ) -> Image.Image:
     """Draw lettered pairs, five in a row, query left and match right."""
     columns = min(PAIRS_IN_ROW, len(pairs))
     cell_width, cell_height = 2 * CELL + GAP, CELL + 4 * TEXT_SIZE + GAP
     page = _Page(columns, -(-len(pairs) // columns), cell_width, cell_height, title)
-    page.thumbnails = pictures.thumbnails(paths_to_show(pairs), console)
-    with console.progress("pictures drawn", 2 * len(pairs)) as progress:
+    page.thumbnails = reductions.thumbnails(paths_to_show(pairs), console)
+    with console.progress("images drawn", 2 * len(pairs)) as progress:
         for (x, y), letter, pair in zip(page.places(), letters(), pairs, strict=False):
             page.text(x, y, letter, TEXT_SIZE, INK, 2 * CELL)
             page.mark(x + CELL + GAP, y, pair)
@@ -69,7 +70,7 @@ def draw_pairs(
 
 
 def draw_rows(
-    rows: Sequence[Sequence[Pair]], title: str, pictures: PictureStore, console: Console = QUIET
+    rows: Sequence[Sequence[Pair]], title: str, reductions: ReductionStore, console: Console = QUIET
 ) -> Image.Image:
     """Draw a row for each query: the query, then its matches, nearest first.
 
@@ -81,8 +82,8 @@ def draw_rows(
     shown = [row[:MATCHES_IN_ROW] for row in rows[:most]]
     page = _Page(columns, len(shown), CELL, cell_height, title)
     on_page = [pair for row in shown for pair in row]
-    page.thumbnails = pictures.thumbnails(paths_to_show(on_page), console)
-    with console.progress("pictures drawn", len(shown) + sum(map(len, shown))) as progress:
+    page.thumbnails = reductions.thumbnails(paths_to_show(on_page), console)
+    with console.progress("images drawn", len(shown) + sum(map(len, shown))) as progress:
         for number, (row, letter) in enumerate(zip(shown, letters(), strict=False)):
             x, y = page.place(number, 0)
             page.text(x, y, letter, TEXT_SIZE, INK, CELL)
@@ -134,7 +135,7 @@ class _Page:
         self.draw.text((x, y), text, fill=colour, font=font)
 
     def picture(self, x: int, y: int, path: str, label: str, pair: Pair | None = None) -> None:
-        """Show a picture in its square, below it its label or name, and the pair's similarity."""
+        """Show an image in its square, below it its label or name, and the pair's similarity."""
         self.draw.rectangle((x, y, x + CELL - 1, y + CELL - 1), fill=BACKDROP)
         hidden = pair and not pair.may_open_match
         thumbnail = Thumbnail(problem="not opened") if hidden else self.thumbnails[path]

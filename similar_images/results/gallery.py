@@ -10,13 +10,13 @@ from typing import NamedTuple
 from PIL import Image
 
 from similar_images.console import QUIET, Console
+from similar_images.images.reduction_store import ReductionStore, Thumbnail
 from similar_images.matching.findings import Findings
 from similar_images.matching.label_issues import LEAST_MARGIN
-from similar_images.matching.pairs import Pair, Summary, letters
-from similar_images.matching.picture_store import PictureStore, Thumbnail, paths_to_show
-from similar_images.results.rendering import render
+from similar_images.matching.pairs import Pair, Summary, paths_to_show
+from similar_images.results.rendering import letters, render
 
-SIDE = 96  # pixels: the square that shows a picture
+SIDE = 96  # pixels: the square that shows an image
 MAX_SECTION = 48  # pairs of a section
 MAX_GROUPS = 24  # of duplicates
 MAX_COPIES = 6  # that are shown of a group
@@ -28,10 +28,10 @@ BINS = 40  # of the distribution
 
 
 class Shown(NamedTuple):
-    """A picture as it stands in the page, or why it is not shown."""
+    """An image as it stands in the page, or why it is not shown."""
 
     problem: str = ""
-    url: str = ""  # data:, with the picture itself
+    url: str = ""  # data:, with the image itself
     width: int = 0  # pixels on the page
     height: int = 0
     crisp: bool = False  # enlarged by the browser, each pixel becoming a square
@@ -52,7 +52,7 @@ def gallery(
     findings: Findings,
     summary: Summary,
     title: str,
-    pictures: PictureStore,
+    reductions: ReductionStore,
     console: Console = QUIET,
 ) -> str:
     """Return the page as HTML: no script, nothing from elsewhere, at most some hundreds of pairs.
@@ -81,7 +81,7 @@ def gallery(
         summary=summary,
         sections=sections,
         max_section=MAX_SECTION,
-        thumbnails=_thumbnails(on_page, copies, pictures, console),
+        thumbnails=_thumbnails(on_page, copies, reductions, console),
         groups=groups,
         least_margin=LEAST_MARGIN,
         all_groups=findings.groups,
@@ -96,7 +96,7 @@ def gallery(
 
 
 def _each_once(pairs: Iterable[Pair]) -> list[Pair]:
-    """Return pairs without those of the same two pictures, as a folder matched with itself has."""
+    """Return pairs without those of the same two images, as a folder matched with itself has."""
     found: dict[frozenset[str], Pair] = {}
     for pair in pairs:
         found.setdefault(frozenset((pair.query, pair.match)), pair)
@@ -114,13 +114,13 @@ def _of_every_label(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def _thumbnails(
-    pairs: Sequence[Pair], copies: Sequence[str], pictures: PictureStore, console: Console
+    pairs: Sequence[Pair], copies: Sequence[str], reductions: ReductionStore, console: Console
 ) -> dict[str, Shown]:
-    """Return how each picture is shown, up to MAX_BYTES in all."""
+    """Return how each image is shown, up to MAX_BYTES in all."""
     shown = {pair.match: Shown("not opened") for pair in pairs if not pair.may_open_match}
     paths = list(dict.fromkeys([*paths_to_show(pairs), *copies]))
     size = 0
-    for path, thumbnail in pictures.thumbnails(paths, console).items():
+    for path, thumbnail in reductions.thumbnails(paths, console).items():
         problem = thumbnail.problem or ("not shown" if size >= MAX_BYTES else "")
         shown[path] = Shown(problem) if problem else _shown(thumbnail)
         size += len(shown[path].url)

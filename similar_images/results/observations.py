@@ -10,8 +10,8 @@ from typing import NamedTuple
 from similar_images.matching.findings import Findings
 from similar_images.matching.label_issues import LEAST_MARGIN
 from similar_images.matching.near_duplicates import NearDuplicate
-from similar_images.matching.pairs import Pair, Summary, letters, nearest
-from similar_images.results.rendering import render
+from similar_images.matching.pairs import Pair, Summary, nearest
+from similar_images.results.rendering import letters, render
 
 LISTED = 5  # rows of each list in the report
 
@@ -60,7 +60,7 @@ def report(
 ) -> str:
     """Return the report in Markdown.
 
-    rows: each query's pairs, nearest first. drawn: the nearest pairs of those in the picture.
+    rows: each query's pairs, nearest first. drawn: the nearest pairs of those in the image.
     """
     first = nearest(rows)
     ordered = sorted(first, key=lambda pair: pair.similarity)

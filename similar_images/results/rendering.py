@@ -1,7 +1,9 @@
 """Fill in the templates of gallery.html and observations.md; untrusted text is escaped."""
 
+import itertools
 import re
-from collections.abc import Sequence
+import string
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,13 @@ def code(text: str) -> str:
 def row(cells: Sequence[object]) -> str:
     """Return a row of a Markdown table."""
     return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+def letters() -> Iterator[str]:
+    """Yield A to Z, then AA, AB and so on."""
+    for length in itertools.count(1):
+        for chars in itertools.product(string.ascii_uppercase, repeat=length):
+            yield "".join(chars)
 
 
 @cache

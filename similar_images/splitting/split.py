@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from similar_images.console import Console
-from similar_images.pictures.decode_workers import end_with_parent, interrupts_held
+from similar_images.images.decode_workers import end_with_parent, interrupts_held
 from similar_images.text import printable
 from similar_images.whole_files import leftovers, partial_of, put_back, replacing_together
 

@@ -6,10 +6,10 @@ import zlib
 
 import pytest
 
+from similar_images.images.image_files import FoundImage
 from similar_images.loading import inventory
 from similar_images.loading.inventory import Inventory, State
 from similar_images.milvus.schema import StoredImage
-from similar_images.pictures.image_files import FoundImage
 
 
 def compare(stored: dict[str, StoredImage], found: list[FoundImage]) -> Inventory:

@@ -11,8 +11,8 @@ from helpers import LOAD, MODEL, load, on_both_engines, rows
 from PIL import Image
 
 import embed_and_load
+from similar_images.images import image_files
 from similar_images.milvus.collection import ImageCollection
-from similar_images.pictures import image_files
 
 Fails = Callable[..., str]
 milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
@@ -56,7 +56,7 @@ def test_nothing_is_pruned_under_a_link_that_leads_nowhere(loaded: Path) -> None
 
 @pytest.mark.skipif(os.name != "posix", reason="links are POSIX's")
 def test_nothing_is_pruned_whose_link_leads_nowhere(loaded: Path) -> None:
-    """As where single pictures are links to a disk that is not mounted."""
+    """As where single images are links to a disk that is not mounted."""
     before = rows()
     for path in list(before)[:5]:
         Path("database_set", path).unlink()

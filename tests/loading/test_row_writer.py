@@ -10,14 +10,14 @@ from helpers import on_both_engines
 from milvus_proxy import running_proxy
 from milvus_server import Server
 
+from similar_images.images.decoding import DecodedImage
+from similar_images.images.image_files import MAX_PATH_BYTES
 from similar_images.loading.row_writer import RowWriter
 from similar_images.milvus import client as milvus
 from similar_images.milvus.client import Client, CollectionError, is_lite
 from similar_images.milvus.collection import ImageCollection
 from similar_images.milvus.connection import connect
 from similar_images.milvus.lite import LiteClient
-from similar_images.pictures.decoding import DecodedImage
-from similar_images.pictures.image_files import MAX_PATH_BYTES
 
 milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
 MESSAGE_BYTES = 64 * 2**20  # that a server takes

@@ -14,9 +14,9 @@ from similar_images.matching.label_issues import (
     LEAST_MARGIN,
     LEAST_MATCHES,
     label_issues,
-    label_issues_text,
 )
 from similar_images.matching.pairs import Pair
+from similar_images.results.tables import label_issues_text
 from similar_images.text import printable
 
 

@@ -1,4 +1,4 @@
-"""near_duplicates.py: the same picture, changed in known ways; and other pictures."""
+"""near_duplicates.py: the same image, changed in known ways; and other images."""
 
 import functools
 import itertools
@@ -12,21 +12,21 @@ from sklearn.datasets import load_digits, load_sample_images
 
 from benchmarks.graphics import barcode
 from benchmarks.near_duplicates import compressed, shifted
+from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.near_duplicates import (
     Comparison,
     find_near_duplicates,
-    near_duplicates_text,
 )
 from similar_images.matching.pairs import Pair
-from similar_images.matching.picture_store import PictureStore
+from similar_images.results.tables import near_duplicates_text
 
 Turn = Image.Transpose
 Change = Callable[[Image.Image], Image.Image]
 
 
 def comparison_of(pairs: list[Pair]) -> Comparison:
-    with PictureStore() as pictures:
-        return find_near_duplicates([pairs], pictures)
+    with ReductionStore() as reductions:
+        return find_near_duplicates([pairs], reductions)
 
 
 def half(image: Image.Image) -> Image.Image:
@@ -74,11 +74,11 @@ def pairs_of(first: list[Image.Image], second: list[Image.Image]) -> list[Pair]:
 
 @pytest.mark.parametrize("size", [32, 100, 800])
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_changed_picture_is_found_and_its_change_named(name: str, size: int) -> None:
+def test_a_changed_image_is_found_and_its_change_named(name: str, size: int) -> None:
     change, word = CHANGES[name]
-    pictures = pieces(size)
-    changed = [change(picture) for picture in pictures]
-    found = comparison_of(pairs_of(pictures, changed)).near
+    reductions = pieces(size)
+    changed = [change(image) for image in reductions]
+    found = comparison_of(pairs_of(reductions, changed)).near
     assert len(found) >= 23, "of 24"
     assert sum(word in one.words for one in found) >= 22
     if name in ("mirrored", "half"):
@@ -86,28 +86,28 @@ def test_a_changed_picture_is_found_and_its_change_named(name: str, size: int) -
 
 
 @pytest.mark.parametrize("size", [32, 100, 800])
-def test_other_pictures_are_not_taken_for_the_same(size: int) -> None:
-    pictures = pieces(size)
-    others = pictures[12:] + pictures[:12]
-    assert not comparison_of(pairs_of(pictures, others)).near
+def test_other_images_are_not_taken_for_the_same(size: int) -> None:
+    reductions = pieces(size)
+    others = reductions[12:] + reductions[:12]
+    assert not comparison_of(pairs_of(reductions, others)).near
 
 
-def test_digits_of_one_kind_are_not_one_picture() -> None:
+def test_digits_of_one_kind_are_not_one_image() -> None:
     """Handwriting of 8×8 pixels, enlarged: alike, and too coarse to tell more."""
     digits = load_digits()
     zeros = digits.images[digits.target == 0][:60]
     grey = np.round(zeros * 255 / 16).astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2)
-    pictures = [Image.fromarray(image).convert("RGB") for image in grey]
-    assert not comparison_of(pairs_of(pictures[:30], pictures[30:])).near
-    same = comparison_of(pairs_of(pictures, pictures)).near
+    reductions = [Image.fromarray(image).convert("RGB") for image in grey]
+    assert not comparison_of(pairs_of(reductions[:30], reductions[30:])).near
+    same = comparison_of(pairs_of(reductions, reductions)).near
     assert len(same) == 60
     assert {one.words for one in same} == {"the same pixels"}
 
 
 def test_what_cannot_be_read_or_may_not_be_opened_is_not_compared(own_folder: Path) -> None:
-    (picture,) = pieces(32)[:1]
-    picture.save("a.png")
-    picture.save("b.png")
+    (image,) = pieces(32)[:1]
+    image.save("a.png")
+    image.save("b.png")
     Path("bad.png").write_bytes(b"bad")
     pairs = [
         Pair("a.png", "b.png", 1),
@@ -126,17 +126,17 @@ def test_what_cannot_be_read_or_may_not_be_opened_is_not_compared(own_folder: Pa
 
 
 def words_of(first: Image.Image, second: Image.Image) -> str | None:
-    """How a pair's second picture differs from the first; None if they are no near-duplicates."""
+    """How a pair's second image differs from the first; None if they are no near-duplicates."""
     found = comparison_of(pairs_of([first], [second])).near
     return found[0].words if found else None
 
 
 def pattern(values: np.ndarray) -> Image.Image:
-    """A grey picture of 64×64 pixels from a pattern of 2×2."""
+    """A grey image of 64×64 pixels from a pattern of 2×2."""
     return Image.fromarray(np.tile(values, (32, 32)).astype(np.uint8)).convert("RGB")
 
 
-def test_flat_pictures_are_near_duplicates_only_of_equal_ones() -> None:
+def test_flat_images_are_near_duplicates_only_of_equal_ones() -> None:
     """Nor are patterns whose mean colour they have, nor noise that is gone at 32×32."""
     noise = np.random.default_rng(0).integers(127, 130, (2, 640, 640), dtype=np.uint8)
     alike = [
@@ -149,8 +149,8 @@ def test_flat_pictures_are_near_duplicates_only_of_equal_ones() -> None:
     ]
     for first, second in itertools.permutations(alike, 2):
         assert words_of(first, second) is None
-    for picture in alike:
-        assert words_of(picture, picture.copy()) == "the same pixels"
+    for image in alike:
+        assert words_of(image, image.copy()) == "the same pixels"
 
 
 @pytest.mark.parametrize("guards", [False, True])
@@ -183,17 +183,17 @@ def test_flags_with_different_stripes_are_no_near_duplicates(turned: bool) -> No
 
 def test_the_same_pixels_are_those_of_the_full_size() -> None:
     for size, words in ((500, "equal at 32×32"), (32, "re-encoded")):
-        picture = pieces(size)[0]
-        changed = picture.copy()
+        image = pieces(size)[0]
+        changed = image.copy()
         red, green, blue = changed.getpixel((9, 9))
         changed.putpixel((9, 9), (red ^ 1, green, blue))
-        assert words_of(picture, picture.copy()) == "the same pixels"
-        assert words_of(picture, changed) == words
-    assert words_of(picture, picture.resize((96, 96), Image.Resampling.NEAREST)) == "resized"
+        assert words_of(image, image.copy()) == "the same pixels"
+        assert words_of(image, changed) == words
+    assert words_of(image, image.resize((96, 96), Image.Resampling.NEAREST)) == "resized"
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (1, 9000)])
-def test_pictures_one_pixel_wide_or_high(size: tuple[int, int]) -> None:
+def test_images_one_pixel_wide_or_high(size: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     first, second = (
         Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))

@@ -7,9 +7,9 @@ import pytest
 from helpers import brute_force, exact_embedder, on_both_engines
 
 from similar_images.matching.collection_folder import CollectionFolder
-from similar_images.matching.match import Search, SearchOptions
 from similar_images.matching.queries import Queries
 from similar_images.matching.recall import compare_exactly, measured_recall, recall
+from similar_images.matching.search import Search, SearchOptions
 from similar_images.milvus import collection as image_collection
 from similar_images.milvus.collection import existing_collection
 from similar_images.milvus.connection import connect, resolve_uri

@@ -10,13 +10,13 @@ from helpers import DIMENSION, exact_embedder, load, on_both_engines, pairings, 
 from PIL import Image
 
 import query_code
+from similar_images.images.decoding import DecodedImage
+from similar_images.images.image_files import Listing, iter_images
 from similar_images.milvus import collection as image_collection
 from similar_images.milvus.client import CollectionError
 from similar_images.milvus.collection import MAX_TOP_K, ImageCollection, existing_collection
 from similar_images.milvus.connection import connect, resolve_uri
 from similar_images.network.embedding import embed_images
-from similar_images.pictures.decoding import DecodedImage
-from similar_images.pictures.image_files import Listing, iter_images
 
 milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
 
@@ -59,7 +59,7 @@ def test_rows_for_which_a_filter_is_true_are_counted(loaded: Path, milvus: str) 
         assert collection.count(f"file_size > {middle}") == larger + 1
 
 
-def test_a_picture_is_its_own_nearest_and_nothing_is_nearer_than_equal(loaded: Path) -> None:
+def test_an_image_is_its_own_nearest_and_nothing_is_nearer_than_equal(loaded: Path) -> None:
     with connect(resolve_uri(None), must_exist=True) as client:
         collection = existing_collection(client, "images")
         paths, embeddings = next(collection.stored_embeddings())
@@ -113,7 +113,7 @@ def test_names_cannot_break_a_filter_or_a_line(
         path.parent.mkdir(parents=True, exist_ok=True)
         colour = (16 * number, 255 - 16 * number, 7 * number)
         Image.new("RGB", (12, 12), colour).save(path, "PNG")
-    Path("odd names/bad\nname.png").write_bytes(b"no picture")
+    Path("odd names/bad\nname.png").write_bytes(b"no image")
     assert load("--images", "odd names") == 0
     assert set(rows()) == set(names)
     shutil.copytree("odd names", "odd copies")

@@ -16,16 +16,16 @@ Fails = Callable[..., str]
 
 
 @pytest.fixture
-def pictures(own_folder: object) -> list[str]:
-    """Options that load a folder of one picture."""
-    os.mkdir("pictures")
-    Image.new("RGB", (9, 9)).save("pictures/a.png")
-    return [*LOAD, "--images", "pictures"]
+def reductions(own_folder: object) -> list[str]:
+    """Options that load a folder of one image."""
+    os.mkdir("images")
+    Image.new("RGB", (9, 9)).save("images/a.png")
+    return [*LOAD, "--images", "images"]
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
 def test_a_disk_without_locks_is_not_called_a_file_in_use(
-    number: int, pictures: list[str], fails: Fails, monkeypatch: pytest.MonkeyPatch
+    number: int, reductions: list[str], fails: Fails, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fcntl = pytest.importorskip("fcntl", reason="Windows locks in another way")
 
@@ -33,7 +33,7 @@ def test_a_disk_without_locks_is_not_called_a_file_in_use(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    for main, options in ((embed_and_load.main, pictures), (query_code.main, ["pictures/a.png"])):
+    for main, options in ((embed_and_load.main, reductions), (query_code.main, ["images/a.png"])):
         error = fails(main, *options)
         assert f"milvus.db can't be locked ([Errno {number}] {os.strerror(number)})" in error
         assert "in use" not in error
@@ -43,7 +43,7 @@ def test_a_disk_without_locks_is_not_called_a_file_in_use(
 
 @pytest.mark.parametrize("number", lite.LOCKED)
 def test_a_lock_that_another_process_holds_is_a_file_in_use(
-    number: int, pictures: list[str], fails: Fails, monkeypatch: pytest.MonkeyPatch
+    number: int, reductions: list[str], fails: Fails, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fcntl = pytest.importorskip("fcntl", reason="Windows locks in another way")
 
@@ -51,7 +51,7 @@ def test_a_lock_that_another_process_holds_is_a_file_in_use(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", held)
-    assert "in use by another process" in fails(embed_and_load.main, *pictures)
+    assert "in use by another process" in fails(embed_and_load.main, *reductions)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_lock_that_another_process_holds_is_a_file_in_use(
 def test_a_healthy_file_is_not_called_damaged(
     number: int,
     advice: str,
-    pictures: list[str],
+    reductions: list[str],
     fails: Fails,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -78,11 +78,11 @@ def test_a_healthy_file_is_not_called_damaged(
         return opened(path, *args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "open", refuse)
-    error = fails(embed_and_load.main, *pictures)
+    error = fails(embed_and_load.main, *reductions)
     assert os.strerror(number) in error
     assert error.endswith(f"; {advice}")
 
 
-def test_a_file_in_a_folder_that_does_not_exist(pictures: list[str], fails: Fails) -> None:
-    error = fails(embed_and_load.main, *pictures, "--milvus-uri", "nowhere/x.db")
+def test_a_file_in_a_folder_that_does_not_exist(reductions: list[str], fails: Fails) -> None:
+    error = fails(embed_and_load.main, *reductions, "--milvus-uri", "nowhere/x.db")
     assert "there is no folder nowhere; check --milvus-uri" in error

@@ -7,9 +7,9 @@ import pytest
 from helpers import load, on_both_engines
 
 import query_code
+from similar_images.images.decoding import DecodedImage
 from similar_images.milvus.collection import PROPERTY_PREFIX, existing_collection
 from similar_images.milvus.connection import connect, resolve_uri
-from similar_images.pictures.decoding import DecodedImage
 
 milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
 
@@ -71,16 +71,16 @@ def test_a_property_that_the_loader_never_writes_is_refused(
 def test_rows_of_any_path_end_in_no_traceback_and_are_not_printed_raw(
     loaded: Path, milvus: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """All of these paths are matches: they have the embedding of a picture that is searched for."""
+    """All of these paths are matches: they have the embedding of an image that is searched for."""
     paths = [HOSTILE, "a\0b.png", "../../x.png", "/etc/passwd", r"..\..\x.png", "D:x.png", "."]
     with connect(resolve_uri(None)) as client:
         collection = existing_collection(client, "images")
         [first, *_], embeddings = next(collection.stored_embeddings())
         images = [DecodedImage(path, 1, 32, 32, 1) for path in paths]
         collection.upsert(images, embeddings[[0] * len(paths)])
-    picture = str(Path("database_set", first))
+    image = str(Path("database_set", first))
     capfd.readouterr()
-    for options in ([picture], [picture, "--json"], ["--queries", "database_set"]):
+    for options in ([image], [image, "--json"], ["--queries", "database_set"]):
         assert query_code.main([*options, "--top-k", "9"]) == 0
         printed = checked(capfd)
         assert "passwd" in printed or "--queries" in options

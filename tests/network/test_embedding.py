@@ -14,6 +14,8 @@ from helpers import PROJECT, exact_embedder, run_script
 
 import image_to_embedding as script
 from image_to_embedding import image_to_embedding
+from similar_images.images import decode_workers
+from similar_images.images.image_files import ImageError, Listing, iter_images
 from similar_images.network import embedding
 from similar_images.network.embedding import (
     GPU_IMAGES,
@@ -22,10 +24,9 @@ from similar_images.network.embedding import (
     embed_images,
     make_embedder,
 )
+from similar_images.network.find_network import find_network, torch_network
 from similar_images.network.model_description import ModelError
-from similar_images.network.networks import find_network, torch_network
 from similar_images.network.torch_embedder import TorchEmbedder, torch_device
-from similar_images.pictures.image_files import ImageError, Listing, iter_images
 
 Fails = Callable[..., str]
 
@@ -66,9 +67,9 @@ def test_a_containers_limit_on_cores_is_respected(
     limit: str, cores: int, own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (own_folder / "cpu.max").write_text(f"{limit}\n")
-    monkeypatch.setattr(embedding, "CPU_QUOTA", own_folder / "cpu.max")
+    monkeypatch.setattr(decode_workers, "CPU_QUOTA", own_folder / "cpu.max")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
-    assert embedding.core_count() == cores
+    assert decode_workers.core_count() == cores
 
 
 def test_a_device_that_is_not_there_is_named() -> None:
@@ -223,7 +224,7 @@ def test_help_imports_nothing_heavy(name: str) -> None:
     assert done.stdout.endswith("LOADED []\n")
 
 
-@pytest.mark.parametrize("name", ["pictures.decode_workers", "splitting.split"])
+@pytest.mark.parametrize("name", ["images.decode_workers", "splitting.split"])
 def test_a_worker_process_starts_with_little(name: str) -> None:
     code = f"import sys, similar_images.{name}; print(len(sys.modules), 'csv' in sys.modules)"
     done = subprocess.run(
@@ -237,7 +238,7 @@ FIRST_USE = """
 import sys, threading
 import numpy as np
 from similar_images.network.embedding import EmbeddingOptions, make_embedder
-from similar_images.network.networks import find_network
+from similar_images.network.find_network import find_network
 
 sys.setswitchinterval(1e-6)
 options = EmbeddingOptions(device="cpu", precision="float32", batch_size=1)

@@ -22,16 +22,16 @@ import query_code
 import split_images
 from benchmarks import models
 from image_to_embedding import image_to_embedding
+from similar_images.images.decoding import decode
+from similar_images.images.image_files import Listing, iter_images
 from similar_images.network import network_cache, networks
 from similar_images.network.embedding import EmbeddingOptions, make_embedder
+from similar_images.network.find_network import find_network, torch_network
 from similar_images.network.model_description import ModelError
-from similar_images.network.networks import find_network, torch_network
 from similar_images.network.openvino_embedder import OpenVinoEmbedder
 from similar_images.network.torch_embedder import TorchEmbedder
 from similar_images.network.torch_network import Network
 from similar_images.network.weights import random_state
-from similar_images.pictures.decoding import decode
-from similar_images.pictures.image_files import Listing, iter_images
 
 Fails = Callable[..., str]
 # Of timm's models for tests, those with a class token and with SigLIP's attention pooling.
@@ -43,7 +43,7 @@ slow = pytest.mark.skipif("SLOW_TESTS" not in os.environ, reason="takes minutes;
 
 
 @pytest.fixture
-def pictures(photos: Path) -> list[Image.Image]:
+def reductions(photos: Path) -> list[Image.Image]:
     return [decode(photos, image.path)[1] for image in iter_images(photos, Listing())]
 
 
@@ -61,12 +61,12 @@ def lively(name: str) -> torch.nn.Module:
     return network
 
 
-def timms_own(network: torch.nn.Module, pictures: list[Image.Image]) -> np.ndarray:
-    """The embeddings by timm's transform and network, one picture at a time."""
+def timms_own(network: torch.nn.Module, reductions: list[Image.Image]) -> np.ndarray:
+    """The embeddings by timm's transform and network, one image at a time."""
     data = timm.data.resolve_model_data_config(network)
     transform = timm.data.create_transform(**data, is_training=False)
     with torch.inference_mode():
-        vectors = [network(transform(picture)[None])[0] for picture in pictures]
+        vectors = [network(transform(image)[None])[0] for image in reductions]
         embeddings: np.ndarray = torch.nn.functional.normalize(torch.stack(vectors)).numpy()
         return embeddings
 
@@ -75,10 +75,10 @@ def timms_own(network: torch.nn.Module, pictures: list[Image.Image]) -> np.ndarr
     "name", [*QUICK, *(pytest.param(name, marks=slow) for name in LARGE)], ids=str
 )
 def test_every_kind_of_model_embeds_as_timms_own(
-    name: str, pictures: list[Image.Image], tmp_path: Path
+    name: str, reductions: list[Image.Image], tmp_path: Path
 ) -> None:
     network = lively(name)
-    expected = timms_own(network, pictures)
+    expected = timms_own(network, reductions)
     file = tmp_path / "weights.safetensors"
     safetensors.torch.save_file(network.state_dict(), file)
     kept = find_network(f"timm/{name}", str(file))
@@ -87,7 +87,7 @@ def test_every_kind_of_model_embeds_as_timms_own(
         options = EmbeddingOptions(device="cpu", precision=precision, batch_size=4)
         embedder = make_embedder(kept, options, images=9)
         assert isinstance(embedder, OpenVinoEmbedder)
-        pixels = np.stack([embedder.preprocessing(picture) for picture in pictures])
+        pixels = np.stack([embedder.preprocessing(image) for image in reductions])
         got = np.concatenate([embedder.embed(pixels[i : i + 4]) for i in range(0, len(pixels), 4)])
         if precision == "float32":
             np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
@@ -118,7 +118,7 @@ def test_a_file_may_have_two_classifiers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("crop_mode", ["squash", "border"])
 def test_a_models_crop_mode_is_applied_and_described(
-    crop_mode: str, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+    crop_mode: str, reductions: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """timm has no small model with these, so one is given them."""
     resolve = timm.data.resolve_model_data_config
@@ -131,8 +131,8 @@ def test_a_models_crop_mode_is_applied_and_described(
         f"{resize[crop_mode]} 168 bilinear, centre crop 160, {words}"
     )
     embedder = make_embedder(network, EmbeddingOptions(device="cpu"), images=9)
-    pixels = np.stack([embedder.preprocessing(picture) for picture in pictures])
-    expected = timms_own(network.layers.get_submodule("body"), pictures)
+    pixels = np.stack([embedder.preprocessing(image) for image in reductions])
+    expected = timms_own(network.layers.get_submodule("body"), reductions)
     np.testing.assert_allclose(embedder.embed(pixels), expected, rtol=0, atol=1e-5)
 
 
@@ -313,14 +313,14 @@ def test_what_openvino_can_not_convert_runs_in_torch(
 
 
 class Flipped(torch.nn.Module):
-    """A layer that shows the picture in other colours."""
+    """A layer that shows the image in other colours."""
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         return 255 - pixels
 
 
 class Doubled(torch.nn.Module):
-    """A layer that traces to one for two pictures."""
+    """A layer that traces to one for two images."""
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         return pixels.reshape(2, 160, 160, 3)

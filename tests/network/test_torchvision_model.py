@@ -9,13 +9,13 @@ import torchvision
 from helpers import exact_embedder
 from PIL import Image
 
+from similar_images.images.decoding import decode
+from similar_images.images.image_files import Listing, iter_images
 from similar_images.network import network_cache, networks, torchvision_model
 from similar_images.network.embedding import EmbeddingOptions, make_embedder
+from similar_images.network.find_network import find_network
 from similar_images.network.model_description import ModelError
-from similar_images.network.networks import find_network
 from similar_images.network.torchvision_model import load_network
-from similar_images.pictures.decoding import decode
-from similar_images.pictures.image_files import Listing, iter_images
 
 # The untrained weights of the first version, which knew ResNet18 alone: its collections must still
 # answer queries.
@@ -40,7 +40,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Oracle:
-    """torchvision's transforms and network, one picture at a time; what enters its last layer."""
+    """torchvision's transforms and network, one image at a time; what enters its last layer."""
 
     def __init__(self, name: str, state: dict[str, torch.Tensor], **options: object) -> None:
         self.transforms = torchvision.models.get_model_weights(name).DEFAULT.transforms()
@@ -60,39 +60,39 @@ class Oracle:
 
 
 @pytest.fixture
-def pictures(photos: Path) -> list[Image.Image]:
+def reductions(photos: Path) -> list[Image.Image]:
     return [decode(photos, image.path)[1] for image in iter_images(photos, Listing())]
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_kind_of_classifier_embeds_as_torchvisions_own(
-    name: str, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+    name: str, reductions: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = load_network(name, "random")
     monkeypatch.setattr(networks, "torch_network", lambda *_: network)  # not drawn again
     state = network.layers.get_submodule("body").state_dict()
     oracle = Oracle(name, state)
-    expected = np.stack([oracle.embedding(picture) for picture in pictures])
+    expected = np.stack([oracle.embedding(image) for image in reductions])
     assert expected.shape[1] == int(network.model.dimension)
     kept = find_network(name, "random")
     assert kept.model == network.model
     embedder = make_embedder(
         kept, EmbeddingOptions(device="cpu", precision="float32", batch_size=4), images=9
     )
-    pixels = np.stack([embedder.preprocessing(picture) for picture in pictures])
+    pixels = np.stack([embedder.preprocessing(image) for image in reductions])
     got = np.concatenate([embedder.embed(pixels[i : i + 4]) for i in range(0, len(pixels), 4)])
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
     np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1, atol=1e-5)
 
 
 def test_float32_equals_torchvision_within_a_hundred_thousandth(
-    weights: Path, pictures: list[Image.Image]
+    weights: Path, reductions: list[Image.Image]
 ) -> None:
     state = torch.load(weights, weights_only=True)
     oracle = Oracle("resnet18", state)
-    expected = np.stack([oracle.embedding(picture) for picture in pictures])
+    expected = np.stack([oracle.embedding(image) for image in reductions])
     embedder = exact_embedder(str(weights), "resnet18")
-    pixels = np.stack([embedder.preprocessing(picture) for picture in pictures])
+    pixels = np.stack([embedder.preprocessing(image) for image in reductions])
     np.testing.assert_allclose(embedder.embed(pixels), expected, rtol=0, atol=1e-5)
     single = [embedder.embed(one[None])[0] for one in pixels]
     np.testing.assert_allclose(single, expected, rtol=0, atol=1e-5)
@@ -102,9 +102,9 @@ def test_float32_equals_torchvision_within_a_hundred_thousandth(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_keeps_the_embedding(weights: Path, pictures: list[Image.Image]) -> None:
+def test_a_gpu_keeps_the_embedding(weights: Path, reductions: list[Image.Image]) -> None:
     exact = exact_embedder(str(weights), "resnet18")
-    pixels = np.stack([exact.preprocessing(picture) for picture in pictures])
+    pixels = np.stack([exact.preprocessing(image) for image in reductions])
     network = load_network("resnet18", str(weights))
     fast = make_embedder(network, EmbeddingOptions(device="cuda"), images=9)
     cosines = (fast.embed(pixels) * exact.embed(pixels)).sum(axis=1)
@@ -133,7 +133,7 @@ def test_a_collection_made_by_an_older_version_still_answers() -> None:
 
 
 def test_transform_input_is_part_of_the_model(
-    pictures: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reductions: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """torchvision's GoogLeNet converts its input with the published weights, not with a file's.
 
@@ -148,13 +148,13 @@ def test_transform_input_is_part_of_the_model(
     for weights in ("imagenet", str(file)):
         transformed = weights == "imagenet"
         oracle = Oracle("googlenet", state, init_weights=False, transform_input=transformed)
-        expected = np.stack([oracle.embedding(picture) for picture in pictures[:3]])
+        expected = np.stack([oracle.embedding(image) for image in reductions[:3]])
         for _ in ("converted", "from the cache"):
             network = find_network("googlenet", weights)
             embedder = make_embedder(
                 network, EmbeddingOptions(device="cpu", precision="float32", batch_size=3), images=3
             )
-            pixels = np.stack([embedder.preprocessing(picture) for picture in pictures[:3]])
+            pixels = np.stack([embedder.preprocessing(image) for image in reductions[:3]])
             np.testing.assert_allclose(embedder.embed(pixels), expected, rtol=0, atol=1e-4)
         models[weights] = network.model
         words = "resize 256 bilinear, centre crop 224, ImageNet mean and deviation"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.pairs import Pair
-from similar_images.matching.picture_store import PictureStore
 from similar_images.results import comparison_picture
 from similar_images.results.comparison_picture import CELL, draw_pairs, draw_rows
 
@@ -18,7 +18,7 @@ GOLDEN = Path(__file__).parent / "golden_comparison.png"  # a quarter of the siz
 TITLE = "5,000 queries, nearest by resnet18: 74.8% share the label"
 
 
-def pictures(count: int) -> list[str]:
+def reductions(count: int) -> list[str]:
     names = []
     for number in range(count):
         rng = np.random.default_rng(number)
@@ -29,7 +29,7 @@ def pictures(count: int) -> list[str]:
 
 
 def find(page: Image.Image, name: str) -> list[tuple[int, int]]:
-    """Where a picture stands on the page, enlarged six times, to the pixel."""
+    """Where an image stands on the page, enlarged six times, to the pixel."""
     picture = np.asarray(Image.open(name)).repeat(6, axis=0).repeat(6, axis=1)
     sheet = np.asarray(page)
     corner = (sheet == picture[0, 0]).all(axis=2)
@@ -41,10 +41,10 @@ def find(page: Image.Image, name: str) -> list[tuple[int, int]]:
     return places
 
 
-def test_each_picture_stands_whole_and_crisp_in_its_cell() -> None:
-    names = pictures(20)
+def test_each_image_stands_whole_and_crisp_in_its_cell() -> None:
+    names = reductions(20)
     pairs = [Pair(names[2 * i], names[2 * i + 1], 0.9, 1, "a", "a") for i in range(10)]
-    page = draw_pairs(pairs, "a title", PictureStore())
+    page = draw_pairs(pairs, "a title", ReductionStore())
     places = [find(page, name) for name in names]
     assert all(len(place) == 1 for place in places)
     flat = [place[0] for place in places]
@@ -59,9 +59,9 @@ def test_each_picture_stands_whole_and_crisp_in_its_cell() -> None:
 
 
 def test_top_k_gives_a_row_for_each_query() -> None:
-    names = pictures(8)
+    names = reductions(8)
     rows = [[Pair(names[4 * q], names[4 * q + k], 0.9, k) for k in range(1, 4)] for q in range(2)]
-    page = draw_rows(rows, "a title", PictureStore())
+    page = draw_rows(rows, "a title", ReductionStore())
     places = [find(page, name)[0] for name in names]
     assert len({y for _, y in places[:4]}) == 1
     assert places[4][1] > places[0][1]
@@ -71,34 +71,34 @@ def test_top_k_gives_a_row_for_each_query() -> None:
 
 
 def test_the_page_has_bounds() -> None:
-    names = pictures(2)
+    names = reductions(2)
     row = [Pair(names[0], names[1], 0.9, rank) for rank in range(1, 1001)]
-    page = draw_rows([row], "t", PictureStore())
+    page = draw_rows([row], "t", ReductionStore())
     assert page.width < 3000
-    many = draw_rows([row[:20]] * 100, "t", PictureStore())
+    many = draw_rows([row[:20]] * 100, "t", ReductionStore())
     assert many.width * many.height < 1.2 * comparison_picture.MAX_PIXELS
     assert page.height < many.height
 
 
 def test_a_match_that_may_not_be_opened_is_not() -> None:
-    names = pictures(2)
-    page = draw_pairs([Pair(*names, 0.9, 1, "a", "a", may_open_match=False)], "t", PictureStore())
+    names = reductions(2)
+    page = draw_pairs([Pair(*names, 0.9, 1, "a", "a", may_open_match=False)], "t", ReductionStore())
     assert len(find(page, names[0])) == 1
     assert not find(page, names[1])
 
 
 def test_a_wrong_label_is_marked_by_more_than_colour() -> None:
-    names = pictures(2)
-    right = draw_pairs([Pair(*names, 0.9, 1, "a", "a")], "t", PictureStore()).convert("L")
-    wrong = draw_pairs([Pair(*names, 0.9, 1, "a", "b")], "t", PictureStore()).convert("L")
-    x, y = find(draw_pairs([Pair(*names, 0.9, 1, "a", "b")], "t", PictureStore()), names[1])[0]
+    names = reductions(2)
+    right = draw_pairs([Pair(*names, 0.9, 1, "a", "a")], "t", ReductionStore()).convert("L")
+    wrong = draw_pairs([Pair(*names, 0.9, 1, "a", "b")], "t", ReductionStore()).convert("L")
+    x, y = find(draw_pairs([Pair(*names, 0.9, 1, "a", "b")], "t", ReductionStore()), names[1])[0]
     above = (x - 5, y - 40, x + CELL, y - 6)
     difference = np.abs(np.asarray(right.crop(above)).astype(int) - np.asarray(wrong.crop(above)))
     assert (difference > 100).sum() > 200
 
 
 @pytest.mark.parametrize("size", [(1, 1), (31, 7), (192, 192), (193, 10), (4000, 3000), (3, 2000)])
-def test_pictures_keep_their_shape(size: tuple[int, int]) -> None:
+def test_images_keep_their_shape(size: tuple[int, int]) -> None:
     shown = comparison_picture.fit(Image.new("RGB", size))
     assert max(shown.size) <= CELL
     assert max(shown.size) > CELL // 2
@@ -108,17 +108,17 @@ def test_pictures_keep_their_shape(size: tuple[int, int]) -> None:
 
 
 def test_odd_labels_and_lost_files_fit() -> None:
-    (name,) = pictures(1)
+    (name,) = reductions(1)
     labels = ["", "猫" * 40, "a very long label indeed that never ends", "evil\nline\u202e"]
     pairs = [Pair(name, "gone.png", -0.5, 1, label, label) for label in labels]
-    page = draw_pairs(pairs, "word " * 80, PictureStore())
+    page = draw_pairs(pairs, "word " * 80, ReductionStore())
     assert len(find(page, name)) == 4
     edge = np.asarray(page)[:, -comparison_picture.MARGIN // 2 :]
     assert (edge == 255).all(), "nothing runs over the edge"
 
 
 def test_a_single_pairs_legend_is_shown_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    names, written = pictures(2), []
+    names, written = reductions(2), []
     write = comparison_picture._Page.text
 
     def note(self: Any, x: int, y: int, text: str, size: int, *rest: Any) -> None:
@@ -127,12 +127,12 @@ def test_a_single_pairs_legend_is_shown_whole(monkeypatch: pytest.MonkeyPatch) -
         write(self, x, y, text, size, *rest)
 
     monkeypatch.setattr(comparison_picture._Page, "text", note)
-    draw_pairs([Pair(*names, 0.9, 1, "a", "b")], "t", PictureStore())
+    draw_pairs([Pair(*names, 0.9, 1, "a", "b")], "t", ReductionStore())
     assert "below the match; a cross and a red frame: their labels differ" in " ".join(written)
 
 
 def gradients() -> list[Pair]:
-    """Ten pairs of smooth pictures in many shapes, with labels of all kinds."""
+    """Ten pairs of smooth images in many shapes, with labels of all kinds."""
     shapes = [(32, 32), (300, 200), (200, 300), (900, 100), (100, 900)]
     labels = ["cat", "dog", "", "two words", "a label that is far too long for its cell"]
     pairs = []
@@ -151,12 +151,12 @@ def gradients() -> list[Pair]:
 
 
 def reduced(page: Image.Image) -> np.ndarray:
-    """A picture at a quarter of its size, where a font's fine points don't count."""
+    """An image at a quarter of its size, where a font's fine points don't count."""
     return np.asarray(page.resize((page.width // 4, page.height // 4), Image.Resampling.BOX))
 
 
 def differs(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two pictures differ by more than the edges of letters do."""
+    """Whether two images differ by more than the edges of letters do."""
     difference = np.abs(one.astype(int) - other.astype(int))
     return bool(difference.mean() > 1 or np.quantile(difference, 0.995) > 60)
 
@@ -164,16 +164,16 @@ def differs(one: np.ndarray, other: np.ndarray) -> bool:
 def test_the_page_looks_like_the_golden_image() -> None:
     pairs = gradients()
     golden = np.asarray(Image.open(GOLDEN))
-    page = reduced(draw_pairs(pairs, TITLE, PictureStore()))
+    page = reduced(draw_pairs(pairs, TITLE, ReductionStore()))
     assert page.shape == golden.shape
     assert not differs(page, golden)
-    swapped = reduced(draw_pairs([pairs[1], pairs[0], *pairs[2:]], "x", PictureStore()))
+    swapped = reduced(draw_pairs([pairs[1], pairs[0], *pairs[2:]], "x", ReductionStore()))
     assert differs(swapped, golden), "the comparison sees two pairs in each other's place"
 
 
 if __name__ == "__main__":  # makes the golden image anew; look at it before it is committed
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        Image.fromarray(reduced(draw_pairs(gradients(), TITLE, PictureStore()))).save(
+        Image.fromarray(reduced(draw_pairs(gradients(), TITLE, ReductionStore()))).save(
             GOLDEN, optimize=True
         )

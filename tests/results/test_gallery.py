@@ -1,4 +1,4 @@
-"""gallery.py: a page that opens anywhere, whatever the pictures, their number and their names."""
+"""gallery.py: a page that opens anywhere, whatever the images, their number and their names."""
 
 import html.parser
 import json
@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.duplicate_groups import Copy, Group
 from similar_images.matching.findings import Findings
 from similar_images.matching.label_issues import LabelIssue
 from similar_images.matching.near_duplicates import NearDuplicate
 from similar_images.matching.pairs import Pair, Summary
-from similar_images.matching.picture_store import PictureStore
 from similar_images.results import gallery as module
 from similar_images.results.gallery import gallery
 
@@ -84,7 +84,7 @@ def page_of(pairs: list[Pair], shown: int = 10) -> str:
     near = [NearDuplicate(pair, ("mirrored",)) for pair in pairs[::50]]
     issues = [LabelIssue(pairs[0], 5, 0, 5)]
     return gallery(
-        pairs, pairs[:shown], Findings(near, issues=issues), SUMMARY, "a title", PictureStore()
+        pairs, pairs[:shown], Findings(near, issues=issues), SUMMARY, "a title", ReductionStore()
     )
 
 
@@ -165,7 +165,7 @@ def test_no_name_can_break_out_of_the_page() -> None:
         Findings(near, groups=[Group(copies)], issues=[LabelIssue(pair, 5, 0, 5)]),
         summary,
         EVIL,
-        PictureStore(),
+        ReductionStore(),
     )
     checker = checked(page)
     assert "script" not in {tag for tag, _ in checker.tags}
@@ -177,20 +177,20 @@ def test_no_name_can_break_out_of_the_page() -> None:
 def test_without_labels_there_is_no_table() -> None:
     names = paint(2)
     page = gallery(
-        [Pair(*names, 0.9)], [Pair(*names, 0.9)], Findings(), SUMMARY, "t", PictureStore()
+        [Pair(*names, 0.9)], [Pair(*names, 0.9)], Findings(), SUMMARY, "t", ReductionStore()
     )
     checked(page)
     assert "confusion" not in page
     assert "No pair has two different labels" in page
 
 
-def test_small_pictures_are_crisp_and_large_ones_reduced() -> None:
+def test_reductions_are_crisp_and_large_ones_reduced() -> None:
     page = page_of(sample(3, 2))
     assert 'width="96" height="96" class="crisp"' in page
     for name in paint(1, (400, 100)):
         wide = Pair(name, name, 0.9)
         assert 'width="96" height="24" alt' in gallery(
-            [wide], [wide], Findings(), SUMMARY, "t", PictureStore()
+            [wide], [wide], Findings(), SUMMARY, "t", ReductionStore()
         )
 
 
@@ -222,7 +222,7 @@ PROBE = """<script>addEventListener('load', () => {
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 @pytest.mark.parametrize(("width", "dark"), [(360, True), (1280, False)])
 def test_a_browser_shows_the_page(width: int, dark: bool, own_folder: Path) -> None:
-    """Pictures are decoded, texts have contrast, nothing is wider than the window but the table."""
+    """Images are decoded, texts have contrast, nothing is wider than the window but the table."""
     pairs = [*sample(60, 4), Pair("0.png", "1.png", 0.9, 1, "always right", "always right")]
     page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page_of(pairs))
     Path("probed.html").write_text(page.replace("</head>", f"{PROBE}</head>"), encoding="utf-8")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from benchmarks import (
     competitors,
-    different_pictures,
+    different_images,
     formats,
     judged_pairs,
     label_issues,
@@ -139,8 +139,8 @@ def test_changes_are_found(
 def test_wrong_labels_are_found(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert label_issues.main(options_for(digits, Path())[:8]) == 0
     printed = capsys.readouterr().out
-    assert "200 pictures matched with each other" in printed
-    assert "20 pictures matched with 180 others" in printed
+    assert "200 images matched with each other" in printed
+    assert "20 images matched with 180 others" in printed
     assert len(re.findall("^\\| margin, [0-9]+ matches", printed, re.M)) == 8
 
 
@@ -151,7 +151,7 @@ def test_wrong_labels_among_clear_clusters_are_all_found() -> None:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     images = label_issues.Images(vectors.astype(np.float32), labels)
     similarities, rows = label_issues.nearest(images, None)
-    assert not (rows == np.arange(600)[:, None]).any(), "a picture is no match of its own"
+    assert not (rows == np.arange(600)[:, None]).any(), "an image is no match of its own"
     given, wrong = label_issues.make_wrong(labels, seed=0)
     assert wrong.sum() == 6
     assert ((given != labels) == wrong).all()
@@ -187,7 +187,7 @@ def test_photographs_are_compared_with_the_reference_and_with_torch(
     table = (own_folder / "photographs.md").read_text()
     assert capsys.readouterr().out.strip() == table.strip()
     results = json.loads((own_folder / "photographs.json").read_text())
-    assert "4 pictures (.jpg) of 0.3 to 1.4 megapixels" in table
+    assert "4 images (.jpg) of 0.3 to 1.4 megapixels" in table
     exactness = results["exactness"]
     assert all(name in table for name in results["rates"] | exactness)
     assert any(name.startswith("torch, DataLoader") for name in results["rates"])
@@ -207,9 +207,9 @@ def test_whole_runs_with_photographs_are_timed(
     assert photographs.main([*options, "--repetitions", "1", "--parts", "runs", "large"]) == 0
     results = json.loads((own_folder / "photographs.json").read_text())
     for part, count in (("runs", 2), ("large", 3)):
-        assert f"query_code.py, {count} pictures: seconds" in results[part]
-        load = results[part][f"embed_and_load.py, {count} pictures: seconds"][0]
-        query = results[part][f"query_code.py, {count} pictures: seconds"][0]
+        assert f"query_code.py, {count} images: seconds" in results[part]
+        load = results[part][f"embed_and_load.py, {count} images: seconds"][0]
+        query = results[part][f"query_code.py, {count} images: seconds"][0]
         assert results[part]["query_code.py / embed_and_load.py"][0] == query / load
 
 
@@ -260,7 +260,7 @@ def test_models_are_compared_with_the_default_one(
 @pytest.mark.parametrize(
     "module",
     [
-        different_pictures,
+        different_images,
         formats,
         judged_pairs,
         label_issues,
@@ -285,7 +285,7 @@ def test_a_folder_without_images_ends_in_one_line(
     (own_folder / "empty").mkdir()
     for folder in ("nowhere", "empty"):
         assert folder in fails(near_duplicates.main, folder)
-        assert folder in fails(different_pictures.main, folder)
+        assert folder in fails(different_images.main, folder)
         assert folder in fails(run.main, "--images", folder)
         assert folder in fails(label_issues.main, "--images", folder)
         assert folder in fails(formats.main, "--photographs", folder)

@@ -34,13 +34,13 @@ from PIL import Image
 import embed_and_load
 import query_code
 import split_images
+from similar_images.images import decode_task
+from similar_images.images.decoding import Preprocessing
 from similar_images.milvus.client import Client, CollectionError
 from similar_images.milvus.collection import ImageCollection, existing_collection
 from similar_images.milvus.connection import connect
 from similar_images.milvus.lite import LiteClient
 from similar_images.network.openvino_embedder import OpenVinoEmbedder
-from similar_images.pictures import decode_task
-from similar_images.pictures.decoding import Preprocessing
 
 Fails = Callable[..., str]
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and mounts are POSIX's")
@@ -439,14 +439,14 @@ def rows_of(client: Client) -> list[str]:
 def test_a_folder_that_changes_under_a_load(
     own_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = own_folder / "pictures"
+    root = own_folder / "images"
     root.mkdir()
     draw = random.Random(2)
 
     def paint(path: Path) -> None:
-        """Write a picture of one colour, its file as long as its red is strong."""
+        """Write an image of one colour, its file as long as its red is strong."""
         red = draw.randrange(200)
-        other = path.with_name(".new")  # a picture appears whole, as programs should write
+        other = path.with_name(".new")  # an image appears whole, as programs should write
         image = Image.new("RGB", (8, 8), (red, 40, 90))
         image.save(other, "BMP")
         with open(other, "ab") as file:
@@ -462,7 +462,7 @@ def test_a_folder_that_changes_under_a_load(
     decode = decode_task.decode
 
     def decode_disturbed(folder: Path, path: str, *least_side: int) -> object:
-        """Before each picture is read, this one or another changes, comes or goes."""
+        """Before each image is read, this one or another changes, comes or goes."""
         for _ in range(draw.randrange(3)):
             disturb(root / f"{draw.randrange(260):03d}.bmp")
         if draw.random() < 0.1:
@@ -506,8 +506,8 @@ def bmp_bytes() -> bytes:
 def test_secrets_are_never_printed(
     own_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (own_folder / "pictures").mkdir()
-    Image.new("RGB", (8, 8)).save("pictures/one.png")
+    (own_folder / "images").mkdir()
+    Image.new("RGB", (8, 8)).save("images/one.png")
     monkeypatch.setenv("MILVUS_TOKEN", "root:hush%20hush")
     addresses = [
         "http://me:very%40mum@127.0.0.1:9",
@@ -517,12 +517,12 @@ def test_secrets_are_never_printed(
         "http://very%40mum@127.0.0.1:9?token=very%40mum",
     ]
     for uri in addresses:
-        assert load("--images", "pictures", "--milvus-uri", uri) == 1
-        assert query_code.main(["--queries", "pictures", "--milvus-uri", uri]) == 1
+        assert load("--images", "images", "--milvus-uri", uri) == 1
+        assert query_code.main(["--queries", "images", "--milvus-uri", uri]) == 1
         monkeypatch.setenv("MILVUS_URI", uri)
-        assert query_code.main(["--queries", "pictures"]) == 1
+        assert query_code.main(["--queries", "images"]) == 1
         monkeypatch.delenv("MILVUS_URI")
-    assert load("--images", "pictures") == 0
+    assert load("--images", "images") == 0
     with connect("./milvus.db") as client:
         properties = client.milvus.describe_collection("images")["properties"]
     printed = capfd.readouterr()

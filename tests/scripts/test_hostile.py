@@ -16,8 +16,8 @@ from PIL import Image
 import embed_and_load
 import query_code
 import split_images
-from similar_images.pictures.decoding import decode
-from similar_images.pictures.image_files import ImageError
+from similar_images.images.decoding import decode
+from similar_images.images.image_files import ImageError
 
 Fails = Callable[..., str]
 milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
@@ -75,8 +75,8 @@ def save_gif(root: Path) -> Path:
     return path
 
 
-# Read first by worker processes; one of them dies of a picture with this name.
-KILLED_BY_A_PICTURE = """
+# Read first by worker processes; one of them dies of an image with this name.
+KILLED_BY_AN_IMAGE = """
 import os, signal
 open_file = os.open
 
@@ -89,21 +89,21 @@ os.open = open_or_die
 """
 
 
-def test_a_picture_that_kills_its_worker_is_named_and_keeps_its_row(
+def test_an_image_that_kills_its_worker_is_named_and_keeps_its_row(
     own_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (own_folder / "pictures").mkdir()
+    (own_folder / "images").mkdir()
     (own_folder / "hook").mkdir()
     names = [*(f"{number}.png" for number in range(9)), "deadly.png"]
     for number, name in enumerate(names):
-        Image.new("RGB", (12, 12), (9 * number, 99, 7)).save(f"pictures/{name}")
-    assert load("--images", "pictures") == 0
+        Image.new("RGB", (12, 12), (9 * number, 99, 7)).save(f"images/{name}")
+    assert load("--images", "images") == 0
     assert set(rows()) == set(names)
-    (own_folder / "hook/sitecustomize.py").write_text(KILLED_BY_A_PICTURE)
+    (own_folder / "hook/sitecustomize.py").write_text(KILLED_BY_AN_IMAGE)
     monkeypatch.setenv("PYTHONPATH", str(own_folder / "hook"))
     for name in names:
-        os.utime(f"pictures/{name}", (1, 1))
-    options = ["--images", "pictures", "--batch-size", "4", "--prune", "--prune-most"]
+        os.utime(f"images/{name}", (1, 1))
+    options = ["--images", "images", "--batch-size", "4", "--prune", "--prune-most"]
     capsys.readouterr()
     assert load(*options, "--workers", "2") == 0
     out = capsys.readouterr().out
@@ -223,8 +223,8 @@ class Executes:
 def test_weights_that_say_they_are_larger_than_they_are(own_folder: Path, fails: Fails) -> None:
     import torch
 
-    (own_folder / "pictures").mkdir()
-    Image.new("RGB", (9, 9)).save("pictures/x.png")
+    (own_folder / "images").mkdir()
+    Image.new("RGB", (9, 9)).save("images/x.png")
     whole = io.BytesIO()
     torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, whole)
     for name, data in {
@@ -235,7 +235,7 @@ def test_weights_that_say_they_are_larger_than_they_are(own_folder: Path, fails:
         "pickle": pickle.dumps(Executes()),
     }.items():
         Path(name).write_bytes(data)
-        error = fails(embed_and_load.main, "--images", "pictures", "--weights", name)
+        error = fails(embed_and_load.main, "--images", "images", "--weights", name)
         assert name in error
         assert "weights_only" not in error
     assert not Path("executed").exists()

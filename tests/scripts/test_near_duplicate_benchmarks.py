@@ -1,4 +1,4 @@
-"""Judged pairs and different pictures: what the benchmarks of near-duplicates count."""
+"""Judged pairs and different images: what the benchmarks of near-duplicates count."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from helpers import write_batches
 from PIL import Image, ImageOps
 
-from benchmarks import different_pictures, graphics, judged_pairs
+from benchmarks import different_images, graphics, judged_pairs
 from similar_images.splitting.split import ImageSet, split_positions
 
 Fails = Callable[..., str]
@@ -46,7 +46,7 @@ def test_scores_count_what_was_judged() -> None:
 
 
 def test_the_threshold_decides_what_is_reported() -> None:
-    """Half of each match is another picture: the correlation is in between."""
+    """Half of each match is another image: the correlation is in between."""
     rng, cubic = np.random.default_rng(0), Image.Resampling.BICUBIC
     few = rng.integers(0, 255, (8, 9, 9, 3), dtype=np.uint8)
     first = np.stack([np.asarray(Image.fromarray(x).resize((32, 32), cubic)) for x in few])
@@ -72,29 +72,29 @@ def test_images_that_are_not_those_judged_end_in_one_line(own_folder: Path, fail
 
 
 @pytest.mark.parametrize("name", graphics.GRAPHICS)
-def test_of_drawn_pictures_none_is_another_one_mirrored_or_turned(name: str) -> None:
-    pictures = graphics.GRAPHICS[name]()
-    pixels = [picture.tobytes() for picture in pictures]
-    assert len(set(pixels)) == len(pictures) >= 50
+def test_of_drawn_images_none_is_another_one_mirrored_or_turned(name: str) -> None:
+    reductions = graphics.GRAPHICS[name]()
+    pixels = [image.tobytes() for image in reductions]
+    assert len(set(pixels)) == len(reductions) >= 50
     turns = Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180
-    for own, picture in zip(pixels, pictures, strict=True):
-        turned = {picture.transpose(turn).tobytes() for turn in turns}
+    for own, image in zip(pixels, reductions, strict=True):
+        turned = {image.transpose(turn).tobytes() for turn in turns}
         assert not (turned - {own}) & set(pixels)
 
 
 def test_false_reports_are_counted_and_those_of_a_folder_listed(
     own_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tiles = different_pictures.tiles()
+    tiles = different_images.tiles()
     assert {tile.size for tile in tiles} == {(106, 106)}
     twice = {"twice": lambda: [*tiles[:3], tiles[2]], "plain": lambda: graphics.plain_colours(4)}
-    monkeypatch.setattr(different_pictures, "GRAPHICS", twice)
-    monkeypatch.setattr(different_pictures, "tiles", lambda: graphics.barcodes(3, guards=True))
+    monkeypatch.setattr(different_images, "GRAPHICS", twice)
+    monkeypatch.setattr(different_images, "tiles", lambda: graphics.barcodes(3, guards=True))
     (own_folder / "mine").mkdir()
     mine = [tiles[0], tiles[30], ImageOps.mirror(tiles[0])]
     for number, tile in enumerate([*mine, mine[0].transpose(Image.Transpose.ROTATE_270)]):
         tile.save(own_folder / "mine" / f"{number}.png")
-    assert different_pictures.main(["mine"]) == 0
+    assert different_images.main(["mine"]) == 0
     assert capsys.readouterr().out.splitlines()[2:] == [
         "| parts of two photographs | 3 | 3 | 0 | 0.00% | 0 |",
         "| twice | 4 | 6 | 1 | 16.67% | 0 |",
@@ -108,10 +108,10 @@ def test_false_reports_are_counted_and_those_of_a_folder_listed(
 
 def test_of_many_pairs_some_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [f"{number:02}.png" for number in range(30)]
-    assert len(different_pictures.pairs_among(paths)) == 30 * 29 / 2
-    monkeypatch.setattr(different_pictures, "MOST_PAIRS", 100)
-    drawn = different_pictures.pairs_among(paths)
+    assert len(different_images.pairs_among(paths)) == 30 * 29 / 2
+    monkeypatch.setattr(different_images, "MOST_PAIRS", 100)
+    drawn = different_images.pairs_among(paths)
     assert len(set(drawn)) == 100
     assert all(first < second for first, second in drawn)
-    assert drawn == different_pictures.pairs_among(paths)
+    assert drawn == different_images.pairs_among(paths)
     assert len({path for pair in drawn for path in pair}) > 20

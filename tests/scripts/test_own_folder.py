@@ -1,4 +1,4 @@
-"""A collection's own folder as queries: no picture matches itself, and duplicates are found."""
+"""A collection's own folder as queries: no image matches itself, and duplicates are found."""
 
 import csv
 import os
@@ -31,7 +31,7 @@ def photograph() -> Image.Image:
 
 
 @pytest.mark.parametrize("top_k", [1, 4, 179, 500])
-def test_no_picture_is_its_own_match(
+def test_no_image_is_its_own_match(
     top_k: int, loaded: Path, milvus: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The others come as brute force finds them, and there are as many as were asked for."""
@@ -56,7 +56,7 @@ def test_no_picture_is_its_own_match(
         )
 
 
-def test_changed_and_new_pictures_are_embedded(
+def test_changed_and_new_images_are_embedded(
     loaded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changed, other = sorted(Path("database_set").rglob("*.png"))[:2]
@@ -71,7 +71,7 @@ def test_changed_and_new_pictures_are_embedded(
     assert found[str(changed)] == found["database_set/new.png"] == str(other)
 
 
-def test_a_filter_and_a_least_similarity_leave_the_picture_itself_out(loaded: Path) -> None:
+def test_a_filter_and_a_least_similarity_leave_the_image_itself_out(loaded: Path) -> None:
     options = ["--queries", "database_set", "--top-k", "3"]
     assert query_code.main([*options, "--filter", 'path like "3/%"']) == 0
     rows = pairings()
@@ -84,16 +84,16 @@ def test_a_filter_and_a_least_similarity_leave_the_picture_itself_out(loaded: Pa
 
 
 def test_a_link_leads_to_the_same_file(own_folder: Path, milvus: str) -> None:
-    """A picture that the collection holds under several paths is none of its own matches."""
-    (own_folder / "pictures/sub").mkdir(parents=True)
+    """An image that the collection holds under several paths is none of its own matches."""
+    (own_folder / "images/sub").mkdir(parents=True)
     for number in range(6):
         pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(f"pictures/sub/{number}.png")
-    os.symlink("sub/0.png", "pictures/link.png")
-    os.symlink("pictures", "elsewhere")
-    shutil.copy("pictures/sub/1.png", "pictures/copy.png")
-    assert load("--images", "pictures") == 0
-    for folder in ("pictures", "elsewhere"):
+        Image.fromarray(pixels).save(f"images/sub/{number}.png")
+    os.symlink("sub/0.png", "images/link.png")
+    os.symlink("images", "elsewhere")
+    shutil.copy("images/sub/1.png", "images/copy.png")
+    assert load("--images", "images") == 0
+    for folder in ("images", "elsewhere"):
         assert query_code.main(["--queries", folder, "--top-k", "6"]) == 0
         found = [(row["query"], row["match"]) for row in pairings()]
         for query, match in found:
@@ -133,13 +133,13 @@ def make_copies(folder: Path) -> None:
         )
 
 
-def test_copies_form_groups_whose_best_picture_is_kept(own_folder: Path, milvus: str) -> None:
-    make_copies(own_folder / "pictures")
-    assert load("--images", "pictures") == 0
-    assert query_code.main(["--queries", "pictures"]) == 0
+def test_copies_form_groups_whose_best_image_is_kept(own_folder: Path, milvus: str) -> None:
+    make_copies(own_folder / "images")
+    assert load("--images", "images") == 0
+    assert query_code.main(["--queries", "images"]) == 0
     found = groups()
     first = [row for row in found if row["group"] == "1"]
-    assert [row["path"] for row in first][:1] == ["pictures/best.png"], "the oldest of the largest"
+    assert [row["path"] for row in first][:1] == ["images/best.png"], "the oldest of the largest"
     change = {Path(row["path"]).name: row["change"] for row in first}
     assert change == {
         "best.png": "",
@@ -151,52 +151,52 @@ def test_copies_form_groups_whose_best_picture_is_kept(own_folder: Path, milvus:
         "mirrored.jpg": "mirrored",
     }
     second = [row for row in found if row["group"] == "2"]
-    assert [row["path"] for row in second] == [f"pictures/part {n}.png" for n in range(4)]
+    assert [row["path"] for row in second] == [f"images/part {n}.png" for n in range(4)]
     assert len(found) == 11
     assert [row["keep"] for row in first] == ["keep", *["copy"] * 6]
     for row in found:
-        picture = Image.open(row["path"])
-        assert (str(picture.width), str(picture.height)) == (row["width"], row["height"])
+        image = Image.open(row["path"])
+        assert (str(image.width), str(image.height)) == (row["width"], row["height"])
         assert int(row["file_size"]) == os.path.getsize(row["path"])
     spare = [row["path"] for row in found if row["keep"] == "copy"]
     size = sum(map(os.path.getsize, spare)) / 1e6
     report = Path("results/observations.md").read_text()
-    assert "The near-duplicates form 2 groups of 11 pictures" in report
-    assert f"**9 pictures could go: {size:,.1f} MB**" in report
+    assert "The near-duplicates form 2 groups of 11 images" in report
+    assert f"**9 images could go: {size:,.1f} MB**" in report
     page = Path("results/gallery.html").read_text()
     assert '<section id="groups">' in page
-    assert f"9 pictures could go: {size:,.1f} MB" in page
+    assert f"9 images could go: {size:,.1f} MB" in page
 
 
 def test_no_file_is_its_own_copy(own_folder: Path) -> None:
     """Whoever deletes the copies keeps the file of each group, whatever links lead to it."""
-    (own_folder / "pictures/real").mkdir(parents=True)
-    photograph().save("pictures/real/best.png")
-    photograph().save("pictures/real/copy.jpg")
-    os.symlink("real", "pictures/another")
-    os.symlink("real/best.png", "pictures/a link.png")
-    assert load("--images", "pictures") == 0
-    for folder in ("pictures", "pictures/real"):
+    (own_folder / "images/real").mkdir(parents=True)
+    photograph().save("images/real/best.png")
+    photograph().save("images/real/copy.jpg")
+    os.symlink("real", "images/another")
+    os.symlink("real/best.png", "images/a link.png")
+    assert load("--images", "images") == 0
+    for folder in ("images", "images/real"):
         assert query_code.main(["--queries", folder]) == 0
         files = {os.path.realpath(row["path"]): row["keep"] for row in groups()}
         assert len(groups()) == 2
         assert files == {
-            str(own_folder / "pictures/real/best.png"): "keep",
-            str(own_folder / "pictures/real/copy.jpg"): "copy",
+            str(own_folder / "images/real/best.png"): "keep",
+            str(own_folder / "images/real/copy.jpg"): "copy",
         }
 
 
 def test_a_row_that_is_deleted_meanwhile_is_in_no_group(
     own_folder: Path, milvus: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process prunes the collection while its pictures are compared."""
-    (own_folder / "pictures").mkdir()
+    """Another process prunes the collection while its images are compared."""
+    (own_folder / "images").mkdir()
     for name in ("a.png", "b.png", "c.png"):
-        photograph().save(f"pictures/{name}")
-    assert load("--images", "pictures") == 0
+        photograph().save(f"images/{name}")
+    assert load("--images", "images") == 0
     (own_folder / "queries").mkdir()
-    os.rename("pictures/a.png", "queries/a.png")
-    shutil.copy("queries/a.png", "pictures/a.png")
+    os.rename("images/a.png", "queries/a.png")
+    shutil.copy("queries/a.png", "images/a.png")
     read = ImageCollection.embeddings_of
 
     def delete_and_read(collection: ImageCollection, paths: list[str]) -> Any:
@@ -213,13 +213,13 @@ def test_a_group_has_all_copies_though_each_ones_nearest_is_another(
     own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two pairs of equal files, one pair altered: they only meet beyond the nearest match."""
-    (own_folder / "pictures").mkdir()
-    photograph().save("pictures/a1.png")
-    photograph().save("pictures/b1.jpg", quality=30)
-    shutil.copy("pictures/a1.png", "pictures/a2.png")
-    shutil.copy("pictures/b1.jpg", "pictures/b2.jpg")
-    assert load("--images", "pictures") == 0
-    assert query_code.main(["--queries", "pictures"]) == 0
+    (own_folder / "images").mkdir()
+    photograph().save("images/a1.png")
+    photograph().save("images/b1.jpg", quality=30)
+    shutil.copy("images/a1.png", "images/a2.png")
+    shutil.copy("images/b1.jpg", "images/b2.jpg")
+    assert load("--images", "images") == 0
+    assert query_code.main(["--queries", "images"]) == 0
     nearest = {row["query"][-6:]: row["match"][-6:] for row in pairings()}
     assert nearest == {
         "a1.png": "a2.png",
@@ -230,7 +230,7 @@ def test_a_group_has_all_copies_though_each_ones_nearest_is_another(
     assert {row["group"] for row in groups()} == {"1"}
     assert len(groups()) == 4
     monkeypatch.setattr(duplicate_groups, "NEIGHBOURS", 1)
-    assert query_code.main(["--queries", "pictures"]) == 0
+    assert query_code.main(["--queries", "images"]) == 0
     assert {row["group"] for row in groups()} == {"1", "2"}, "the test sees what it tests"
 
 
@@ -246,37 +246,37 @@ def test_queries_that_are_in_another_collection_are_grouped_with_their_copies(
     assert "could go" not in Path("results/observations.md").read_text()
 
 
-def test_pictures_are_not_compared_if_that_is_not_wanted(loaded: Path) -> None:
+def test_images_are_not_compared_if_that_is_not_wanted(loaded: Path) -> None:
     options = ["--queries", "database_set", "--no-near-duplicates"]
     assert query_code.main(options) == 0
     assert len(pairings()) == 180
     assert groups() == []
     report = Path("results/observations.md").read_text()
-    assert "Pictures were not compared (`--no-near-duplicates`)" in report
+    assert "Images were not compared (`--no-near-duplicates`)" in report
     assert "Pairs whose pixels were compared" not in report
     page = Path("results/gallery.html").read_text()
-    assert "Pictures were not compared." in page
+    assert "Images were not compared." in page
     assert page.count("<img") > 20
 
 
-def test_a_picture_that_is_only_like_a_copy_is_not_to_be_deleted(
+def test_an_image_that_is_only_like_a_copy_is_not_to_be_deleted(
     own_folder: Path, milvus: str
 ) -> None:
     """Three views, each shifted by a fifth: the first and the last overlap too little."""
-    (own_folder / "pictures").mkdir()
+    (own_folder / "images").mkdir()
     for number, quality in enumerate((95, 90, 85)):
         left = 88 * number
         view = photograph().crop((left, 0, left + 440, 420))
-        view.save(f"pictures/{number}.jpg", quality=quality)
-    assert load("--images", "pictures") == 0
-    assert query_code.main(["--queries", "pictures", "--top-k", "2"]) == 0
+        view.save(f"images/{number}.jpg", quality=quality)
+    assert load("--images", "images") == 0
+    assert query_code.main(["--queries", "images", "--top-k", "2"]) == 0
     both_ways = Path("results/near_duplicates.txt").read_text().splitlines()[1:]
     assert len(both_ways) == 4
-    assert "2 pairs of the same picture" in Path("results/gallery.html").read_text()
+    assert "2 pairs of the same image" in Path("results/gallery.html").read_text()
     found = {row["path"]: (row["change"], row["keep"]) for row in groups()}
     assert found == {
-        "pictures/0.jpg": ("", "keep"),
-        "pictures/1.jpg": ("shifted", "copy"),
-        "pictures/2.jpg": ("a copy of another picture of the group", ""),
+        "images/0.jpg": ("", "keep"),
+        "images/1.jpg": ("shifted", "copy"),
+        "images/2.jpg": ("a copy of another image of the group", ""),
     }
-    assert "**1 picture could go" in Path("results/observations.md").read_text()
+    assert "**1 image could go" in Path("results/observations.md").read_text()

@@ -14,13 +14,13 @@ from PIL import Image
 import embed_and_load
 import query_code
 import split_images
+from similar_images.images import image_files
 from similar_images.loading import inventory
 from similar_images.milvus import lite
 from similar_images.milvus.collection import STRONG, ImageCollection
 from similar_images.milvus.connection import connect, resolve_uri
 from similar_images.network import weights as network_weights
 from similar_images.network.openvino_embedder import OpenVinoEmbedder
-from similar_images.pictures import image_files
 
 Fails = Callable[..., str]
 milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
@@ -57,14 +57,14 @@ def test_only_new_and_changed_images_are_embedded_and_lost_ones_pruned(
     first, second, third = sorted(before)[:3]
     Image.new("RGB", (50, 40), "red").save(Path("database_set", first))
     Path("database_set", second).unlink()
-    Path("database_set", third).write_bytes(b"no picture any more")
+    Path("database_set", third).write_bytes(b"no image any more")
     Image.new("RGB", (9, 9), "blue").save("database_set/new one.png")
     capsys.readouterr()
     assert load() == 0
     out = capsys.readouterr().out
     assert "Loaded 2 images" in out
     assert "177 were already in the collection" in out
-    assert f"{third}: not a picture" in out
+    assert f"{third}: not an image" in out
     after = rows()
     assert set(after) == {*before, "new one.png"}
     assert (after[first]["width"], after[first]["height"]) == (50, 40)
@@ -227,11 +227,11 @@ def test_wrong_usage_ends_with_status_2(args: list[str]) -> None:
 def test_photographs_of_all_kinds_are_loaded_and_found_again(
     photos: Path, milvus: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (photos / "text.jpg").write_text("not a picture")
+    (photos / "text.jpg").write_text("not an image")
     assert load("--images", photos) == 0
     out = capsys.readouterr().out
     assert "Loaded 9 images" in out
-    assert "text.jpg: not a picture" in out
+    assert "text.jpg: not an image" in out
     cat = Path(shutil.copy(photos / "猫/三毛.webp", "三毛.webp"))
     assert query_code.main([str(cat), "--top-k", "3", "--precision", "float32"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -261,8 +261,8 @@ def test_results_are_the_same_for_the_same_seed(loaded: Path) -> None:
     for folder in ("one", "two"):
         assert query_code.main(["--output", folder, "--seed", "7"]) == 0
     assert query_code.main(["--output", "three", "--seed", "8"]) == 0
-    pictures = [Path(name, "comparison.png").read_bytes() for name in ("one", "two", "three")]
-    assert pictures[0] == pictures[1] != pictures[2]
+    reductions = [Path(name, "comparison.png").read_bytes() for name in ("one", "two", "three")]
+    assert reductions[0] == reductions[1] != reductions[2]
     assert sorted(os.listdir("one")) == [
         "comparison.png",
         "duplicate_groups.txt",

@@ -67,7 +67,7 @@ def test_an_unreadable_image_is_an_error_after_the_others_were_matched(
     loaded: Path, fails: Fails, capsys: pytest.CaptureFixture[str]
 ) -> None:
     query = str(next(Path("query_set").rglob("*.png")))
-    Path("text.png").write_text("no picture")
+    Path("text.png").write_text("no image")
     assert query_code.main([query, "gone.png", "text.png", "query_set"]) == 1
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
@@ -144,15 +144,15 @@ def test_images_one_pixel_wide_or_high_are_matched(milvus: str) -> None:
 
 
 @lite_only
-def test_a_picture_of_the_first_of_many_named_images_says_so(
+def test_an_image_of_the_first_of_many_named_images_says_so(
     loaded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     queries = [str(path) for path in sorted(Path("query_set").rglob("*.png"))[:4]]
     capsys.readouterr()
     assert query_code.main([*queries, "--pairs", "3"]) == 0
-    assert "The picture shows the first 3 of 4 queries" in capsys.readouterr().out
+    assert "The image shows the first 3 of 4 queries" in capsys.readouterr().out
     assert query_code.main([*queries, "--pairs", "4"]) == 0
-    assert "The picture shows" not in capsys.readouterr().out
+    assert "The image shows" not in capsys.readouterr().out
 
 
 @lite_only

@@ -138,7 +138,7 @@ NOT_RUN_HERE = {
         "test_benchmarks.py, torchvision's"
     ),
     "python -m benchmarks.judged_pairs --cifar ~/Downloads": "test_near_duplicate_benchmarks.py",
-    "python -m benchmarks.different_pictures ~/Pictures": "test_near_duplicate_benchmarks.py",
+    "python -m benchmarks.different_images ~/Pictures": "test_near_duplicate_benchmarks.py",
     "python -m benchmarks.label_issues --images cifar-10/database_set "
     "--queries cifar-10/query_set": "test_benchmarks.py",
     "docker compose up --detach --wait": "wants a container engine",
@@ -389,10 +389,10 @@ def test_a_download_with_another_checksum_is_refused(
 def test_weights_that_cannot_be_downloaded_name_both_ways_out(
     published: dict[str, str], own_folder: Path
 ) -> None:
-    (own_folder / "pictures").mkdir()
-    shutil.copy(PROJECT / "docs/comparison.png", own_folder / "pictures")
+    (own_folder / "images").mkdir()
+    shutil.copy(PROJECT / "docs/comparison.png", own_folder / "images")
     nowhere = {**published, "LOCAL_WEIGHTS": "http://127.0.0.1:9/resnet18-00000000.pth"}
-    done = run_script("embed_and_load.py", "--images", "pictures", cwd=own_folder, env=nowhere)
+    done = run_script("embed_and_load.py", "--images", "images", cwd=own_folder, env=nowhere)
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert "--weights FILE" in done.stderr

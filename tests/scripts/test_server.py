@@ -11,11 +11,11 @@ from helpers import load, rows
 from milvus_server import Server
 
 import query_code
+from similar_images.images import decode_task
 from similar_images.milvus import client as milvus
 from similar_images.milvus.client import Client
 from similar_images.milvus.collection import ImageCollection, existing_collection
 from similar_images.milvus.connection import connect
-from similar_images.pictures import decode_task
 
 Fails = Callable[..., str]
 pytest.importorskip("milvus", reason="there is a Milvus server for Linux alone")

@@ -67,10 +67,10 @@ def test_bars_show_on_a_terminal_alone_and_never_when_quiet(loaded: Path) -> Non
 
 def test_each_phase_of_a_query_has_its_bar(loaded: Path) -> None:
     text = on_a_terminal("query_code.py", "--top-k", "3", "--recall-sample", "5")
-    phases = ["images", "queries", "rows compared", "pictures read", "pairs compared"]
-    for phase in [*phases, "thumbnails", "pictures drawn"]:
+    phases = ["images", "queries", "rows compared", "images read", "pairs compared"]
+    for phase in [*phases, "thumbnails", "images drawn"]:
         assert f" {phase}/s" in text, phase
-    assert "? whole pictures compared/s" not in text, "a bar of nothing"
+    assert "? whole images compared/s" not in text, "a bar of nothing"
 
 
 def test_colours_show_on_a_terminal_alone_and_not_with_no_color(own_folder: Path) -> None:
@@ -85,7 +85,7 @@ def test_colours_show_on_a_terminal_alone_and_not_with_no_color(own_folder: Path
 
 def test_quiet_prints_results_and_troubles_only(capsys: pytest.CaptureFixture[str]) -> None:
     assert split_images.main(["--sample", "--limit", "60", "--quiet"]) == 0
-    Path("database_set/broken.png").write_text("no picture")
+    Path("database_set/broken.png").write_text("no image")
     assert embed_and_load.main([*LOAD, "--quiet"]) == 0
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -41,7 +41,7 @@ def images() -> set[str]:
     assert split_images.main(["--sample", "--limit", "222"]) == 0
     paths = {path.relative_to("database_set").as_posix() for path in Path().glob("d*/*/*.png")}
     assert len(paths) == 199
-    Path("database_set/text.png").write_text("no picture")
+    Path("database_set/text.png").write_text("no image")
     return paths
 
 
@@ -51,13 +51,13 @@ def test_ranks_load_every_image_once(images: set[str], server: Server) -> None:
     assert load.returncode == 0, errors
     assert out.count("Loaded") == 1
     assert "Loaded 199 images" in out
-    assert "text.png: not a picture" in out
+    assert "text.png: not an image" in out
     stored = rows(server.uri)
     assert stored.keys() == images
     gone = sorted(images)[::25]
     for path in gone:
         Path("database_set", path).unlink()
-    out = torchrun(2, server.uri).communicate()[0]  # whatever rank had loaded a picture before
+    out = torchrun(2, server.uri).communicate()[0]  # whatever rank had loaded an image before
     assert "Loaded 0 images" in out
     assert "191 were already in the collection" in out
     assert f"{len(gone)} rows without a readable file: removed" in out

@@ -158,7 +158,7 @@ def test_a_mount_point_is_refused_before_anything_is_touched(
 
 
 @pytest.mark.parametrize("folder", ["database_set", ".database_set.old", ".query_set.partial"])
-def test_pictures_named_like_ours_are_never_deleted(folder: str, fails: Fails) -> None:
+def test_images_named_like_ours_are_never_deleted(folder: str, fails: Fails) -> None:
     mine = Path(folder, "clip1/00001.png")  # as ffmpeg names frames
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"mine")

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 import embed_and_load
+from similar_images.images.image_files import Listing, iter_images
 from similar_images.milvus.collection import STRONG, existing_collection
 from similar_images.milvus.connection import connect, resolve_uri
 from similar_images.milvus.schema import COLUMNS
 from similar_images.network.embedding import Embedder, EmbeddingOptions, embed_images, make_embedder
-from similar_images.network.networks import find_network
-from similar_images.pictures.image_files import Listing, iter_images
+from similar_images.network.find_network import find_network
 
 PROJECT = Path(__file__).resolve().parents[2]
 # The network that embeds soonest, twelve times as fast as resnet18, which test_model.py and the
@@ -146,7 +146,7 @@ def wait_until(condition: Callable[[], bool], what: str, alive: Callable[[], boo
 
 
 def written(folder: Path) -> dict[int, Path]:
-    """Return the pictures of a split's folder: the place in the published order → the file."""
+    """Return the images of a split's folder: the place in the published order → the file."""
     return {int(path.stem): path for path in folder.rglob("*.png")}
 
 

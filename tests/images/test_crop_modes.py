@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from timm.data import create_transform
 
-from similar_images.pictures.decoding import (
+from similar_images.images.decoding import (
     CROP_MODES,
     INTERPOLATIONS,
     MAX_ASPECT,
@@ -30,7 +30,7 @@ def noise(width: int, height: int) -> Image.Image:
 def both(
     image: Image.Image, crop_mode: str, interpolation: str, crop: int, fraction: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What we and timm make of a picture, before it is normalised."""
+    """What we and timm make of an image, before it is normalised."""
     fill = "#" + "".join(f"{round(255 * value):02x}" for value in MEAN)
     ours = Preprocessing(int(crop / fraction), crop, interpolation, crop_mode, fill)
     theirs = create_transform(
@@ -71,10 +71,10 @@ def test_squares_equal_timms(
 
 @pytest.mark.parametrize("crop_mode", CROP_MODES)
 @pytest.mark.parametrize("size", [(20_000, 1), (1, 20_000)])
-def test_a_very_long_picture_has_a_shape_in_every_crop_mode(
+def test_a_very_long_image_has_a_shape_in_every_crop_mode(
     crop_mode: str, size: tuple[int, int]
 ) -> None:
-    """Where timm would give a picture of no height, or take gigabytes."""
+    """Where timm would give an image of no height, or take gigabytes."""
     assert Preprocessing(256, 224, "bicubic", crop_mode)(noise(*size)).shape == (224, 224, 3)
 
 

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from similar_images.console import Console, warn, whole_number
-from similar_images.matching.duplicate_groups import groups_text
+from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.findings import Findings
-from similar_images.matching.label_issues import label_issues_text
-from similar_images.matching.near_duplicates import near_duplicates_text
-from similar_images.matching.pairs import Pair, Summary, choose_rows, nearest, pairings_text
-from similar_images.matching.picture_store import PictureStore
+from similar_images.matching.pairs import Pair, Summary, choose_rows, nearest
 from similar_images.network.model_description import Model
 from similar_images.results.comparison_picture import picture_bytes
 from similar_images.results.gallery import gallery
 from similar_images.results.observations import report
+from similar_images.results.tables import (
+    groups_text,
+    label_issues_text,
+    near_duplicates_text,
+    pairings_text,
+)
 from similar_images.text import counted, printable, share
 
 
@@ -25,19 +28,19 @@ class ResultOptions:
     """What is written, and where."""
 
     folder: Path
-    pairs: int  # in the picture
+    pairs: int  # in the image
     seed: int  # of their random choice
-    near_duplicates: bool  # whether pictures are compared
-    named: bool  # the queries were named one by one: the first are in the picture, the only file
+    near_duplicates: bool  # whether images are compared
+    named: bool  # the queries were named one by one: the first are in the image, the only file
 
     @property
     def picture(self) -> Path:
-        """Where the picture is written; that of named queries replaces no file of a folder's."""
+        """Where the image is written; that of named queries replaces no file of a folder's."""
         return self.folder / ("named_comparison.png" if self.named else "comparison.png")
 
 
 def title_of(rows: Sequence[list[Pair]], model: Model) -> str:
-    """Return the picture's title: how many queries, which model, how many labels agree."""
+    """Return the image's title: how many queries, which model, how many labels agree."""
     queries = counted(len(rows), "query", "queries")
     title = f"{queries}, nearest by {model.architecture} ({Path(model.weights).name} weights)"
     same = [row[0].same_label for row in rows]
@@ -52,7 +55,7 @@ def files_of(
     summary: Summary,
     title: str,
     options: ResultOptions,
-    pictures: PictureStore,
+    reductions: ReductionStore,
     console: Console,
 ) -> Mapping[Path, bytes | Iterable[str]]:
     """Return the files to write, with their contents.
@@ -61,7 +64,7 @@ def files_of(
     """
     drawn_rows = choose_rows(rows, options.pairs, options.seed)
     drawn = nearest(drawn_rows)
-    page = gallery(nearest(rows), drawn, findings, summary, title, pictures, console)
+    page = gallery(nearest(rows), drawn, findings, summary, title, reductions, console)
     return {
         options.folder / "pairings.txt": pairings_text(rows),
         options.folder / "near_duplicates.txt": near_duplicates_text(findings.near),
@@ -69,7 +72,7 @@ def files_of(
         options.folder / "label_issues.txt": label_issues_text(findings.issues),
         options.folder / "observations.md": [report(rows, drawn, findings, summary)],
         options.folder / "gallery.html": [page],
-        options.picture: picture_bytes(drawn_rows, title, pictures, console),
+        options.picture: picture_bytes(drawn_rows, title, reductions, console),
     }
 
 
@@ -77,18 +80,18 @@ def files_of_named(
     rows: Sequence[list[Pair]],
     title: str,
     options: ResultOptions,
-    pictures: PictureStore,
+    reductions: ReductionStore,
     console: Console,
 ) -> Mapping[Path, bytes]:
-    """Return the only file of queries that were named one by one: a picture of the first ones."""
+    """Return the only file of queries that were named one by one: an image of the first ones."""
     if len(rows) > options.pairs:
         queries = counted(len(rows), "query", "queries")
-        console.say(f"The picture shows the first {options.pairs} of {queries}; see --pairs")
-    return {options.picture: picture_bytes(rows[: options.pairs], title, pictures, console)}
+        console.say(f"The image shows the first {options.pairs} of {queries}; see --pairs")
+    return {options.picture: picture_bytes(rows[: options.pairs], title, reductions, console)}
 
 
 def warn_if_not_compared(summary: Summary) -> None:
-    """Warn that pictures of some pairs could not be compared."""
+    """Warn that images of some pairs could not be compared."""
     if summary.compares and summary.not_compared:
         warn(
             f"{summary.not_compared:,} of {counted(summary.pairs, 'pair')} could not be checked "
@@ -121,7 +124,7 @@ def add_result_options(parser: argparse.ArgumentParser) -> None:
         type=whole_number(1, 100),
         default=10,
         metavar="N",
-        help="pairs in the picture (default: 10)",
+        help="pairs in the image (default: 10)",
     )
     parser.add_argument(
         "--seed",

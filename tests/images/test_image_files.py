@@ -1,4 +1,4 @@
-"""image_files.py: which pictures are found under a folder, and what is said of the rest."""
+"""image_files.py: which images are found under a folder, and what is said of the rest."""
 
 import os
 import random
@@ -15,8 +15,8 @@ import pytest
 from helpers import PROJECT
 from PIL import Image
 
-from similar_images.pictures import image_files
-from similar_images.pictures.image_files import (
+from similar_images.images import image_files
+from similar_images.images.image_files import (
     MAX_LISTINGS,
     Listing,
     iter_images,
@@ -34,10 +34,10 @@ def found_in(root: Path) -> tuple[list[str], Listing]:
     return sorted(image.path for image in iter_images(root, listing)), listing
 
 
-def test_pictures_are_found_by_suffix_in_all_folders(photos: Path) -> None:
+def test_images_are_found_by_suffix_in_all_folders(photos: Path) -> None:
     for name in ("a b.png", "a/1.png", "a.png", "a-b/x.png", "Z.PNG"):
         paint(photos / name)
-    (photos / "notes.txt").write_text("not a picture")
+    (photos / "notes.txt").write_text("not an image")
     (photos / ".hidden.png").write_bytes(b"")
     found, listing = found_in(photos)
     assert len(found) == len(set(found))
@@ -80,11 +80,11 @@ def test_links_are_followed_but_never_in_a_circle(photos: Path, own_folder: Path
 
 @pytest.mark.skipif(os.name != "posix", reason="links are POSIX's")
 def test_a_folder_that_two_links_lead_to_is_listed_under_both_names(own_folder: Path) -> None:
-    paint(own_folder / "pictures/2020/rome/1.png")
+    paint(own_folder / "images/2020/rome/1.png")
     paint(own_folder / "root/own.png")
-    (own_folder / "root/by place").symlink_to(own_folder / "pictures/2020/rome")
-    (own_folder / "root/by year").symlink_to(own_folder / "pictures/2020")
-    (own_folder / "root/the same").symlink_to(own_folder / "pictures/2020")
+    (own_folder / "root/by place").symlink_to(own_folder / "images/2020/rome")
+    (own_folder / "root/by year").symlink_to(own_folder / "images/2020")
+    (own_folder / "root/the same").symlink_to(own_folder / "images/2020")
     found, listing = found_in(own_folder / "root")
     assert found == ["by place/1.png", "by year/rome/1.png", "own.png", "the same/rome/1.png"]
     assert not listing.skipped
@@ -165,7 +165,7 @@ def test_folders_are_found_where_an_entry_knows_no_inode(
 
 @pytest.fixture
 def nested(own_folder: Path) -> Iterator[Path]:
-    """1,100 folders in each other with a picture in the last; gone again before pytest tidies."""
+    """1,100 folders in each other with an image in the last; gone again before pytest tidies."""
     top, depth = own_folder / "top", 1100
     paint(top / "x.png")
     os.chdir(top)
@@ -216,7 +216,7 @@ LEFT_OUT = [".eps", ".ps", ".iim", ".pdf", ".wmf", ".emf", ".mpg", ".mpeg", ".h5
 LEFT_OUT += [".grib", ".bufr", ".svg", ".txt", ".mp4", ".zip", ""]
 
 
-def test_pictures_are_told_from_other_files_by_suffix(own_folder: Path) -> None:
+def test_images_are_told_from_other_files_by_suffix(own_folder: Path) -> None:
     for suffix in TAKEN + LEFT_OUT:
         Path(f"x{suffix}").touch()
         Path(f"y{suffix.upper()}").touch()
@@ -243,7 +243,7 @@ def test_heic_is_named_with_its_package_and_taken_with_it(own_folder: Path) -> N
     code = (
         "import sys, json\n{}\n"
         "from pathlib import Path\n"
-        "from similar_images.pictures.image_files import *\n"
+        "from similar_images.images.image_files import *\n"
         "listing = Listing()\n"
         "print([image.path for image in iter_images(Path('.'), listing)])\n"
         "print(has_image_suffix('x.heic'))\n"
@@ -262,9 +262,9 @@ def test_heic_is_named_with_its_package_and_taken_with_it(own_folder: Path) -> N
     assert printed(code.format("")) == ["['x.heic']", "True", ""]
 
 
-def test_a_heic_picture_is_decoded(own_folder: Path) -> None:
+def test_a_heic_image_is_decoded(own_folder: Path) -> None:
     pillow_heif = pytest.importorskip("pillow_heif", reason="optional")
-    from similar_images.pictures.decoding import decode
+    from similar_images.images.decoding import decode
 
     pixels = np.zeros((64, 48, 3), np.uint8)
     pixels[:, :, 0] = 200
@@ -274,6 +274,6 @@ def test_a_heic_picture_is_decoded(own_folder: Path) -> None:
     assert np.abs(np.asarray(rgb).astype(int) - pixels).max() < 12
 
 
-def test_a_picture_is_not_seen_where_memory_runs_out() -> None:
+def test_an_image_is_not_seen_where_memory_runs_out() -> None:
     assert image_files.image_error(MemoryError()).unseen
     assert not image_files.image_error(ValueError("broken")).unseen

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from similar_images.pictures import decode_workers
-from similar_images.pictures.decode_task import Task
-from similar_images.pictures.decode_workers import Decoder
-from similar_images.pictures.decoding import Preprocessing, decode
-from similar_images.pictures.image_files import ImageError, Listing, Skipped, iter_images
+from similar_images.images import decode_workers
+from similar_images.images.decode_task import Task
+from similar_images.images.decode_workers import Decoder
+from similar_images.images.decoding import Preprocessing, decode
+from similar_images.images.image_files import ImageError, Listing, Skipped, iter_images
 
 preprocess = Preprocessing(256, 224)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_unreadable_picture_costs_no_other_of_its_batch(workers: int, photos: Path) -> None:
+def test_an_unreadable_image_costs_no_other_of_its_batch(workers: int, photos: Path) -> None:
     (photos / "broken.jpg").write_bytes(b"nothing")
     paths = [image.path for image in iter_images(photos, Listing())]
     with Decoder(
@@ -37,7 +37,7 @@ def test_an_unreadable_picture_costs_no_other_of_its_batch(workers: int, photos:
         np.testing.assert_array_equal(pixels, preprocess(decode(photos, path)[1]))
 
 
-def test_a_batch_of_bad_pictures_is_empty(own_folder: Path) -> None:
+def test_a_batch_of_bad_images_is_empty(own_folder: Path) -> None:
     for name in "abc":
         Path(f"{name}.png").write_bytes(b"bad")
     with Decoder(Task(root=own_folder, preprocessing=preprocess), 3, workers=0) as decoder:
@@ -70,7 +70,7 @@ if os.environ.get("DIE_AT_ONCE") and "--multiprocessing-fork" in sys.argv:
 
 @pytest.fixture
 def deadly(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder; worker processes die of those of its pictures whose names say so."""
+    """A folder; worker processes die of those of its images whose names say so."""
     (own_folder / "hook").mkdir()
     (own_folder / "hook/sitecustomize.py").write_text(HOOK)
     monkeypatch.setenv("PYTHONPATH", str(own_folder / "hook"))
@@ -78,13 +78,13 @@ def deadly(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def draw(folder: Path, names: list[str]) -> None:
-    """Write pictures, each of a colour of its own."""
+    """Write images, each of a colour of its own."""
     for number, name in enumerate(names):
         Image.new("RGB", (8, 8), (number, 255 - number, 7)).save(folder / name, "PNG")
 
 
 def decoded(decoder: Decoder, names: Iterator[str] | list[str]) -> tuple[list[str], list[Skipped]]:
-    """Return which pictures came, in their order, and which were skipped; check their pixels."""
+    """Return which images came, in their order, and which were skipped; check their pixels."""
     came: list[str] = []
     skipped: list[Skipped] = []
     held = []
@@ -106,7 +106,7 @@ KILLERS = {0: "kills", 9: "crashes", 10: "kills", 20: "crashes", 29: "kills"}
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_picture_that_its_worker_dies_of_costs_no_other(workers: int, deadly: Path) -> None:
+def test_an_image_that_its_worker_dies_of_costs_no_other(workers: int, deadly: Path) -> None:
     names = [f"{number:02d} {KILLERS.get(number, '')}.png" for number in range(30)]
     draw(deadly, names)
     with Decoder(Task(root=deadly, preprocessing=preprocess), 4, workers, ahead=3) as decoder:
@@ -118,10 +118,10 @@ def test_a_picture_that_its_worker_dies_of_costs_no_other(workers: int, deadly: 
     assert not multiprocessing.active_children()
 
 
-def test_a_picture_that_takes_too_long_is_skipped(
+def test_an_image_that_takes_too_long_is_skipped(
     deadly: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decode_workers, "PICTURE_SECONDS", 2)
+    monkeypatch.setattr(decode_workers, "IMAGE_SECONDS", 2)
     names = [f"{number}.png" for number in range(5)] + ["hangs.png", "6.png", "7.png"]
     draw(deadly, names)
     with Decoder(Task(root=deadly, preprocessing=preprocess), 2, workers=2) as decoder:
@@ -130,8 +130,8 @@ def test_a_picture_that_takes_too_long_is_skipped(
     assert skipped == [Skipped("hangs.png", "decoding it takes more than 2 s", unseen=True)]
 
 
-def test_workers_that_the_system_kills_cost_no_picture(own_folder: Path) -> None:
-    """Idle or busy, at many moments of a run: a picture that is in order is never skipped."""
+def test_workers_that_the_system_kills_cost_no_image(own_folder: Path) -> None:
+    """Idle or busy, at many moments of a run: an image that is in order is never skipped."""
     names = [f"{number:02d}.png" for number in range(48)]
     draw(own_folder, names)
     kills = 0

@@ -1,4 +1,4 @@
-"""Find the pictures under a folder by the suffixes of their names, and label them.
+"""Find the images under a folder by the suffixes of their names, and label them.
 
 Of large packages only Pillow is imported: a decode worker imports this file as it starts.
 """
@@ -18,7 +18,7 @@ from PIL import Image
 from similar_images.text import printable
 
 MAX_PATH_BYTES = 4096  # the collection's key holds no more
-# Pillow runs Ghostscript for EPS; inside IPTC it opens a picture of any format, EPS included. The
+# Pillow runs Ghostscript for EPS; inside IPTC it opens an image of any format, EPS included. The
 # others it only recognises: what decodes them is added by other packages, or is Windows's own.
 REFUSED_FORMATS = frozenset({"EPS", "IPTC", "WMF", "MPEG", "BUFR", "GRIB", "HDF5"})
 COMMON_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # tried first: each try costs 20 microseconds
@@ -30,7 +30,7 @@ MAX_LISTINGS = 16  # of one folder that links lead to; links to links could doub
 
 
 class ImageError(Exception):
-    """A picture that could not be read; the message is the reason.
+    """An image that could not be read; the message is the reason.
 
     unseen: what the file holds now is not known, so that its row must be kept.
     """
@@ -41,7 +41,7 @@ class ImageError(Exception):
 
 
 class FoundImage(NamedTuple):
-    """A picture's path under its root ('/' on every system), and its file as listed."""
+    """An image's path under its root ('/' on every system), and its file as listed."""
 
     path: str
     file_size: int  # bytes
@@ -58,7 +58,7 @@ class Skipped(NamedTuple):
 
 @dataclass
 class Listing:
-    """What was found under a folder besides the pictures."""
+    """What was found under a folder besides the images."""
 
     skipped: list[Skipped] = field(default_factory=list)
     left_out: collections.Counter[str] = field(default_factory=collections.Counter)  # by suffix
@@ -69,7 +69,7 @@ class Listing:
 
 
 def label_of(path: str) -> str:
-    """Return a picture's label, the first folder under the root; '' in a flat folder.
+    """Return an image's label, the first folder under the root; '' in a flat folder.
 
     >>> label_of("frog/00042.png"), label_of("cat.png")
     ('frog', '')
@@ -100,7 +100,7 @@ def image_suffixes() -> frozenset[str]:
 def has_image_suffix(path: str) -> bool:
     """Return whether a path's suffix is that of a format that can be decoded now.
 
-    A row whose path has none is not to be pruned: the picture may be there, and the package that
+    A row whose path has none is not to be pruned: the image may be there, and the package that
     decodes it uninstalled.
 
     >>> has_image_suffix("frog/1.PNG"), has_image_suffix("frog.png/1")
@@ -119,9 +119,9 @@ def check_folder(folder: Path, option: str) -> None:
 def iter_images(
     root: Path, listing: Listing, wanted: Callable[[str], bool] = lambda _: True
 ) -> Iterator[FoundImage]:
-    """Yield every picture under root, by the suffix of its name, in no particular order.
+    """Yield every image under root, by the suffix of its name, in no particular order.
 
-    The list is not kept in memory: the first picture is yielded at once. Files and folders whose
+    The list is not kept in memory: the first image is yielded at once. Files and folders whose
     names begin with a dot are left out, as are paths that are not `wanted`. Other files, and what
     can't be listed, are noted in `listing`. Raises OSError if root itself can't be listed.
 
@@ -154,7 +154,7 @@ def left_out_in_words(left_out: Mapping[str, int]) -> str:
 
 
 def image_error(error: Exception) -> ImageError:
-    """Return an error of the system or of a decoder as an ImageError without the picture's path.
+    """Return an error of the system or of a decoder as an ImageError without the image's path.
 
     After an error of the system, which has a number, or without memory, it is not known what the
     file holds. That goes for "No such file", too: it may be a link to a disk that is not mounted.
@@ -167,7 +167,7 @@ def image_error(error: Exception) -> ImageError:
 
 
 def skipped_for(path: str, error: Exception) -> Skipped:
-    """Return the note on a picture that was skipped because of this error."""
+    """Return the note on an image that was skipped because of this error."""
     known = image_error(error)
     return Skipped(path, str(known), known.unseen)
 
@@ -190,7 +190,7 @@ class _Folder:
 
 
 def _walk(root: Path, listing: Listing) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
-    """Yield the path under root and the entry of every file that may be a picture."""
+    """Yield the path under root and the entry of every file that may be an image."""
     top = os.fspath(root)
     folders = [_Folder("", _identity(top))]
     listings: collections.Counter[tuple[int, int]] = collections.Counter()
@@ -215,7 +215,7 @@ def _walk(root: Path, listing: Listing) -> Iterator[tuple[str, "os.DirEntry[str]
 def _files(
     top: str, folder: _Folder, inside: list[_Folder], listing: Listing
 ) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
-    """Yield the files of one folder that may be pictures; add its folders to `inside`."""
+    """Yield the files of one folder that may be images; add its folders to `inside`."""
     with os.scandir(os.path.join(top, folder.path) if folder.path else top) as entries:
         for entry in entries:
             if entry.name.startswith("."):
@@ -237,7 +237,7 @@ def _is_folder(entry: "os.DirEntry[str]", path: str, listing: Listing) -> bool:
         broken = entry.is_symlink() and not os.path.exists(entry.path)
     except OSError:  # links in a circle, a folder that may not be entered
         broken = True
-    if broken and not has_image_suffix(path):  # a picture is noted by iter_images
+    if broken and not has_image_suffix(path):  # an image is noted by iter_images
         listing.skipped.append(Skipped(path, "a broken symbolic link", unseen=True))
     return False
 

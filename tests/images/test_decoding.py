@@ -1,4 +1,4 @@
-"""decoding.py: pictures decoded and preprocessed, against Pillow and torchvision."""
+"""decoding.py: images decoded and preprocessed, against Pillow and torchvision."""
 
 import os
 import subprocess
@@ -14,9 +14,9 @@ from PIL import Image, ImageCms
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as vision
 
-from similar_images.pictures import decoding
-from similar_images.pictures.decoding import MAX_ASPECT, TILE, Preprocessing, decode, to_rgb
-from similar_images.pictures.image_files import ImageError
+from similar_images.images import decoding
+from similar_images.images.decoding import MAX_ASPECT, TILE, Preprocessing, decode, to_rgb
+from similar_images.images.image_files import ImageError
 
 preprocess = Preprocessing(256, 224)
 
@@ -54,7 +54,7 @@ def test_preprocessing_of_squares_equals_torchvision(side: int, how: tuple[int, 
     np.testing.assert_array_equal(ours(noise(side, side)), reference(noise(side, side), ours))
 
 
-def test_a_very_long_picture_costs_little() -> None:
+def test_a_very_long_image_costs_little() -> None:
     assert preprocess(noise(20_000, 1)).shape == preprocess.shape == (224, 224, 3)
 
 
@@ -84,7 +84,7 @@ def pixel(mode: str, value: object) -> Image.Image:
     return Image.new(mode, (1, 1), value)  # type: ignore[arg-type]
 
 
-SHOWN = [  # a picture of one pixel, and its colour over white, computed by hand
+SHOWN = [  # an image of one pixel, and its colour over white, computed by hand
     (pixel("1", 1), (255, 255, 255)),
     (pixel("L", 100), (100, 100, 100)),
     (with_transparent(pixel("L", 100), 100), (255, 255, 255)),
@@ -122,7 +122,7 @@ def test_every_mode_is_shown_in_its_colours(
 
 
 def test_transparency_is_shown_over_white(own_folder: Path) -> None:
-    """In a picture larger than the squares that are converted at a time."""
+    """In an image larger than the squares that are converted at a time."""
     size = (TILE + 20, 2 * TILE + 3)
     image = noise(*size).convert("RGBA")
     image.putalpha(Image.linear_gradient("L").resize(size))
@@ -161,7 +161,7 @@ def test_numbers_are_scaled_by_what_they_hold(
     assert shown[1, :, 2].tolist() == expected
 
 
-def test_numbers_are_scaled_by_the_whole_picture(own_folder: Path) -> None:
+def test_numbers_are_scaled_by_the_whole_image(own_folder: Path) -> None:
     """Its least and greatest value lie in different squares of those converted at a time."""
     values = np.zeros((TILE + 5, 2 * TILE + 5), np.float32)
     values[0, 0], values[-1, -1], values[1, -1], values[-1, 0] = -100, 300, np.nan, -np.inf
@@ -171,13 +171,13 @@ def test_numbers_are_scaled_by_the_whole_picture(own_folder: Path) -> None:
     assert set(np.unique(shown)) == {0, 64, 255}  # zero is a quarter of the way
 
 
-# Kinds of pictures, and what Pillow's own image takes: bytes a pixel.
+# Kinds of images, and what Pillow's own image takes: bytes a pixel.
 KINDS = {"F": 4, "I": 4, "I;16": 2, "RGBA": 4, "LA": 4, "CMYK": 4, "P": 1, "RGB": 4}
 SIDE = 3000
 MEMORY = """
 import sys
 from pathlib import Path
-from similar_images.pictures.decoding import Preprocessing, decode
+from similar_images.images.decoding import Preprocessing, decode
 
 def peak():
     lines = open("/proc/self/status").read().splitlines()
@@ -193,9 +193,7 @@ print(peak() - before)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 @pytest.mark.parametrize("mode", KINDS)
-def test_a_large_picture_takes_little_beside_its_decoded_pixels(
-    mode: str, own_folder: Path
-) -> None:
+def test_a_large_image_takes_little_beside_its_decoded_pixels(mode: str, own_folder: Path) -> None:
     for name, side in (("small.tif", 100), ("large.tif", SIDE)):
         image = Image.linear_gradient("L").resize((side, side))
         if mode == "I;16":
@@ -214,9 +212,7 @@ def test_a_large_picture_takes_little_beside_its_decoded_pixels(
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (1, 900), (900, 1), (1, 5000), (5000, 1)])
 @pytest.mark.parametrize("name", ["F.tif", "I.tif", "RGBA.png", "P.gif", "RGB.jpg", "1.bmp"])
-def test_pictures_one_pixel_wide_or_high(
-    name: str, size: tuple[int, int], own_folder: Path
-) -> None:
+def test_images_one_pixel_wide_or_high(name: str, size: tuple[int, int], own_folder: Path) -> None:
     Image.new(name.partition(".")[0], size, 1).save(name)
     info, rgb = decode(own_folder, name)
     assert (info.width, info.height) == rgb.size == size
@@ -236,7 +232,7 @@ def test_embedded_colour_profiles_are_not_applied(own_folder: Path) -> None:
     np.testing.assert_array_equal(shown, np.asarray(image))
 
 
-# How a camera that was held in each of EXIF's orientations stores an upright picture.
+# How a camera that was held in each of EXIF's orientations stores an upright image.
 STORED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -330,7 +326,7 @@ def test_what_cannot_be_decoded_raises(what: str, own_folder: Path) -> None:
     assert caught.value.unseen == (what == "missing")
 
 
-def test_a_picture_that_changes_while_it_is_read_is_refused(
+def test_an_image_that_changes_while_it_is_read_is_refused(
     own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its row is kept: what the file holds now is not known."""

@@ -1,4 +1,4 @@
-"""picture_store.py: each picture is decoded once, at a reduced scale, and shown as it is."""
+"""reduction_store.py: each image is decoded once, at a reduced scale, and shown as it is."""
 
 import io
 import shutil
@@ -12,18 +12,18 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 import query_code
+from similar_images.images import decode_task
+from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.near_duplicates import find_near_duplicates
 from similar_images.matching.pairs import Pair
-from similar_images.matching.picture_store import PictureStore
-from similar_images.pictures import decode_task
 
-SCALED = 100  # pixels: least short side, so that the pictures below are decoded at a scale
+SCALED = 100  # pixels: least short side, so that the images below are decoded at a scale
 
 
 def words_of(first: str, second: str) -> str | None:
-    with PictureStore(SCALED) as pictures:
-        found = find_near_duplicates([[Pair(first, second, 0.9)]], pictures).near
-        assert pictures[first].scaled or pictures[second].scaled
+    with ReductionStore(SCALED) as reductions:
+        found = find_near_duplicates([[Pair(first, second, 0.9)]], reductions).near
+        assert reductions[first].scaled or reductions[second].scaled
     return found[0].words if found else None
 
 
@@ -73,7 +73,7 @@ def test_what_only_the_reduced_scale_hides_is_no_equality(own_folder: Path) -> N
 
 
 @pytest.mark.parametrize("top_k", ["1", "30"])
-def test_a_query_decodes_each_picture_once(
+def test_a_query_decodes_each_image_once(
     top_k: str, own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Queries while they are embedded, matches once however many queries they match."""
@@ -97,7 +97,7 @@ def test_a_query_decodes_each_picture_once(
     assert query_code.main(["--queries", "queries", "--top-k", top_k]) == 0
     assert decoded.keys() >= {row[side] for row in pairings() for side in ("query", "match")}
     assert set(decoded.values()) == {1}
-    assert scales == {512}, "at one scale, equal pictures have equal pixels"
+    assert scales == {512}, "at one scale, equal images have equal pixels"
     assert Path("results/gallery.html").read_text().count('<img src="data:image/jpeg') > 10
 
 
@@ -117,10 +117,10 @@ def test_thumbnails_are_upright_sharp_and_keep_their_shape(own_folder: Path) -> 
     Path("bad.jpg").write_bytes(b"bad")
     names = ["wide.jpg", "turned.jpg", "small.jpg", "tiny.png", "bad.jpg", "gone.jpg"]
     for examined in (False, True):
-        with PictureStore(512) as pictures:
+        with ReductionStore(512) as reductions:
             if examined:
-                pictures.read(names)
-            found = pictures.thumbnails(names)
+                reductions.read(names)
+            found = reductions.thumbnails(names)
         assert [bool(found[name].problem) for name in names] == [False] * 4 + [True] * 2
         shown = [Image.open(io.BytesIO(found[name].data)) for name in names[:4]]
         assert [image.size for image in shown] == [(192, 128)] * 2 + [(150, 100), (60, 40)]
@@ -135,6 +135,6 @@ def test_names_that_are_not_utf8_are_kept(own_folder: Path) -> None:
     name = b"caf\xe9.png".decode("utf-8", "surrogateescape")
     photograph((50, 50)).save("plain.png")
     shutil.copy("plain.png", name)
-    with PictureStore() as pictures:
-        pictures.read([name, "plain.png"])
-        assert pictures[name].digest == pictures["plain.png"].digest
+    with ReductionStore() as reductions:
+        reductions.read([name, "plain.png"])
+        assert reductions[name].digest == reductions["plain.png"].digest

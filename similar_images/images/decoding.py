@@ -18,19 +18,19 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from similar_images.pictures.image_files import ImageError, image_error, readable_formats
+from similar_images.images.image_files import ImageError, image_error, readable_formats
 
 EXACT_RESIZE = 256  # a power of two: its multiples are not rounded
-MAX_ASPECT = 16  # beyond it, resizing the whole picture would need gigabytes
+MAX_ASPECT = 16  # beyond it, resizing the whole image would need gigabytes
 FOLDER = "it is a folder; query_code.py takes folders with --queries"
 MAX_SIDE = 4096  # pixels, of a network's input: more is a mistake
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")  # as Pillow names them
 CROP_MODES = ("center", "squash", "border")  # as timm names them
-TILE = 512  # pixels: the side of the squares in which a picture is converted
+TILE = 512  # pixels: the side of the squares in which an image is converted
 
 
 class DecodedImage(NamedTuple):
-    """A picture's own size, and its file's size and time when it was decoded."""
+    """An image's own size, and its file's size and time when it was decoded."""
 
     path: str
     file_size: int  # bytes
@@ -41,7 +41,7 @@ class DecodedImage(NamedTuple):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes the square that a network takes: resized, then its centre cropped.
+    """How an image becomes the square that a network takes: resized, then its centre cropped.
 
     Raises ValueError if a value is none that can be applied.
     """
@@ -50,7 +50,7 @@ class Preprocessing:
     crop: int  # pixels: the side of the square
     interpolation: str = "bilinear"  # one of INTERPOLATIONS
     crop_mode: str = "center"  # one of CROP_MODES
-    fill: str = "#000000"  # the colour around a picture in crop mode border
+    fill: str = "#000000"  # the colour around an image in crop mode border
 
     def __post_init__(self) -> None:
         """Check the values, which another package, or a file, may have given."""
@@ -75,7 +75,7 @@ class Preprocessing:
         create_transform() has in their place for other crop modes. In crop mode center, a square
         that is resized to 256 is resized only where the crop keeps it: that gives the same bits
         there (other sizes round differently) and takes 0.30 ms instead of 0.37 for a CIFAR-10
-        image. Very long pictures are cropped first, too, and may differ by one grey level.
+        image. Very long images are cropped first, too, and may differ by one grey level.
         """
         width, height = image.size
         wide, high = self._resized(width, height)
@@ -115,7 +115,7 @@ class Preprocessing:
 def decode(
     root: Path, path: str, least_side: int | None = None
 ) -> tuple[DecodedImage, Image.Image]:
-    """Return a description of the picture root/path and its pixels as an RGB image; see to_rgb.
+    """Return a description of the image root/path and its pixels as an RGB image; see to_rgb.
 
     least_side: pixels; a large JPEG is decoded at the smallest of libjpeg's scales (1/2, 1/4, 1/8)
     that leaves its short side at least so long, by leaving out DCT coefficients: 4 to 8 times as
@@ -123,7 +123,7 @@ def decode(
     ImageError if Pillow can't decode it, or if the file changes meanwhile.
     """
     try:
-        # Opened without waiting: a FIFO that has taken a picture's place would block for ever.
+        # Opened without waiting: a FIFO that has taken an image's place would block for ever.
         flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         handle = os.open(root / path, os.O_RDONLY | flags)
     except OSError as error:
@@ -147,7 +147,7 @@ def decode(
 
 
 def _decode_file(file: BinaryIO, least_side: int | None) -> tuple[Image.Image, tuple[int, int]]:
-    """Return a picture as RGB, perhaps at a reduced scale, and its own width and height."""
+    """Return an image as RGB, perhaps at a reduced scale, and its own width and height."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # beyond twice Pillow's limit of pixels is an error
@@ -161,13 +161,13 @@ def _decode_file(file: BinaryIO, least_side: int | None) -> tuple[Image.Image, t
                 own_size = (height, width) if _on_its_side(image) else (width, height)
                 return to_rgb(image), own_size
     except UnidentifiedImageError as error:
-        raise ImageError("not a picture in a format that Pillow decodes") from error
+        raise ImageError("not an image in a format that Pillow decodes") from error
     except Exception as error:  # decoders of damaged files raise any kind of exception
         raise image_error(error) from error
 
 
 def _on_its_side(image: Image.Image) -> bool:
-    """Return whether a picture's EXIF orientation exchanges its width and height."""
+    """Return whether an image's EXIF orientation exchanges its width and height."""
     with contextlib.suppress(Exception):  # damaged EXIF data are ignored in to_rgb, too
         return image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
     return False
@@ -181,7 +181,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     changed. At most 4 bytes a pixel are needed beside it, and some 15 MB.
     """
     image.load()
-    with contextlib.suppress(Exception):  # a viewer shows a picture with damaged EXIF data, too
+    with contextlib.suppress(Exception):  # a viewer shows an image with damaged EXIF data, too
         ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith(("I", "F")):
         return _in_tiles(image, _grey_scale(image))

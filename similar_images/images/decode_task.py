@@ -1,4 +1,4 @@
-"""What is done with each picture of a batch: decoded, preprocessed for the network, examined."""
+"""What is done with each image of a batch: decoded, preprocessed for the network, examined."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,33 +8,33 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from similar_images.pictures.decoding import DecodedImage, Preprocessing, decode
-from similar_images.pictures.image_files import ImageError, Skipped, skipped_for
+from similar_images.images.decoding import DecodedImage, Preprocessing, decode
+from similar_images.images.image_files import ImageError, Skipped, skipped_for
 
 Examine = Callable[[DecodedImage, Image.Image], Any]  # a function of a module, sent to workers
 
 
 @dataclass
 class Batch:
-    """Decoded pictures, and those of the batch that could not be decoded.
+    """Decoded images, and those of the batch that could not be decoded.
 
-    pixels: (N, crop, crop, 3) uint8, N = len(images); valid until release() is called. findings:
+    pixels: (N, crop, crop, 3) uint8, N = len(images); valid until release() is called. examined:
     what Task.examine returned for each image.
     """
 
     pixels: np.ndarray
     images: list[DecodedImage]
-    findings: list[Any] = field(default_factory=list)
+    examined: list[Any] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     slot: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What is done with each picture; it is sent to the workers.
+    """What is done with each image; it is sent to the workers.
 
     least_side: see decode(). preprocessing: what makes the pixels of a batch; None for none.
-    examine: called with each decoded picture.
+    examine: called with each decoded image.
     """
 
     root: Path
@@ -44,12 +44,12 @@ class Task:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of a picture's pixels in a batch."""
+        """The shape of an image's pixels in a batch."""
         return self.preprocessing.shape if self.preprocessing else (0,)
 
 
 def decode_batch(task: Task, paths: list[str], out: np.ndarray) -> Batch:
-    """Decode the pictures of paths, and preprocess them into out, (at least len(paths), *shape)."""
+    """Decode the images of paths, and preprocess them into out, (at least len(paths), *shape)."""
     batch = Batch(out, [])
     for path in paths:
         try:
@@ -58,7 +58,7 @@ def decode_batch(task: Task, paths: list[str], out: np.ndarray) -> Batch:
                 out[len(batch.images)] = task.preprocessing(rgb)
             batch.images.append(info)
             if task.examine:
-                batch.findings.append(task.examine(info, rgb))
+                batch.examined.append(task.examine(info, rgb))
         except ImageError as error:
             batch.skipped.append(skipped_for(path, error))
     batch.pixels = out[: len(batch.images)]

@@ -10,8 +10,8 @@ import pytest
 from helpers import pairings
 
 import query_code
-from similar_images.matching.match import strong_enough
 from similar_images.matching.matches import Matches
+from similar_images.matching.search import strong_enough
 from similar_images.milvus.schema import Match
 
 Fails = Callable[..., str]

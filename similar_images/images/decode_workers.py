@@ -1,4 +1,4 @@
-"""Worker processes that decode and examine pictures, a batch at a time."""
+"""Worker processes that decode and examine images, a batch at a time."""
 
 import collections
 import contextlib
@@ -16,18 +16,37 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from similar_images.pictures.decode_task import Batch, Task, decode_batch
-from similar_images.pictures.decoding import DecodedImage
-from similar_images.pictures.image_files import ImageError, Skipped
+from similar_images.images.decode_task import Batch, Task, decode_batch
+from similar_images.images.decoding import DecodedImage
+from similar_images.images.image_files import ImageError, Skipped
 
-PICTURE_SECONDS = 120  # a worker that decodes one picture for longer is ended
+IMAGE_SECONDS = 120  # a worker that decodes one image for longer is ended
 KILLED = "a decode worker was killed while it decoded it (out of memory?)"
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # a container's quota and period, in microseconds
+FEW_IMAGES = 64  # are decoded before more than one worker process has started
 SPAWN = multiprocessing.get_context("spawn")  # a fork copies locks that threads hold
+
+
+def core_count() -> int:
+    """Return how many cores this process may use; torchrun's processes on a machine share them.
+
+    A container may see all cores of the machine but be limited to the time of a few.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # no control groups, or no limit: "max"
+        quota, period = map(int, CPU_QUOTA.read_text().split())
+        cores = min(cores, -(-quota // period))
+    sharing = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, cores // max(1, int(sharing) if sharing.isdecimal() else 1))
 
 
 @contextlib.contextmanager
@@ -65,7 +84,7 @@ class _Work:
 
     task: Task
     slots: np.ndarray
-    seconds: float  # for one picture
+    seconds: float  # for one image
     null_device: int  # a file descriptor
 
 
@@ -86,15 +105,15 @@ def _as_array(memory: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _decode_into(slot: int, start: int, paths: list[str]) -> Decoded:
-    """In a worker process: decode pictures into a slot, from its place `start` on.
+    """In a worker process: decode images into a slot, from its place `start` on.
 
     The process ends if one of them takes too long, even in C code that never returns. The alarm
-    for that starts a thread, which takes as long as decoding a small picture: after quick pictures
+    for that starts a thread, which takes as long as decoding a small image: after quick images
     it is not set anew, and may come a hundredth too early.
     """
     assert _work is not None
     images: list[DecodedImage] = []
-    findings: list[Any] = []
+    examined: list[Any] = []
     skipped: list[Skipped] = []
     alarm_set = -math.inf
     for path in paths:
@@ -104,10 +123,10 @@ def _decode_into(slot: int, start: int, paths: list[str]) -> Decoded:
         out = _work.slots[slot, start + len(images) :]
         batch = decode_batch(_work.task, [path], out)
         images += batch.images
-        findings += batch.findings
+        examined += batch.examined
         skipped += batch.skipped
     faulthandler.cancel_dump_traceback_later()
-    return images, findings, skipped
+    return images, examined, skipped
 
 
 @dataclass
@@ -120,12 +139,12 @@ class _Pending:
 
 
 class Decoder:
-    """Worker processes that decode pictures into shared memory; a context manager.
+    """Worker processes that decode images into shared memory; a context manager.
 
     `ahead` batches are decoded before they are asked for; a batch's memory is used again once it
-    is released. A picture whose decoding takes longer than PICTURE_SECONDS, or whose worker is
+    is released. An image whose decoding takes longer than IMAGE_SECONDS, or whose worker is
     killed or crashes, is skipped, and the others are decoded all the same. With workers=0 the
-    calling process decodes, and nothing protects it from such a picture.
+    calling process decodes, and nothing protects it from such an image.
     """
 
     def __init__(self, task: Task, batch_size: int, workers: int, ahead: int = 4) -> None:
@@ -145,7 +164,7 @@ class Decoder:
             self._pool = self._new_pool()
 
     def _new_pool(self) -> ProcessPoolExecutor:
-        work = (self.task, self._shared, self._memory.shape, PICTURE_SECONDS)
+        work = (self.task, self._shared, self._memory.shape, IMAGE_SECONDS)
         return ProcessPoolExecutor(self.workers, SPAWN, _start_worker, work)
 
     def __enter__(self) -> "Decoder":
@@ -161,7 +180,7 @@ class Decoder:
             self._pool.shutdown(wait=kind is not None, cancel_futures=True)  # idle, they end alone
 
     def batches(self, paths: Iterable[str]) -> Iterator[Batch]:
-        """Yield the pictures of paths in batches, in the order of paths.
+        """Yield the images of paths in batches, in the order of paths.
 
         Raises ImageError if worker processes can't be started.
         """
@@ -199,20 +218,20 @@ class Decoder:
         """Return the oldest batch.
 
         When a worker dies, all batches that the workers had are lost. The oldest one is decoded
-        picture by picture, which identifies the picture that caused it, if it is among them; the
+        image by image, which identifies the image that caused it, if it is among them; the
         others are given to new workers.
         """
         oldest = self._waiting.popleft()
         try:
-            images, findings, skipped = oldest.future.result()
+            images, examined, skipped = oldest.future.result()
         except BrokenProcessPool:
             self._restart()
-            images, findings, skipped = self._one_by_one(oldest)
+            images, examined, skipped = self._one_by_one(oldest)
             for pending in self._waiting:
                 if pending.future.exception():
                     pending.future = self._submit(pending.slot, 0, pending.paths)
         pixels = self._memory[oldest.slot, : len(images)]
-        return Batch(pixels, images, findings, skipped, oldest.slot)
+        return Batch(pixels, images, examined, skipped, oldest.slot)
 
     def _restart(self) -> None:
         """Start new workers, after the last of the old ones has ended and writes no more."""
@@ -221,9 +240,9 @@ class Decoder:
         self._pool = self._new_pool()
 
     def _one_by_one(self, batch: _Pending) -> Decoded:
-        """Decode a batch's pictures alone; skip those that kill their worker."""
+        """Decode a batch's images alone; skip those that kill their worker."""
         images: list[DecodedImage] = []
-        findings: list[Any] = []
+        examined: list[Any] = []
         skipped: list[Skipped] = []
         for path in batch.paths:
             self._check_alive()
@@ -231,17 +250,17 @@ class Decoder:
             try:
                 decoded, found, failed = self._submit(batch.slot, len(images), [path]).result()
                 images += decoded
-                findings += found
+                examined += found
                 skipped += failed
             except BrokenProcessPool:
-                late = time.monotonic() - began >= PICTURE_SECONDS
-                reason = f"decoding it takes more than {PICTURE_SECONDS} s" if late else KILLED
+                late = time.monotonic() - began >= IMAGE_SECONDS
+                reason = f"decoding it takes more than {IMAGE_SECONDS} s" if late else KILLED
                 skipped.append(Skipped(path, reason, unseen=True))
                 self._restart()
-        return images, findings, skipped
+        return images, examined, skipped
 
     def _check_alive(self) -> None:
-        """Make sure that a worker answers: a dead one would make it skip an innocent picture."""
+        """Make sure that a worker answers: a dead one would make it skip an innocent image."""
         assert self._pool
         for _ in range(2):
             with contextlib.suppress(BrokenProcessPool):

@@ -6,7 +6,8 @@ import io
 from hypothesis import given
 from hypothesis import strategies as st
 
-from similar_images.matching.pairs import Pair, pairings_text
+from similar_images.matching.pairs import Pair
+from similar_images.results.tables import pairings_text
 from similar_images.text import printable
 
 

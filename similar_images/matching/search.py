@@ -21,7 +21,7 @@ from similar_images.network.model_description import NAMED_WEIGHTS
 from similar_images.text import counted, printable
 
 ROUNDING = 1e-6  # of a cosine in float32: two that differ by no more are equal
-OWN = 0.999  # the least similarity that a picture can have to itself, embedded twice
+OWN = 0.999  # the least similarity that an image can have to itself, embedded twice
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Search:
     def matches(
         self, queries: Queries, top_k: int | None = None, console: Console = QUIET
     ) -> Matches:
-        """Return each query's matches, nearest first; a picture is never its own match.
+        """Return each query's matches, nearest first; an image is never its own match.
 
         top_k: the option's, if None. Where links give a file several paths in the collection, they
         are added to queries.rows.
@@ -91,9 +91,9 @@ class Search:
 
     def _without_itself(self, found: Sequence[Match], queries: Queries, query: int) -> list[Match]:
         """Return a query's matches that are not the same file; note under which paths it is."""
-        rows, picture = queries.rows[query], queries.paths[query]
+        rows, image = queries.rows[query], queries.paths[query]
         for path, similarity in found:
-            if similarity >= OWN and path not in rows and self.folder.is_same_file(path, picture):
+            if similarity >= OWN and path not in rows and self.folder.is_same_file(path, image):
                 rows.add(path)
         return [match for match in found if match.path not in rows]
 

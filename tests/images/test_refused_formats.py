@@ -16,7 +16,7 @@ import pytest
 from helpers import PROJECT
 from PIL import Image
 
-from similar_images.pictures.image_files import REFUSED_FORMATS, readable_formats
+from similar_images.images.image_files import REFUSED_FORMATS, readable_formats
 
 # Formats whose plugins were read: what they open inside a file, they open as one given format
 # (PNG in ICO, JPEG in BLP); they run no program and use no network.
@@ -36,7 +36,7 @@ def test_every_format_is_known_to_be_safe_or_refused() -> None:
 
 
 def iptc(body: bytes) -> bytes:
-    """A picture of 10 times 10 pixels inside IPTC's fields; Pillow looks for its format itself."""
+    """An image of 10 times 10 pixels inside IPTC's fields; Pillow looks for its format itself."""
     fields = [(3, 60, b"\1\0"), (3, 20, b"\0\x0a"), (3, 30, b"\0\x0a"), (3, 120, b"\5")]
     fields.append((8, 10, body))
     return b"".join(b"\x1c" + struct.pack(">BBH", *f[:2], len(f[2])) + f[2] for f in fields)
@@ -87,8 +87,8 @@ RUN = """
 import json, sys
 from pathlib import Path
 from PIL import Image
-from similar_images.pictures.decoding import decode
-from similar_images.pictures.image_files import readable_formats
+from similar_images.images.decoding import decode
+from similar_images.images.image_files import readable_formats
 
 def plain(root, path):
     with Image.open(root / path) as image:
@@ -148,7 +148,7 @@ def test_no_refused_format_runs_a_program(files: Path) -> None:
     assert {kind for kind, _ in errors.values()} == {"ImageError"}
     for name, (_, reason) in errors.items():
         if " in " not in name:
-            assert reason == "not a picture in a format that Pillow decodes"
+            assert reason == "not an image in a format that Pillow decodes"
     assert (events, noted) == ([], "")
 
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter, ImageOps
 
-from similar_images.pictures.decoding import Preprocessing, decode
+from similar_images.images.decoding import Preprocessing, decode
 
 PREPROCESS = Preprocessing(256, 224)
 LEAST = 512
 
 
 def photograph(width: int, height: int) -> Image.Image:
-    """A picture with coarse and fine structure, as photographs have."""
+    """An image with coarse and fine structure, as photographs have."""
     rng = np.random.default_rng(0)
     coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
     coarse = coarse.resize((width, height), Image.Resampling.BICUBIC)
@@ -79,7 +79,7 @@ def test_every_kind_of_jpeg_shows_the_same(
     assert close(PREPROCESS(rgb), PREPROCESS(decode(own_folder, "x.jpg")[1]))
 
 
-def test_an_mpo_shows_its_first_picture(own_folder: Path) -> None:
+def test_an_mpo_shows_its_first_image(own_folder: Path) -> None:
     first = photograph(2100, 1500)
     first.save("x.mpo", "MPO", save_all=True, append_images=[ImageOps.invert(first)], quality=90)
     info, rgb = decode(own_folder, "x.mpo", LEAST)

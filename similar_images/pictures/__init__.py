@@ -1,1 +1,0 @@
-"""Files to pixels: pictures found under a folder, decoded and resized by worker processes."""

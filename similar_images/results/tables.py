@@ -1,0 +1,80 @@
+"""The tables of a run, tab-separated as people and pandas read them."""
+
+import csv
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+
+from similar_images.matching.duplicate_groups import Copy, Group
+from similar_images.matching.label_issues import LabelIssue
+from similar_images.matching.near_duplicates import NearDuplicate
+from similar_images.matching.pairs import Pair
+from similar_images.text import printable
+
+
+def pairings_text(rows: Iterable[Sequence[Pair]]) -> Iterator[str]:
+    r"""Yield the pairs as tab-separated lines under a header; control characters are escaped.
+
+    >>> list(pairings_text([[Pair("q/cat/1.png", "d/cat/2.png", 0.5)]]))
+    ['query\trank\tmatch\tsimilarity\n', 'q/cat/1.png\t1\td/cat/2.png\t0.500000\n']
+    """
+    pairs = itertools.chain.from_iterable(rows)
+    return tab_separated(["query", "rank", "match", "similarity"], map(pairing, pairs))
+
+
+def pairing(pair: Pair) -> list[str]:
+    """Return a pair's cells in the pairings."""
+    return [pair.query, str(pair.rank), pair.match, f"{pair.similarity:.6f}"]
+
+
+def near_duplicates_text(found: Sequence[NearDuplicate]) -> Iterator[str]:
+    """Yield near-duplicates in the form of the pairings, with a column for the changes."""
+    header = ["query", "rank", "match", "similarity", "change"]
+    return tab_separated(header, ([*pairing(one.pair), one.words] for one in found))
+
+
+def groups_text(groups: Sequence[Group]) -> Iterator[str]:
+    """Yield the groups as tab-separated lines under a header; control characters are escaped."""
+    header = ["group", *Copy._fields]
+    return tab_separated(
+        header,
+        (
+            [str(number), *_copy_cells(copy)]
+            for number, group in enumerate(groups, start=1)
+            for copy in group.copies
+        ),
+    )
+
+
+def _copy_cells(copy: Copy) -> list[str]:
+    numbers = [str(number) for number in (copy.width, copy.height, copy.file_size)]
+    return [copy.path, *numbers, f"{copy.similarity:.6f}", copy.change, copy.keep]
+
+
+def label_issues_text(issues: Iterable[LabelIssue]) -> Iterator[str]:
+    r"""Yield the issues as tab-separated lines under a header; control characters are escaped.
+
+    >>> pair = Pair("q/cat/1.png", "d/dog/2.png", 0.5, 2, "cat", "dog")
+    >>> list(label_issues_text([LabelIssue(pair, 18, 1, 20)]))[1].split("\t")
+    ['q/cat/1.png', 'cat', 'dog', '0.8500', '18', '20', 'd/dog/2.png', '0.500000\n']
+    """
+    header = ["query", "label", "suggested", "margin", "votes", "matches", "match", "similarity"]
+    return tab_separated(header, map(_issue_cells, issues))
+
+
+def _issue_cells(issue: LabelIssue) -> list[str]:
+    pair, counts = issue.pair, [str(issue.votes), str(issue.matches)]
+    labels = [pair.query_label, issue.suggested, f"{issue.margin:.4f}"]
+    return [pair.query, *labels, *counts, pair.match, f"{pair.similarity:.6f}"]
+
+
+class _Echo:
+    def write(self, text: str) -> str:
+        return text
+
+
+def tab_separated(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Yield rows of text under a header, separated by tabs, as people and pandas read them."""
+    writer = csv.writer(_Echo(), delimiter="\t", lineterminator="\n")
+    yield writer.writerow(header)
+    for row in rows:
+        yield writer.writerow(map(printable, row))
