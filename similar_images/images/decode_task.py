@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from similar_images.images.decoding import DecodedImage, Preprocessing, decode
+from similar_images.images.decoding import Decoded, DecodedImage, Preprocessing, decode
 from similar_images.images.image_files import ImageError, Skipped, skipped_for
 
-Examine = Callable[[DecodedImage, Image.Image], Any]  # a function of a module, sent to workers
+Examine = Callable[[Decoded], Any]  # a function of a module, sent to workers
 
 
 @dataclass
@@ -53,12 +52,12 @@ def decode_batch(task: Task, paths: list[str], out: np.ndarray) -> Batch:
     batch = Batch(out, [])
     for path in paths:
         try:
-            info, rgb = decode(task.root, path, task.least_side)
+            decoded = decode(task.root, path, task.least_side)
             if task.preprocessing:
-                out[len(batch.images)] = task.preprocessing(rgb)
-            batch.images.append(info)
+                out[len(batch.images)] = task.preprocessing(decoded.rgb)
+            batch.images.append(decoded.info)
             if task.examine:
-                batch.examined.append(task.examine(info, rgb))
+                batch.examined.append(task.examine(decoded))
         except ImageError as error:
             batch.skipped.append(skipped_for(path, error))
     batch.pixels = out[: len(batch.images)]

@@ -39,6 +39,19 @@ class DecodedImage(NamedTuple):
     height: int
 
 
+class Decoded(NamedTuple):
+    """An image as it was decoded.
+
+    rgb: as of to_rgb(). stored: upright, with the mode, the transparency and all bits of the file.
+    has_frames: whether the file has more frames or pages than this first one.
+    """
+
+    info: DecodedImage
+    rgb: Image.Image
+    stored: Image.Image
+    has_frames: bool
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """How an image becomes the square that a network takes: resized, then its centre cropped.
@@ -112,9 +125,7 @@ class Preprocessing:
         return round((resized - self.crop) / 2)
 
 
-def decode(
-    root: Path, path: str, least_side: int | None = None
-) -> tuple[DecodedImage, Image.Image]:
+def decode(root: Path, path: str, least_side: int | None = None) -> Decoded:
     """Return a description of the image root/path and its pixels as an RGB image; see to_rgb.
 
     least_side: pixels; a large JPEG is decoded at the smallest of libjpeg's scales (1/2, 1/4, 1/8)
@@ -137,29 +148,34 @@ def decode(
         if not stat.S_ISREG(before.st_mode):
             raise ImageError("not a regular file")
         with open(handle, "rb", closefd=False) as file:  # some decoders close what they are given
-            rgb, (width, height) = _decode_file(file, least_side)
+            rgb, stored, (width, height), has_frames = _decode_file(file, least_side)
         after = os.fstat(handle)
     finally:
         os.close(handle)
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise ImageError("it changed while it was read", unseen=True)
-    return DecodedImage(path, before.st_size, before.st_mtime_ns, width, height), rgb
+    info = DecodedImage(path, before.st_size, before.st_mtime_ns, width, height)
+    return Decoded(info, rgb, stored, has_frames)
 
 
-def _decode_file(file: BinaryIO, least_side: int | None) -> tuple[Image.Image, tuple[int, int]]:
-    """Return an image as RGB, perhaps at a reduced scale, and its own width and height."""
+def _decode_file(
+    file: BinaryIO, least_side: int | None
+) -> tuple[Image.Image, Image.Image, tuple[int, int], bool]:
+    """Return an image as RGB, perhaps at a reduced scale, and as stored; its width and height."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # beyond twice Pillow's limit of pixels is an error
             with Image.open(file, formats=readable_formats()) as image:
                 width, height = image.size
-                if least_side and isinstance(image, JpegImageFile):  # an MPO is one, too
+                is_jpeg = isinstance(image, JpegImageFile)  # an MPO is one, too
+                has_frames = not is_jpeg and getattr(image, "is_animated", False)
+                if least_side and is_jpeg:
                     image.draft(None, (least_side, least_side))
                 if image.size == (width, height):
                     rgb = to_rgb(image)
-                    return rgb, rgb.size
+                    return rgb, image, rgb.size, has_frames
                 own_size = (height, width) if _on_its_side(image) else (width, height)
-                return to_rgb(image), own_size
+                return to_rgb(image), image, own_size, has_frames
     except UnidentifiedImageError as error:
         raise ImageError("not an image in a format that Pillow decodes") from error
     except Exception as error:  # decoders of damaged files raise any kind of exception

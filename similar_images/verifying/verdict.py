@@ -1,0 +1,247 @@
+"""The verdict on two images: the same as a whole, the same in part, or not near-duplicates.
+
+One principle decides: a copy is an image whose whole content is in the one that is kept, with no
+less detail there.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from similar_images.images.reductions import Reduction, view_size
+from similar_images.verifying import tiny_images
+from similar_images.verifying.difference import NOTHING, Difference, Outside, difference
+from similar_images.verifying.features import LEAST_SIDE, unpacked
+from similar_images.verifying.transform import Transform, by_features, whole
+
+SAME, PART = "same", "part"
+ALIKE = 0.6  # correlation of tiny forms from which on two images may be the same as a whole
+# Grey levels by which a cell must differ: after a change of tone, else, and where nearly all other
+# cells are equal to the last digit, as in graphics that were saved alike.
+TONED_LIMIT, LIMIT, EQUAL_LIMIT, EQUAL = 18.0, 14.0, 6.0, 0.02
+COLOUR_LIMIT, EQUAL_COLOUR_LIMIT, COLOUR_SHARE = 50.0, 8.0, 0.35
+PART_AGREES = 0.25  # the least share of an image that agrees with the other
+COVERED = 0.97  # the share of an image in common from which on the rest counts for nothing
+FRAME_BUSY = 0.12  # the share of a screen's frame that its signs take
+DETAIL = 0.8  # of a crop's detail that the whole must have
+TONE = 0.1, 8.0  # change of contrast; grey levels: less is not named
+SATURATION, STRETCH, DEGREES, SIZE = 1.25, 1.04, 1.0, 1.02  # likewise
+MORE_PIXELS, MUCH_SHARPER, SHARPER = 1.1, 1.0, 0.9  # along a side; pixels of blur in a view
+
+
+class Verdict(NamedTuple):
+    """What two images have in common.
+
+    kind: SAME or PART. changes: in words that hold in both directions; none: the same pixels.
+    better: which of two that are the SAME has more to keep: 1 the first, -1 the second, 0 neither.
+    by_pixels: whether that is so because it has more pixels.
+    """
+
+    kind: str
+    changes: tuple[str, ...] = ()
+    better: int = 0
+    by_pixels: bool = False
+
+    @property
+    def words(self) -> str:
+        """The changes as text."""
+        return ", ".join(self.changes) or "the same pixels"
+
+
+def verify(one: Reduction, other: Reduction) -> Verdict | None:
+    """Return the verdict on two images; None if they are no near-duplicates.
+
+    It does not depend on their order, but for the sign of better.
+    """
+    if _order(other) < _order(one):
+        found = verify(other, one)
+        return found and found._replace(better=-found.better)
+    if one.digest == other.digest and not one.scaled and not other.scaled:
+        return Verdict(SAME)
+    if min(one.width, one.height, other.width, other.height) < LEAST_SIDE:
+        verdict = _of_tiny(one, other)
+    else:
+        verdict = _of_views(one, other)
+    if verdict and verdict.kind == SAME and not (one.shown_whole and other.shown_whole):
+        return Verdict(PART, (*verdict.changes, "other frames or bits not compared"))
+    return verdict
+
+
+def _order(image: Reduction) -> tuple[bytes, int, int]:
+    return image.digest, image.file_size, image.modified_at
+
+
+# --- Views ------------------------------------------------------------------------------------
+
+
+def _of_views(one: Reduction, other: Reduction) -> Verdict | None:
+    """Return the verdict by the transform that explains most: of the whole, or by features."""
+    greys = [tiny_images.grey(side.tiny_pixels) for side in (one, other)]
+    likeness = [tiny_images.likeness(greys[0], greys[1][:, ::step]) for step in (1, -1)]
+    sizes = view_size(one), view_size(other)
+    found = None
+    if max(likeness) >= ALIKE:
+        found = _judged(one, other, whole(*sizes, mirrored=likeness[1] > likeness[0]))
+        if found and found.kind == SAME and not {"border", "cropped"} & {*found.changes}:
+            return found
+    others = unpacked(other.features), unpacked(other.mirrored_features)
+    moved = by_features(unpacked(one.features), others, max(sizes[0]))
+    return (moved and _judged(one, other, moved)) or found
+
+
+def _judged(one: Reduction, other: Reduction, transform: Transform) -> Verdict | None:
+    """Return the verdict on two images of which the second lies on the first in this way."""
+    found = difference(one, other, transform)
+    if found is None:
+        return None
+    compared = found.cells > NOTHING
+    differing = compared & (found.cells > _limit(found))
+    differs = float(differing.sum() / compared.sum())
+    if (1 - differs) * max(found.common) < PART_AGREES or differs > 1 - PART_AGREES:
+        return None
+    covered = [_is_covered(*side) for side in zip(found.common, found.outside, strict=True)]
+    scale = _pixel_scale(one, other, transform)
+    changes = [*_moves(transform), *_tones(found), *_surroundings(found, covered)]
+    if not 1 / SIZE <= scale <= SIZE:
+        changes.append("resized")
+    if not differs and _is_recoloured(found):
+        return Verdict(PART, (*changes, "recoloured"))
+    if differs:
+        words = f"{max(0.1, 100 * differs):.1f}% differs ({_place(differing, compared)})"
+        return Verdict(PART, (*changes, words))
+    if all(covered):
+        return Verdict(SAME, tuple(changes or ["re-encoded"]), *_better(found, scale))
+    if not any(covered):
+        return Verdict(PART, tuple(changes))
+    larger = covered.index(False)
+    detail = 1 / scale if larger else scale
+    if not found.outside[larger].continued or detail < DETAIL:
+        return Verdict(PART, tuple(changes))
+    return Verdict(SAME, tuple(changes), -1 if larger else 1)
+
+
+def _limit(found: Difference) -> float:
+    """Return by how much a cell must differ to be another content."""
+    toned = any(found.greyed) != all(found.greyed) or _is_toned(found)
+    if toned:
+        return TONED_LIMIT
+    return EQUAL_LIMIT if found.typical < EQUAL else LIMIT
+
+
+def _is_toned(found: Difference) -> bool:
+    return abs(np.log(max(found.gain, 0.01))) > TONE[0] or abs(found.offset) > TONE[1]
+
+
+def _is_recoloured(found: Difference) -> bool:
+    most, share = found.colour
+    limit = EQUAL_COLOUR_LIMIT if found.typical < EQUAL else COLOUR_LIMIT
+    return most > limit or share > COLOUR_SHARE
+
+
+def _is_covered(common: float, outside: Outside) -> bool:
+    """Return whether all that an image shows lies on the other: the rest is plain, or a frame."""
+    is_screen = outside.busy <= FRAME_BUSY and outside.on_edge
+    return common >= COVERED or outside.busy == 0 or is_screen
+
+
+def _pixel_scale(one: Reduction, other: Reduction, transform: Transform) -> float:
+    """Return how many pixels of the first image one of the second covers, along a side."""
+    first, second = (max(view_size(side)) / max(side.width, side.height) for side in (one, other))
+    return transform.scale * second / first
+
+
+def _better(found: Difference, scale: float) -> tuple[int, bool]:
+    """Return which of two whole images has more to keep, and whether by its pixels alone.
+
+    Without a border before with one, colour before toned, then more detail.
+    """
+    cropped, framed = (
+        [
+            common < COVERED and outside.framed is with_frame
+            for common, outside in zip(found.common, found.outside, strict=True)
+        ]
+        for with_frame in (False, True)
+    )
+    for more, less in (
+        (cropped[0], cropped[1]),
+        (framed[1], framed[0]),
+        (found.greyed[1], found.greyed[0]),
+    ):
+        if more != less:
+            return (1 if more else -1), False
+    if abs(found.sharper) >= MUCH_SHARPER:
+        return (1 if found.sharper > 0 else -1), False
+    if not 1 / MORE_PIXELS <= scale <= MORE_PIXELS:
+        return (1 if scale > 1 else -1), True
+    if abs(found.sharper) >= SHARPER:
+        return (1 if found.sharper > 0 else -1), False
+    return 0, False
+
+
+def _moves(transform: Transform) -> list[str]:
+    words = ["mirrored"] if transform.mirrored else []
+    if transform.degrees > DEGREES:
+        words.append(f"rotated {transform.degrees:.0f}°")
+    if transform.stretch > STRETCH:
+        words.append("stretched")
+    return words
+
+
+def _tones(found: Difference) -> list[str]:
+    if found.greyed[0] != found.greyed[1]:
+        return ["without colours"]
+    toned = _is_toned(found) or not 1 / SATURATION <= found.saturation <= SATURATION
+    return ["toned"] if toned else []
+
+
+def _surroundings(found: Difference, covered: list[bool]) -> list[str]:
+    """Return in words what lies outside the common part."""
+    words = []
+    for common, outside, is_covered in zip(found.common, found.outside, covered, strict=True):
+        if common < COVERED:
+            framed = "border" if outside.busy == 0 else "frame of a screen"
+            words.append(
+                (framed if outside.framed else "cropped")
+                if is_covered
+                else "beside something else"
+                if outside.framed
+                else "cropped"
+            )
+    return list(dict.fromkeys(words))
+
+
+def _place(differing: np.ndarray, compared: np.ndarray) -> str:
+    """Return in words where the middle of what differs lies."""
+    rows, columns = (np.nonzero(compared.any(axis))[0] for axis in (1, 0))
+    down, right = (
+        (np.nonzero(differing)[axis].mean() - places[0]) / max(1, np.ptp(places))
+        for axis, places in enumerate((rows, columns))
+    )
+    words = [
+        ("upper", "", "lower")[min(2, int(3 * down))],
+        ("left", "", "right")[min(2, int(3 * right))],
+    ]
+    return " ".join(filter(None, words)) or "middle"
+
+
+# --- Small images -----------------------------------------------------------------------------
+
+
+def _of_tiny(one: Reduction, other: Reduction) -> Verdict | None:
+    """Return the verdict on two images of which one is small, by their tiny forms."""
+    greys = [tiny_images.grey(side.tiny_pixels) for side in (one, other)]
+    found = tiny_images.aligned(*greys)
+    if found is None or not found.is_same:
+        return None
+    changes = ["mirrored"] if found.mirrored else []
+    if found.moved >= 1:
+        changes.append("shifted")
+    if found.stretch >= 0.06:
+        changes.append("zoomed")
+    if (one.width, one.height) != (other.width, other.height):
+        changes.append("resized")
+    rest = tiny_images.rest(*(side.tiny_pixels for side in (one, other)), found)
+    if rest > tiny_images.MOST_REST:
+        return Verdict(PART, (*changes, "a part differs"))
+    pixels = one.width * one.height - other.width * other.height
+    return Verdict(SAME, tuple(changes or ["re-encoded"]), int(np.sign(pixels)), bool(pixels))
