@@ -123,11 +123,9 @@ def read_source(source: Path) -> ImageSet:
 def find_source(folder: Path | None, console: Console) -> Path:
     """Return the batch folder or archive to read: from `folder`, from here, or downloaded."""
     place = folder or Path()
-    if (place / BATCHES[0]).exists():
-        return place
-    for candidate in (place / BATCH_FOLDER, place / ARCHIVE):
-        if candidate.exists():
-            return candidate
+    for source in (place, place / BATCH_FOLDER, place / ARCHIVE):
+        if source.is_file() or (source / BATCHES[0]).exists():
+            return source
     if folder:
         raise ImageSetError(f"there is no CIFAR-10 in {folder}; leave out --cifar to download it")
     console.say(f"Downloading CIFAR-10 (170 MB) to {ARCHIVE}")

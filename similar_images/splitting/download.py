@@ -48,17 +48,15 @@ def _fetch(url: str, partial: Path, console: Console) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=STALL_SECONDS)
     except urllib.error.HTTPError as error:
-        if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # nothing is missing
-        raise
+        if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+            raise
+        return  # nothing is missing
     with response:
         if response.status != http.client.PARTIAL_CONTENT:  # the server sends all of it
             done = 0
         total = done + (response.length or 0)  # the length may be unknown
-        with (
-            open(partial, "ab" if done else "wb") as file,
-            console.progress("MB", total // MB) as bar,
-        ):
+        mode = "ab" if done else "wb"
+        with open(partial, mode) as file, console.progress("MB", total // MB) as bar:
             while block := response.read1(BLOCK):
                 file.write(block)
                 done += len(block)

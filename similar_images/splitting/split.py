@@ -14,11 +14,7 @@ from similar_images.console import Console, Progress
 
 
 class ImageSetError(Exception):
-    """A data set can't be read; the message says what to do."""
-
-
-class SplitError(Exception):
-    """A split can't be made or written; the message says what to do."""
+    """A data set can't be read, split or written; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ def split_positions(count: int, query_fraction: float, seed: int) -> tuple[np.nd
             np.arange(count), test_size=query_fraction, random_state=seed
         )
     except ValueError as error:
-        raise SplitError(
+        raise ImageSetError(
             f"{count} images can't be split into {1 - query_fraction:g} and {query_fraction:g}; "
             "choose another --query-fraction"
         ) from error
@@ -58,13 +54,13 @@ def split_positions(count: int, query_fraction: float, seed: int) -> tuple[np.nd
 
 
 def check_targets(folders: Iterable[Path]) -> None:
-    """Raise SplitError, or OSError, unless each folder is missing or empty."""
+    """Raise ImageSetError, or OSError, unless each folder is missing or empty."""
     for folder in folders:
         if os.path.ismount(folder):
-            raise SplitError(f"{folder} is a mount point; choose a folder inside it")
+            raise ImageSetError(f"{folder} is a mount point; choose a folder inside it")
         with contextlib.suppress(FileNotFoundError):
             if any(folder.iterdir()):
-                raise SplitError(
+                raise ImageSetError(
                     f"{folder} is not empty; delete it, or choose other folders with "
                     "--database-set and --query-set"
                 )
@@ -73,7 +69,7 @@ def check_targets(folders: Iterable[Path]) -> None:
 def write_split(images: ImageSet, sets: Mapping[Path, np.ndarray], console: Console) -> None:
     """Write both sets, or neither: each beside its place first, renamed when all is written.
 
-    sets: folder → positions of its images. Raises SplitError if a folder is not empty, OSError
+    sets: folder → positions of its images. Raises ImageSetError if a folder is not empty, OSError
     if the disk is full or read-only.
     """
     written: dict[Path, Path] = {}  # place → what will be renamed to it
@@ -108,9 +104,7 @@ def _write_set(images: ImageSet, positions: np.ndarray, root: Path, progress: Pr
 def _rename_together(written: Mapping[Path, Path]) -> None:
     """Rename all folders to their places, or none; OSError if a place is not empty."""
     with contextlib.ExitStack() as undo:
-        for place, folder in reversed(
-            list(written.items())
-        ):  # what the next script reads comes last
+        for place, folder in reversed(list(written.items())):  # what is read next comes last
             with contextlib.suppress(FileNotFoundError):
                 place.rmdir()
             folder.rename(place)

@@ -1,7 +1,6 @@
 """cifar10.py: batches are read as they were written; damaged and hostile ones are named."""
 
 import copyreg
-import io
 import os
 import pickle
 import re
@@ -41,58 +40,48 @@ def test_reader_returns_what_a_batch_holds(labels: list[int], number: int, rnd: 
         np.testing.assert_array_equal(images, expected)
 
 
-def _damage(folder: Path, what: str) -> None:
-    third = folder / "data_batch_3"
-    good = np.zeros((4, 3072), np.uint8)
-    changes = {
-        "missing": third.unlink,
-        "truncated": lambda: third.write_bytes(third.read_bytes()[:-9000]),
-        "swapped": lambda: third.write_bytes((folder / "data_batch_4").read_bytes()),
-        "shape": lambda: third.write_bytes(python2_batch(3, good[:, :-1], [1, 2, 3, 4])),
-        "dtype": lambda: third.write_bytes(
-            python2_batch(3, good, [1] * 4).replace(b"U\x02u1", b"U\x02i1")
-        ),
-        "label": lambda: third.write_bytes(python2_batch(3, good, [1, 2, 3, 10])),
-        "count": lambda: third.write_bytes(python2_batch(3, good, [1, 2, 3])),
-        "empty": lambda: third.write_bytes(b""),
-        "list": lambda: third.write_bytes(pickle.dumps([1], protocol=2)),
-    }
-    changes[what]()
+GOOD = np.zeros((4, 3072), np.uint8)
+DAMAGED = {
+    "truncated": python2_batch(3, GOOD, [1] * 4)[:-9000],
+    "swapped": python2_batch(4, GOOD, [1] * 4),
+    "shape": python2_batch(3, GOOD[:, :-1], [1] * 4),
+    "dtype": python2_batch(3, GOOD, [1] * 4).replace(b"U\x02u1", b"U\x02i1"),
+    "label": python2_batch(3, GOOD, [1, 2, 3, 10]),
+    "count": python2_batch(3, GOOD, [1, 2, 3]),
+    "empty": b"",
+    "list": pickle.dumps([1], protocol=2),
+    "missing": None,
+}
 
 
-DAMAGE = ["missing", "truncated", "swapped", "shape", "dtype", "label", "count", "empty", "list"]
-
-
-@pytest.mark.parametrize("what", DAMAGE)
+@pytest.mark.parametrize("what", DAMAGED)
 def test_a_damaged_batch_stops_before_anything_is_written(
     what: str, own_folder: Path, fails: Fails
 ) -> None:
     write_batches(own_folder / "cifar-10-batches-py", per_batch=4)
-    _damage(own_folder / "cifar-10-batches-py", what)
+    third, data = own_folder / "cifar-10-batches-py/data_batch_3", DAMAGED[what]
+    third.unlink() if data is None else third.write_bytes(data)
     assert "data_batch_3" in fails(split_images.main)
     assert os.listdir(own_folder) == ["cifar-10-batches-py"]
 
 
-def _archive(folder: Path, target: Path, evil: bool = False) -> None:
+def _archive(folder: Path, target: Path) -> None:
+    """Pack batches, after files and a link that unpacking would put elsewhere."""
     with tarfile.open(target, "w:gz") as tar:
-        if evil:
-            for name in ("../evil.png", "/tmp/evil.png"):
-                info = tarfile.TarInfo(name)
-                info.size = 4
-                tar.addfile(info, io.BytesIO(b"evil"))
-            link = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
-            link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-            tar.addfile(link)
+        for name in ("../evil.png", "/tmp/evil.png"):
+            tar.addfile(tarfile.TarInfo(name))
+        link = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
         tar.add(folder, "cifar-10-batches-py")
 
 
-@pytest.mark.parametrize("evil", [False, True])
-def test_the_archive_is_read_without_unpacking_it(evil: bool, own_folder: Path) -> None:
+def test_the_archive_is_read_without_unpacking_it(own_folder: Path) -> None:
     pixels = write_batches(own_folder / "elsewhere", per_batch=4)
-    _archive(own_folder / "elsewhere", own_folder / "cifar-10-python.tar.gz", evil)
+    _archive(own_folder / "elsewhere", own_folder / "cifar-10-python.tar.gz")
     assert split_images.main(["--query-fraction", "0.5"]) == 0
     images = written(Path("database_set")) | written(Path("query_set"))
-    assert len(images) == 20
+    assert sorted(images) == list(range(20))
     for position, path in images.items():
         np.testing.assert_array_equal(np.asarray(Image.open(path)), pixels[position])
     expected = {"elsewhere", "cifar-10-python.tar.gz", "database_set", "query_set"}
@@ -154,14 +143,3 @@ def test_hostile_pickles_run_nothing(
     finally:
         copyreg.remove_extension("os", "mkdir", 1)
     assert os.listdir(own_folder) == ["cifar-10-batches-py"]
-
-
-@pytest.mark.parametrize("protocol", range(6))
-def test_an_object_is_not_rebuilt(protocol: int, own_folder: Path) -> None:
-    class Exploit:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
-            return os.mkdir, (str(own_folder / "pwned"),)
-
-    with pytest.raises(ValueError, match=r"it names posix\.mkdir"):
-        read_batch(pickle.dumps({"data": Exploit()}, protocol=protocol), 1)
-    assert not (own_folder / "pwned").exists()
