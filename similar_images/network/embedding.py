@@ -17,8 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from similar_images.console import warn, whole_number
-from similar_images.images.decode_task import Batch, Examine, Task
-from similar_images.images.decode_workers import FEW_IMAGES, Decoder, core_count
+from similar_images.images.decode_workers import (
+    FEW_IMAGES,
+    Batch,
+    Decoder,
+    Examine,
+    Task,
+    core_count,
+)
 from similar_images.images.decoding import DecodedImage, Preprocessing
 from similar_images.images.image_files import Skipped
 from similar_images.network.find_network import torch_network_of
