@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from similar_images.console import warn, whole_number
+from similar_images.console import options_from, warn, whole_number
 from similar_images.images.decode_workers import (
     FEW_IMAGES,
     Batch,
@@ -206,8 +206,8 @@ def add_weights_options(parser: argparse.ArgumentParser) -> None:
         "--weights",
         default=PUBLISHED,
         metavar=f"{PUBLISHED}|{RANDOM}|FILE",
-        help="pretrained: the published ones, also called imagenet; FILE is a state dict of that "
-        f"model, .pth or .safetensors (default: {PUBLISHED})",
+        help="pretrained: the published ones; FILE is a state dict of that model, .pth or "
+        f".safetensors (default: {PUBLISHED})",
     )
 
 
@@ -223,8 +223,7 @@ def add_embedding_options(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=PRECISIONS,
         default="auto",
-        help="auto: float16 on a GPU, the fastest on a CPU; float32 is exact; a precision that the "
-        "CPU does not support is replaced, with a warning",
+        help="auto: float16 on a GPU, the fastest supported on a CPU; float32 matches torchvision",
     )
     parser.add_argument(
         "--batch-size",
@@ -242,12 +241,7 @@ def add_embedding_options(parser: argparse.ArgumentParser) -> None:
 
 def embedding_options(args: argparse.Namespace) -> EmbeddingOptions:
     """Return the values of the options that add_embedding_options() added."""
-    return EmbeddingOptions(
-        device=args.device,
-        precision=args.precision,
-        batch_size=args.batch_size,
-        workers=args.workers,
-    )
+    return options_from(EmbeddingOptions, args)
 
 
 def warn_if_random(model: Model) -> None:

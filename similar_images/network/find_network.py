@@ -14,11 +14,8 @@ import numpy as np
 from similar_images.console import warn
 from similar_images.network import network_cache
 from similar_images.network.model_description import (
-    OLDER_PUBLISHED,
-    PUBLISHED,
     Model,
     ModelError,
-    compared,
     source_of,
 )
 from similar_images.network.network_cache import ConvertedNetwork
@@ -86,10 +83,10 @@ def torch_network_of(model: Model) -> "Network":
 def _check_same_vectors(model: Model, properties: Mapping[str, str]) -> None:
     if model.same_vectors(properties):
         return
-    expected = compared(properties)
-    what = f"SHA-256 of their values {(expected['weights_sha256'] or '')[:12]}…"
-    if expected["weights_sha256"] == model.weights_sha256:
-        what = f"preprocessing: {expected['preprocessing']}"
+    digest = properties.get("weights_sha256", "")
+    what = f"SHA-256 of their values {digest[:12]}…"
+    if digest == model.weights_sha256:
+        what = f"preprocessing: {properties.get('preprocessing')}"
     raise ModelError(
         f"the weights {model.weights} are not those that the collection was made with ({what}); "
         "put those back, name them with --weights, or load again with --recreate"
@@ -115,7 +112,7 @@ def torch_network(architecture: str, weights: str) -> "Network":
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchvision's, about its own networks
         load = importlib.import_module(module).load_network
-        network: Network = load(architecture, PUBLISHED if weights == OLDER_PUBLISHED else weights)
+        network: Network = load(architecture, weights)
         return network
 
 

@@ -18,7 +18,6 @@ from similar_images.images.decoding import Preprocessing
 from similar_images.network.model_description import (
     PUBLISHED,
     SOURCES,
-    TRANSFORM_INPUT,
     ModelError,
 )
 from similar_images.network.torch_network import Network, make_network
@@ -60,7 +59,7 @@ def load_network(architecture: str, weights: str) -> Network:
         ),
         mean=tuple(transforms.mean),
         deviation=tuple(transforms.std),
-        remarks=TRANSFORM_INPUT if getattr(body, "transform_input", False) else "",
+        remarks=", transform_input" if getattr(body, "transform_input", False) else "",
     )
 
 

@@ -19,7 +19,8 @@ from helpers import LOAD, PROJECT
 import embed_and_load
 import query_code
 import split_images
-from similar_images.network import network_cache, networks
+from similar_images.network import find_network as networks
+from similar_images.network import network_cache
 from similar_images.network.embedding import EmbeddingOptions, make_embedder
 from similar_images.network.model_description import ModelError
 from similar_images.network.network_cache import ConvertedNetwork

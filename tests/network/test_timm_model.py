@@ -24,7 +24,8 @@ from benchmarks import models
 from image_to_embedding import image_to_embedding
 from similar_images.images.decoding import decode
 from similar_images.images.image_files import Listing, iter_images
-from similar_images.network import network_cache, networks
+from similar_images.network import find_network as networks
+from similar_images.network import network_cache
 from similar_images.network.embedding import EmbeddingOptions, make_embedder
 from similar_images.network.find_network import find_network, torch_network
 from similar_images.network.model_description import ModelError

@@ -11,7 +11,8 @@ from PIL import Image
 
 from similar_images.images.decoding import decode
 from similar_images.images.image_files import Listing, iter_images
-from similar_images.network import network_cache, networks, torchvision_model
+from similar_images.network import find_network as networks
+from similar_images.network import network_cache, torchvision_model
 from similar_images.network.embedding import EmbeddingOptions, make_embedder
 from similar_images.network.find_network import find_network
 from similar_images.network.model_description import ModelError
