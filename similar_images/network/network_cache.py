@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import tempfile
 import typing
@@ -115,7 +116,7 @@ def _name(architecture: str, weights: str) -> str:
     """Return the name of the folder for weights: of a name, or of a file's content."""
     origin = weights if weights in NAMED_WEIGHTS else f"file {_sha256(Path(weights))}"
     key = hashlib.sha256(json.dumps([architecture, origin]).encode()).hexdigest()
-    return f"{architecture.replace('/', '-')}-{key}"
+    return f"{re.sub('[^a-z0-9_.]', '-', architecture)}-{key}"
 
 
 def _versions(architecture: str) -> list[str]:
