@@ -84,18 +84,12 @@ def make_embedder(
     GPU and they have changed.
     """
     device = choose_device(options.device, images)
-    precision, batch_size = options.precision, options.batch_size
+    how = options.precision, options.batch_size
     if isinstance(network, ConvertedNetwork):
         if device == "cpu":
-            return OpenVinoEmbedder(
-                network,
-                precision=precision,
-                batch_size=batch_size,
-                images=images,
-                cores=core_count(),
-            )
+            return OpenVinoEmbedder(network, *how, images, core_count())
         network = torch_network_of(network.model)
-    return TorchEmbedder(network, device=device, precision=precision, batch_size=batch_size)
+    return TorchEmbedder(network, device, *how)
 
 
 def choose_device(device: str, images: int) -> str:

@@ -83,13 +83,11 @@ def torch_network_of(model: Model) -> "Network":
 def _check_same_vectors(model: Model, properties: Mapping[str, str]) -> None:
     if model.same_vectors(properties):
         return
-    digest = properties.get("weights_sha256", "")
-    what = f"SHA-256 of their values {digest[:12]}…"
-    if digest == model.weights_sha256:
-        what = f"preprocessing: {properties.get('preprocessing')}"
+    digest, preprocessing = (properties.get(key) for key in ("weights_sha256", "preprocessing"))
     raise ModelError(
-        f"the weights {model.weights} are not those that the collection was made with ({what}); "
-        "put those back, name them with --weights, or load again with --recreate"
+        f"the weights {model.weights} are not those that the collection was made with (SHA-256 of "
+        f"their values {digest}; preprocessing: {preprocessing}); put those back, name them with "
+        "--weights, or load again with --recreate"
     )
 
 
