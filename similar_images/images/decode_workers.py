@@ -179,9 +179,9 @@ class Decoder:
     """Worker processes that decode images into shared memory; a context manager.
 
     `ahead` batches are decoded before they are asked for; a batch's memory is used again once it
-    is released. An image whose decoding takes longer than IMAGE_SECONDS, or whose worker is
-    killed or crashes, is skipped, and the others are decoded all the same. With workers=0 the
-    calling process decodes, and nothing protects it from such an image.
+    is released. An image whose decoding takes longer than IMAGE_SECONDS (but on Windows), or whose
+    worker is killed or crashes, is skipped, and the others are decoded all the same. With workers=0
+    the calling process decodes, and nothing protects it from such an image.
     """
 
     def __init__(self, task: Task, batch_size: int, workers: int, ahead: int = 4) -> None:

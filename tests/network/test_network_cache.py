@@ -4,7 +4,6 @@ import importlib.metadata
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,11 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from helpers import LOAD, PROJECT
 
-import embed_and_load
-import query_code
-import split_images
 from similar_images.network import find_network as networks
 from similar_images.network import network_cache
 from similar_images.network.embedding import EmbeddingOptions, make_embedder
@@ -151,36 +146,6 @@ def test_without_openvino_torch_embeds(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = make_embedder(networks.find_network("resnet18", "random"), options, 2)
     assert isinstance(plain, TorchEmbedder)
     np.testing.assert_allclose(plain.embed(pixels), ours.embed(pixels), atol=1e-5)
-
-
-UNIMPORTED = """
-import sys
-import {script}
-status = {script}.main(sys.argv[1:])
-print("LOADED", sorted({{"torch", "torchvision", "openvino_telemetry"}} & set(sys.modules)))
-sys.exit(status)
-"""
-
-
-@pytest.mark.parametrize("script", ["embed_and_load", "query_code"])
-def test_once_it_is_kept_nothing_imports_torch(script: str, loaded: Path) -> None:
-    args = LOAD if script == "embed_and_load" else []
-    command = [sys.executable, "-c", UNIMPORTED.format(script=script), *args]
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    known = ["LOADED []", "LOADED ['openvino_telemetry']"]  # the latter is its absence
-    assert done.stdout.splitlines()[-1] in known
-    if "telemetry" in done.stdout:
-        assert "openvino_telemetry" not in done.stderr
-
-
-def test_a_collection_of_another_model_is_queried_without_a_flag(own_folder: Path) -> None:
-    assert split_images.main(["--sample", "--limit", "40"]) == 0
-    assert embed_and_load.main(LOAD) == 0
-    assert query_code.main(["--precision", "float32"]) == 0
-    assert "mobilenet\\_v3\\_small" in Path("results/observations.md").read_text()
-    assert embed_and_load.main(["--weights", "random"]) == 1, "another model is refused"
 
 
 @pytest.mark.parametrize("named", [True, False])

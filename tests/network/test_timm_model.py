@@ -309,7 +309,8 @@ UNIMPORTED = """
 import sys
 import {script}
 status = {script}.main(sys.argv[1:])
-print("LOADED", sorted({{"torch", "torchvision", "timm", "safetensors"}} & set(sys.modules)))
+heavy = {{"torch", "torchvision", "timm", "safetensors", "openvino_telemetry"}}
+print("LOADED", sorted(name for name in heavy if sys.modules.get(name)))
 sys.exit(status)
 """
 
