@@ -13,11 +13,7 @@ import numpy as np
 
 from similar_images.console import warn
 from similar_images.network import network_cache
-from similar_images.network.model_description import (
-    Model,
-    ModelError,
-    source_of,
-)
+from similar_images.network.model_description import Model, ModelError, package_of
 from similar_images.network.network_cache import ConvertedNetwork
 
 if typing.TYPE_CHECKING:
@@ -106,7 +102,7 @@ def has_openvino() -> bool:
 
 def torch_network(architecture: str, weights: str) -> "Network":
     """Return the network in torch; ModelError if its weights are not available."""
-    module = f"similar_images.network.{source_of(architecture).module}"
+    module = f"similar_images.network.{package_of(architecture)}_model"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchvision's, about its own networks
         load = importlib.import_module(module).load_network

@@ -3,25 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
-
-
-class Source(NamedTuple):
-    """A package that has networks.
-
-    module: of ours; its load_network(architecture, weights) returns a Network. package: the
-    distribution's name; another version of it may build a network differently.
-    """
-
-    module: str
-    package: str
-
-
-# By what a model's name has before the slash; torchvision's names have none.
-SOURCES = {
-    "": Source("torchvision_model", "torchvision"),
-    "timm": Source("timm_model", "timm"),
-}
 
 PUBLISHED, RANDOM = "pretrained", "random"  # weights that are not a file
 NAMED_WEIGHTS = (PUBLISHED, RANDOM)
@@ -65,10 +46,9 @@ class Model:
         return all(getattr(self, key) == properties.get(key) for key in COMPARED)
 
 
-def source_of(architecture: str) -> Source:
-    """Return where a network comes from: torchvision, unless its name says otherwise."""
-    prefix, slash, _ = architecture.partition("/")
-    return SOURCES.get(prefix if slash else "", SOURCES[""])
+def package_of(architecture: str) -> str:
+    """Return the package that has a network: torchvision, unless the name says otherwise."""
+    return "timm" if architecture.startswith("timm/") else "torchvision"
 
 
 def named_or_path(weights: str) -> str:

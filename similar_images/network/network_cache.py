@@ -22,12 +22,7 @@ from pathlib import Path
 import platformdirs
 
 from similar_images.images.decoding import Preprocessing
-from similar_images.network.model_description import (
-    NAMED_WEIGHTS,
-    Model,
-    named_or_path,
-    source_of,
-)
+from similar_images.network.model_description import NAMED_WEIGHTS, Model, named_or_path, package_of
 
 if typing.TYPE_CHECKING:
     import openvino
@@ -95,14 +90,15 @@ def keep(network: ConvertedNetwork, architecture: str, weights: str) -> Converte
             if not _read(folder):  # another process may have stored it meanwhile and be reading it
                 shutil.rmtree(folder, ignore_errors=True)
                 os.replace(new, folder)
-    except (OSError, RuntimeError):  # no space or no permission: this run works without
+    except (OSError, RuntimeError, ImportError):  # no space, no permission, no known versions
         return network
     return _read(folder) or network
 
 
 def _read(folder: Path, properties: Mapping[str, str] | None = None) -> ConvertedNetwork | None:
     """Return a kept network if it is complete, current, and comparable with these properties."""
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):  # damaged
+    damaged, uninstalled = (OSError, ValueError, TypeError, KeyError, AttributeError), ImportError
+    with contextlib.suppress(*damaged, uninstalled):
         about = json.loads((folder / ABOUT).read_text())
         model, preprocessing = Model(**about["model"]), Preprocessing(**about["preprocessing"])
         fits = properties is None or model.same_vectors(properties)
@@ -121,7 +117,7 @@ def _name(architecture: str, weights: str) -> str:
 
 def _versions(architecture: str) -> list[str]:
     """Return the versions that determine how a network is built and converted."""
-    packages = (*CONVERTERS, source_of(architecture).package)
+    packages = (*CONVERTERS, package_of(architecture))
     return [FORMAT, *map(importlib.metadata.version, packages)]
 
 

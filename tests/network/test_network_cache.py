@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from helpers import raising_at
 
 from similar_images.network import find_network as networks
 from similar_images.network import network_cache
@@ -80,6 +81,8 @@ def test_what_another_version_converted_is_not_used(
     assert kept() == folder
     assert network_cache.find_by_properties(properties) is not None
     assert os.listdir(cache) == [folder.name]
+    monkeypatch.setattr(importlib.metadata, "version", raising_at(1, ImportError(), version))
+    assert network_cache.find_by_properties(properties) is None, "as where one is uninstalled"
 
 
 def damage(file: Path, how: str) -> None:
