@@ -82,8 +82,8 @@ def _check_same_vectors(model: Model, properties: Mapping[str, str]) -> None:
     digest, preprocessing = (properties.get(key) for key in ("weights_sha256", "preprocessing"))
     raise ModelError(
         f"the weights {model.weights} are not those that the collection was made with (SHA-256 of "
-        f"their values {str(digest)[:12]}…; preprocessing: {preprocessing}); put those back, name them with "
-        "--weights, or load again with --recreate"
+        f"their values {str(digest)[:12]}…; preprocessing: {preprocessing}); put those back, name "
+        "them with --weights, or load again with --recreate"
     )
 
 
