@@ -53,7 +53,7 @@ def image_to_embedding(
     try:
         pixels = decode(path.parent, path.name)[1]
     except ImageError as error:
-        raise ImageError(f"{path} can't be read ({error}); give an image") from error
+        raise ImageError(f"cannot read {path}: {error}") from error
     embedder = _embedder(model, weights, device)
     embedding: np.ndarray = embedder.embed(embedder.preprocessing(pixels)[None])[0]
     return embedding

@@ -11,17 +11,22 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import NoReturn
+from dataclasses import fields
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from tqdm import tqdm
 
 from similar_images.text import printable
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 RED, YELLOW, PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[0m"
 LINE_SECONDS = 60  # between two progress lines where stderr is not a terminal
 GC_THRESHOLD = 100_000  # with Python's far lower default, imports take longer
 CLOSED_PIPE = 141  # what a shell reports for a program that wrote into a closed pipe
 RUN_AGAIN = "run it again"
+Options = TypeVar("Options", bound="DataclassInstance")
 # What to do about an error of the operating system, by its number.
 SYSTEM_ADVICE = {
     code: advice
@@ -225,6 +230,11 @@ def number_between(least: float, most: float) -> Callable[[str], float]:
         return value
 
     return number
+
+
+def options_from(kind: type[Options], args: argparse.Namespace) -> Options:
+    """Return a dataclass of options, each read from the argument of the same name."""
+    return kind(**{field.name: getattr(args, field.name) for field in fields(kind)})
 
 
 QUIET = Console(quiet=True)  # for callers that show no progress

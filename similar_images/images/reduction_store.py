@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from similar_images.console import QUIET, Console
-from similar_images.images.decode_task import Examine, Task
-from similar_images.images.decode_workers import FEW_IMAGES, Decoder, core_count
+from similar_images.images.decode_workers import FEW_IMAGES, Decoder, Examine, Task, core_count
 from similar_images.images.decoding import DecodedImage
 from similar_images.images.image_files import ImageError
 from similar_images.images.reductions import (

@@ -34,7 +34,7 @@ from PIL import Image
 import embed_and_load
 import query_code
 import split_images
-from similar_images.images import decode_task
+from similar_images.images import decode_workers
 from similar_images.images.decoding import Preprocessing
 from similar_images.milvus.client import Client, CollectionError
 from similar_images.milvus.collection import ImageCollection, existing_collection
@@ -455,7 +455,7 @@ def test_a_folder_that_changes_under_a_load(
         else:
             paint(path)
 
-    decode = decode_task.decode
+    decode = decode_workers.decode
 
     def decode_disturbed(folder: Path, path: str, *least_side: int) -> object:
         """Before each image is read, this one or another changes, comes or goes."""
@@ -470,7 +470,7 @@ def test_a_folder_that_changes_under_a_load(
     monkeypatch.setattr(LiteClient, "upsert_rows", 16)
     options = ["--images", root, "--batch-size", "8", "--prune", "--prune-most"]
     with monkeypatch.context() as patch:
-        patch.setattr(decode_task, "decode", decode_disturbed)
+        patch.setattr(decode_workers, "decode", decode_disturbed)
         for _ in range(3):
             assert load(*options) == 0
     out = capsys.readouterr().out

@@ -11,7 +11,7 @@ from helpers import load, rows
 from milvus_server import Server
 
 import query_code
-from similar_images.images import decode_task
+from similar_images.images import decode_workers
 from similar_images.milvus import client as milvus
 from similar_images.milvus.client import Client
 from similar_images.milvus.collection import ImageCollection, existing_collection
@@ -113,13 +113,13 @@ def test_paths_that_others_wrote_are_not_opened(
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     queries = ["--queries", str(loaded / "query_set"), "--milvus-uri", server.uri]
     opened: list[str] = []
-    decode = decode_task.decode
+    decode = decode_workers.decode
 
     def note(folder: Path, path: str, least_side: int | None) -> object:
         opened.append(path)
         return decode(folder, path, least_side)
 
-    monkeypatch.setattr(decode_task, "decode", note)
+    monkeypatch.setattr(decode_workers, "decode", note)
     monkeypatch.chdir(elsewhere)
     assert query_code.main(queries) == 0
     assert not any("database_set" in path for path in opened)
