@@ -11,11 +11,16 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import NoReturn
+from dataclasses import fields
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from tqdm import tqdm
 
+from similar_images import __version__
 from similar_images.text import printable
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 RED, YELLOW, PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[0m"
 LINE_SECONDS = 60  # between two progress lines where stderr is not a terminal
@@ -186,7 +191,10 @@ class _Parser(argparse.ArgumentParser):
 
 def script_parser(description: str | None) -> argparse.ArgumentParser:
     """Return a parser whose help begins with the script's docstring, unchanged."""
-    return _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    version = f"similar-images {__version__}"
+    parser.add_argument("--version", action="version", version=version)
+    return parser
 
 
 def add_quiet_option(parser: argparse.ArgumentParser) -> None:
@@ -225,6 +233,14 @@ def number_between(least: float, most: float) -> Callable[[str], float]:
         return value
 
     return number
+
+
+Options = TypeVar("Options", bound="DataclassInstance")
+
+
+def options_from(kind: type[Options], args: argparse.Namespace) -> Options:
+    """Return a dataclass of options, each read from the argument of the same name."""
+    return kind(**{field.name: getattr(args, field.name) for field in fields(kind)})
 
 
 QUIET = Console(quiet=True)  # for callers that show no progress

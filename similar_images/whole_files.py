@@ -6,6 +6,7 @@ New content is first written beside its place, as .NAME.partial. Then the old co
 
 import contextlib
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,19 +34,32 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_together(contents: Mapping[Path, bytes | Iterable[str]]) -> None:
-    """Write several files: afterwards all have the new content, or all are as before.
+def write_together(contents: Mapping[Path, bytes | Iterable[str] | None]) -> None:
+    """Write files, each beside its place, and then move them there in this order; None removes one.
 
+    Until all are written nothing is changed. Ended between two moves, it leaves files of two runs.
     Text is written in UTF-8, a part at a time as it is made.
     """
-    with replacing_together(list(contents)):
+    written: dict[Path, Path] = {}
+    with contextlib.ExitStack() as on_exit:
         for path, content in contents.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(partial_of(path), "wb") as file:
-                parts = [content] if isinstance(content, bytes) else map(str.encode, content)
-                file.writelines(parts)
-                file.flush()
-                os.fsync(file.fileno())
+            if content is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                written[path] = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+                on_exit.callback(written[path].unlink, missing_ok=True)
+                _write(written[path], content)
+        for path in contents:
+            if path in written:
+                os.replace(written[path], path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _write(path: Path, content: bytes | Iterable[str]) -> None:
+    with open(path, "xb") as file:
+        file.writelines([content] if isinstance(content, bytes) else map(str.encode, content))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def accept(found: Path, place: Path) -> None:
