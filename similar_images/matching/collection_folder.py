@@ -13,6 +13,7 @@ class CollectionFolder:
 
     def __init__(self, collection: ImageCollection, named: Path | None) -> None:
         """named: where the user says that it is; else it is where the collection says."""
+        self.collection = collection
         self.root = named or collection.root
         self.may_open = named is not None or may_open(collection, self.root)
         self._roots = {os.path.abspath(self.root)}

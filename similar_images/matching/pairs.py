@@ -1,9 +1,14 @@
-"""A query and its match, as the search returns them."""
+"""A query and its match; how the rows of a collection are named in the results."""
 
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from similar_images.images.image_files import label_of
+from similar_images.matching.collection_folder import CollectionFolder
+from similar_images.matching.queries import Queries
+from similar_images.milvus.schema import Match
 
 
 class Pair(NamedTuple):
@@ -42,6 +47,40 @@ class Summary:
     unmatched: int = 0
     compares: bool = True  # False: images were not to be compared
     not_compared: int = 0  # pairs of which an image could not be read, or may not be opened
+
+
+class RowNames(dict[str, tuple[str, str, bool]]):
+    """By row: its path as it can be opened from here, its label, and whether it may be opened.
+
+    A row that is itself a query has the query's path, so that each image has one name.
+    """
+
+    def __init__(self, queries: Queries, folder: CollectionFolder) -> None:
+        self._folder = folder
+        own = zip(queries.paths, queries.rows, strict=True)
+        super().__init__((row, (path, label_of(row), True)) for path, rows in own for row in rows)
+
+    def __missing__(self, row: str) -> tuple[str, str, bool]:
+        path, may_open = self._folder.opened(row)
+        self[row] = path, label_of(row), may_open
+        return self[row]
+
+
+def pairs_of(
+    queries: Queries, matches: Iterable[Sequence[Match]], names: RowNames
+) -> list[list[Pair]]:
+    """Return the pairs of each query that has a match, nearest first."""
+
+    def pair(number: int, rank: int, match: Match) -> Pair:
+        path, label, may_open = names[match.path]
+        query, own = queries.paths[number], queries.labels[number]
+        return Pair(query, path, match.similarity, rank, own, label, may_open)
+
+    return [
+        [pair(number, rank, match) for rank, match in enumerate(found, start=1)]
+        for number, found in enumerate(matches)
+        if found
+    ]
 
 
 def paths_to_show(pairs: Iterable[Pair]) -> list[str]:

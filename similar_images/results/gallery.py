@@ -13,7 +13,7 @@ from similar_images.console import QUIET, Console
 from similar_images.images.reduction_store import ReductionStore, Thumbnail
 from similar_images.matching.findings import Findings
 from similar_images.matching.label_issues import LEAST_MARGIN
-from similar_images.matching.pairs import Pair, Summary, paths_to_show
+from similar_images.matching.pairs import Pair, Summary, nearest, paths_to_show
 from similar_images.results.rendering import letters, render
 
 SIDE = 96  # pixels: the square that shows an image
@@ -47,7 +47,6 @@ class Cell(NamedTuple):
 
 
 def gallery(
-    first: Sequence[Pair],
     drawn: Sequence[Pair],
     findings: Findings,
     summary: Summary,
@@ -57,10 +56,9 @@ def gallery(
 ) -> str:
     """Return the page as HTML: no script, nothing from elsewhere, at most some hundreds of pairs.
 
-    first: each query's nearest pair. drawn: those of the comparison picture, whose letters they
-    keep.
+    drawn: the pairs of the comparison picture, whose letters they keep.
     """
-    ordered = sorted(first, key=lambda pair: pair.similarity)
+    ordered = sorted(nearest(findings.rows), key=lambda pair: pair.similarity)
     labelled = [pair for pair in reversed(ordered) if pair.same_label is not None]
     sections = {
         "drawn": drawn,

@@ -52,16 +52,9 @@ def wilson_interval(part: int, whole: int) -> tuple[float, float]:
     return centre - half, centre + half
 
 
-def report(
-    rows: Sequence[Sequence[Pair]],
-    drawn: Sequence[Pair],
-    findings: Findings,
-    summary: Summary,
-) -> str:
-    """Return the report in Markdown.
-
-    rows: each query's pairs, nearest first. drawn: the nearest pairs of those in the image.
-    """
+def report(drawn: Sequence[Pair], findings: Findings, summary: Summary) -> str:
+    """Return the report in Markdown; drawn: the pairs of the comparison picture."""
+    rows = findings.rows
     first = nearest(rows)
     ordered = sorted(first, key=lambda pair: pair.similarity)
     wrong = Counter((p.query_label, p.match_label) for p in first if p.same_label is False)
