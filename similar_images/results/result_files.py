@@ -25,7 +25,6 @@ from similar_images.results.tables import (
 )
 from similar_images.text import counted, printable, share
 
-
 Files = Mapping[Path, bytes | Iterable[str] | None]  # contents; None for a list without a row
 
 
