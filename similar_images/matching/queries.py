@@ -24,8 +24,6 @@ from similar_images.images.reductions import examine
 from similar_images.matching.collection_folder import CollectionFolder, may_open
 from similar_images.milvus.collection import ImageCollection
 from similar_images.network.embedding import (
-    EmbeddedBatch,
-    Embedder,
     EmbeddingOptions,
     embed_images,
     make_embedder,
@@ -135,12 +133,16 @@ def embed_queries(
         device = embedder.words
         console.say(f"{counted(len(new), 'image')} to embed: {device}")
         paths = [images.paths[place] for place in new]
-        batches = _embedded(embedder, images.root, paths, options.workers, reductions, console)
-        places = iter(new)
-        for batch in batches:
-            for image, embedding in zip(batch.images, batch.embeddings, strict=True):
-                embeddings[next(i for i in places if images.paths[i] == image.path)] = embedding
-            skipped += batch.skipped
+        places, look = iter(new), examine if reductions else None
+        with console.progress("images", len(new)) as progress:
+            for batch in embed_images(embedder, images.root, paths, options.workers, examine=look):
+                for number, image in enumerate(batch.images):
+                    place = next(i for i in places if images.paths[i] == image.path)
+                    embeddings[place] = batch.embeddings[number]
+                    if reductions:
+                        reductions.add(opened[place], batch.examined[number])
+                skipped += batch.skipped
+                progress.update(len(batch.images) + len(batch.skipped))
     if not embeddings:
         raise ImageError(f"cannot read {printable(skipped[0].path)}: {skipped[0].reason}")
     readable = sorted(embeddings)
@@ -153,25 +155,6 @@ def embed_queries(
         model=network.model,
         device=device,
     )
-
-
-def _embedded(
-    embedder: Embedder,
-    root: Path,
-    paths: list[str],
-    workers: int | None,
-    reductions: ReductionStore | None,
-    console: Console,
-) -> Iterator[EmbeddedBatch]:
-    """Yield the embeddings of root/path in batches; keep what is compared of the images."""
-    examine_each = examine if reductions else None
-    with console.progress("images", len(paths)) as progress:
-        for batch in embed_images(embedder, root, paths, workers, examine=examine_each):
-            if reductions:
-                for image, examined in zip(batch.images, batch.examined, strict=True):
-                    reductions.add(str(root / image.path), examined)
-            yield batch
-            progress.update(len(batch.images) + len(batch.skipped))
 
 
 def stored_embeddings(

@@ -20,7 +20,6 @@ MARGIN = 36
 LEAST_WIDTH = 4 * CELL  # of what a page shows: a single pair's title and legend want room too
 MATCHES_IN_ROW = 10  # of a query's matches; the pairings have all
 TITLE_SIZE, TEXT_SIZE = 44, 32  # pixels: readable where the whole image is 1,000 wide
-HEIGHT = CELL + 4 * TEXT_SIZE  # of a cell, with lines of text above and below the image
 INK, PALE, PAPER, BACKDROP, DIFFERENT = "#1b1b1b", "#5f5f5f", "#ffffff", "#ececec", "#c1121f"
 # Looked for in this order for letters that Pillow's own font lacks.
 SYSTEM_FONTS = (
@@ -38,58 +37,44 @@ def picture_bytes(
     rows: Sequence[Sequence[Pair]], title: str, reductions: ReductionStore, console: Console = QUIET
 ) -> bytes:
     """Return queries with their matches, nearest first, drawn as PNG."""
-    if all(len(row) == 1 for row in rows):
-        picture = draw_pairs([row[0] for row in rows], title, reductions, console)
-    else:
-        picture = draw_rows(rows, title, reductions, console)
     out = io.BytesIO()
-    picture.save(out, "PNG")
+    draw(rows, title, reductions, console).save(out, "PNG")
     return out.getvalue()
 
 
-def draw_pairs(
-    pairs: Sequence[Pair], title: str, reductions: ReductionStore, console: Console = QUIET
-) -> Image.Image:
-    """Draw lettered pairs, five in a row, query left and match right."""
-    columns = min(PAIRS_IN_ROW, len(pairs))
-    legend = "query left, nearest match right, cosine similarity below the match"
-    thumbnails = reductions.thumbnails(paths_to_show(pairs), console)
-    cells, size = (columns, -(-len(pairs) // columns)), (2 * CELL + GAP, HEIGHT + GAP)
-    page = _Page(cells, size, thumbnails, title, _explained(legend, pairs))
-    with console.progress("images drawn", 2 * len(pairs)) as progress:
-        for number, (letter, pair) in enumerate(zip(letters(), pairs, strict=False)):
-            x, y = page.place(*divmod(number, columns))
-            page.query(x, y, letter, pair)
-            page.match(x + CELL + GAP, y, pair)
-            progress.update(2)
-    return page.image
-
-
-def draw_rows(
+def draw(
     rows: Sequence[Sequence[Pair]], title: str, reductions: ReductionStore, console: Console = QUIET
 ) -> Image.Image:
-    """Draw a row for each query: the query, then its nearest matches, nearest first."""
+    """Draw lettered queries, each with its nearest matches to the right of it.
+
+    Queries with a single match stand side by side, five in a row.
+    """
+    matches = max(map(len, rows))
     shown = [row[:MATCHES_IN_ROW] for row in rows]
     pairs = [pair for row in shown for pair in row]
-    legend = "query first, then its matches, nearest first; cosine similarity below"
-    matches = max(map(len, rows))
+    step, columns, legend = CELL + 3 * GAP, 1, "query first, then its nearest matches"
+    if matches == 1:
+        step, columns, legend = (
+            CELL + GAP,
+            min(PAIRS_IN_ROW, len(rows)),
+            "query left, nearest match right",
+        )
     if matches > MATCHES_IN_ROW:
-        legend += f"; the {MATCHES_IN_ROW} nearest of {matches:,}"
+        legend += f" ({MATCHES_IN_ROW} of {matches:,})"
+    legend += ", cosine similarity below the match"
+    if any(pair.same_label is False for pair in pairs):
+        legend += "; a cross and a red frame: their labels differ"
     thumbnails = reductions.thumbnails(paths_to_show(pairs), console)
-    cells = 1 + min(matches, MATCHES_IN_ROW), len(shown)
-    page = _Page(cells, (CELL, HEIGHT), thumbnails, title, _explained(legend, pairs))
-    with console.progress("images drawn", len(shown) + len(pairs)) as progress:
+    cells = columns, -(-len(rows) // columns)
+    page = _Page(cells, CELL + step * min(matches, MATCHES_IN_ROW), thumbnails, title, legend)
+    with console.progress("images drawn", len(rows) + len(pairs)) as progress:
         for number, (row, letter) in enumerate(zip(shown, letters(), strict=False)):
-            page.query(*page.place(number, 0), letter, row[0])
-            for column, pair in enumerate(row, start=1):
-                page.match(*page.place(number, column), pair)
+            x, y = page.place(*divmod(number, columns))
+            page.query(x, y, letter, row[0])
+            for place, pair in enumerate(row, start=1):
+                page.match(x + place * step, y, pair)
             progress.update(1 + len(row))
     return page.image
-
-
-def _explained(legend: str, pairs: Sequence[Pair]) -> str:
-    marked = any(pair.same_label is False for pair in pairs)
-    return legend + "; a cross and a red frame: their labels differ" * marked
 
 
 class _Page:
@@ -98,15 +83,15 @@ class _Page:
     def __init__(
         self,
         cells: tuple[int, int],
-        size: tuple[int, int],
+        width: int,
         thumbnails: Mapping[str, Thumbnail],
         title: str,
         legend: str,
     ) -> None:
-        """cells: columns and rows. size: of a cell, in pixels. thumbnails: by path."""
-        (columns, rows), (width, height) = cells, size
+        """cells: columns and rows. width: of a cell, in pixels. thumbnails: by path."""
+        columns, rows = cells
         self.thumbnails = thumbnails
-        self.step_x, self.step_y = width + 3 * GAP, height + 2 * GAP
+        self.step_x, self.step_y = width + 3 * GAP, CELL + 4 * TEXT_SIZE + 3 * GAP
         inner = max(columns * self.step_x - 3 * GAP, LEAST_WIDTH)
         above = _wrapped(title, TITLE_SIZE, inner)
         below = _wrapped(legend, TEXT_SIZE, inner)

@@ -33,12 +33,8 @@ def report_of(
     """The report on pairs, of which those of a query follow each other."""
     rows = [list(row) for _, row in itertools.groupby(pairs, lambda pair: pair.query)]
     summary = dataclasses.replace(summary, pairs=len(pairs))
-    return report(
-        rows,
-        [pair for pair in drawn if pair.rank == 1],
-        Findings(near=list(near), issues=list(issues)),
-        summary,
-    )
+    findings = Findings(rows, near=list(near), issues=list(issues))
+    return report([pair for pair in drawn if pair.rank == 1], findings, summary)
 
 
 def checked(text: str) -> str:
@@ -74,7 +70,7 @@ def test_observations_count_right() -> None:
     assert "- 1 pair: cat → dog" in text
     assert "The least similar of them is B, at 0.7000." in text
     assert "Pairs with different labels: B." in text
-    assert "rank 3 of 3" in text
+    assert "Similarity rank 3 of 3." in text
     assert "For 1 of 3 queries, the nearest match is a near-duplicate" in text
     assert "66.7% with them, **50.0% without**" in text
     assert "mirrored (1)" in text

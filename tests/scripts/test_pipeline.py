@@ -261,17 +261,23 @@ def test_results_are_the_same_for_the_same_seed(loaded: Path) -> None:
     for folder in ("one", "two"):
         assert query_code.main(["--output", folder, "--seed", "7"]) == 0
     assert query_code.main(["--output", "three", "--seed", "8"]) == 0
-    reductions = [Path(name, "comparison.png").read_bytes() for name in ("one", "two", "three")]
-    assert reductions[0] == reductions[1] != reductions[2]
-    assert sorted(os.listdir("one")) == [
-        "comparison.png",
-        "duplicate_groups.txt",
-        "gallery.html",
-        "label_issues.txt",
-        "near_duplicates.txt",
-        "observations.md",
-        "pairings.txt",
+    images = [Path(name, "comparison.png").read_bytes() for name in ("one", "two", "three")]
+    assert images[0] == images[1] != images[2]
+
+
+def test_a_list_without_a_row_is_not_written_and_an_older_one_removed(
+    loaded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lists = [Path("results", f"{name}.txt") for name in ("near_duplicates", "duplicate_groups")]
+    shutil.copytree("database_set", "copies")
+    assert query_code.main(["--queries", "copies"]) == 0
+    assert all(path.exists() for path in lists)
+    assert "Wrote pairings.txt, comparison.png, gallery.html, near" in capsys.readouterr().out
+    assert query_code.main([]) == 0
+    assert sorted(os.listdir("results")) == [
+        *("comparison.png", "gallery.html", "observations.md", "pairings.txt")
     ]
+    assert "found no near-duplicates\n" in capsys.readouterr().out
 
 
 def test_split_then_load_then_query_with_no_flags_but_the_sample(milvus: str) -> None:
