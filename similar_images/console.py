@@ -62,7 +62,7 @@ class Progress:
     def __init__(self, unit: str, total: int | None, quiet: bool) -> None:
         self.n = 0
         self._unit = unit
-        self._total = total
+        self.total = total
         self._lines = not quiet and not sys.stderr.isatty()
         hidden = quiet or self._lines or total in (0, 1)
         self._bar: tqdm[None] = tqdm(total=total, unit=f" {unit}", disable=hidden)
@@ -74,18 +74,10 @@ class Progress:
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         self._bar.close()
 
-    @property
-    def total(self) -> int | None:
-        """The number of all units, None if unknown."""
-        return self._total
-
-    @total.setter
-    def total(self, total: int | None) -> None:
-        self._total = self._bar.total = total
-
     def update(self, count: int) -> None:
         """Add to the number of units done."""
         self.n += count
+        self._bar.total = self.total
         self._bar.update(count)
         now = time.monotonic()
         if self._lines and now - self._last >= LINE_SECONDS:
@@ -93,11 +85,10 @@ class Progress:
             tqdm.write(self._line(now - self._start), file=sys.stderr)  # locked: never in mid-line
 
     def _line(self, seconds: float) -> str:
-        of = f" of {self._total:,}" if self._total else ""
-        rate = self.n / seconds
-        left = ""
-        if self._total and rate:
-            left = f", about {max(self._total - self.n, 0) / rate / 60:.0f} min left"
+        rate, of, left = self.n / seconds, "", ""
+        if self.total and rate:
+            of = f" of {self.total:,}"
+            left = f", about {max(self.total - self.n, 0) / rate / 60:.0f} min left"
         return f"{self.n:,}{of} {self._unit}, {rate:.1f} {self._unit}/s{left}"
 
 

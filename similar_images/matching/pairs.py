@@ -8,7 +8,6 @@ from typing import NamedTuple
 from similar_images.images.image_files import label_of
 from similar_images.matching.collection_folder import CollectionFolder
 from similar_images.matching.queries import Queries
-from similar_images.milvus.schema import Match
 
 
 class Pair(NamedTuple):
@@ -64,23 +63,6 @@ class RowNames(dict[str, tuple[str, str, bool]]):
         path, may_open = self._folder.opened(row)
         self[row] = path, label_of(row), may_open
         return self[row]
-
-
-def pairs_of(
-    queries: Queries, matches: Iterable[Sequence[Match]], names: RowNames
-) -> list[list[Pair]]:
-    """Return the pairs of each query that has a match, nearest first."""
-
-    def pair(number: int, rank: int, match: Match) -> Pair:
-        path, label, may_open = names[match.path]
-        query, own = queries.paths[number], queries.labels[number]
-        return Pair(query, path, match.similarity, rank, own, label, may_open)
-
-    return [
-        [pair(number, rank, match) for rank, match in enumerate(found, start=1)]
-        for number, found in enumerate(matches)
-        if found
-    ]
 
 
 def paths_to_show(pairs: Iterable[Pair]) -> list[str]:

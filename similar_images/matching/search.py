@@ -10,7 +10,7 @@ import numpy as np
 from similar_images.console import QUIET, Console, options_from, warn, whole_number
 from similar_images.images.image_files import check_folder
 from similar_images.matching.collection_folder import CollectionFolder
-from similar_images.matching.pairs import Pair, RowNames, pairs_of
+from similar_images.matching.pairs import Pair, RowNames
 from similar_images.matching.queries import Queries
 from similar_images.milvus.client import CollectionError
 from similar_images.milvus.collection import MAX_TOP_K, ROWS, ImageCollection
@@ -84,13 +84,18 @@ class Search:
         self, queries: Queries, matches: Sequence[list[Match]], names: RowNames
     ) -> list[list[Pair]]:
         """Return the pairs of each query that has a match of at least the similarity asked for."""
-        least = self.options.min_similarity
-        if least is not None:
-            strong = least - ROUNDING
-            matches = [
-                [match for match in found if match.similarity >= strong] for found in matches
-            ]
-        return pairs_of(queries, matches, names)
+        wanted = self.options.min_similarity
+        least = -np.inf if wanted is None else wanted - ROUNDING
+        rows = []
+        for query, label, found in zip(queries.paths, queries.labels, matches, strict=True):
+            row: list[Pair] = []
+            for rank, match in enumerate(found, start=1):
+                if match.similarity >= least:
+                    path, match_label, may_open = names[match.path]
+                    pair = Pair(query, path, match.similarity, rank, label, match_label, may_open)
+                    row.append(pair)
+            rows.append(row)
+        return [row for row in rows if row]
 
     def _answers(self, embeddings: np.ndarray, top_k: int) -> Iterator[list[list[Match]]]:
         wider = {name: max(n, top_k) for name, n in self.parameters.items() if name == "ef"}
@@ -159,7 +164,7 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--recall-sample",
-        type=whole_number(0, 1_000_000),
+        type=whole_number(0, 10_000),
         default=0,
         metavar="N",
         help="also search exactly for N of the queries, and report the recall of the index",

@@ -132,30 +132,9 @@ def test_a_backslash_before_a_bar_does_not_split_a_cell() -> None:
 
 
 def test_the_original_report_would_have_named_both_of_its_wrong_pairs() -> None:
-    labels = [
-        "horse",
-        "ship",
-        "airplane",
-        "frog",
-        "automobile",
-        "frog",
-        "ship",
-        "airplane",
-        "frog",
-        "dog",
-    ]
-    found = [
-        "horse",
-        "ship",
-        "airplane",
-        "deer",
-        "automobile",
-        "frog",
-        "ship",
-        "airplane",
-        "frog",
-        "horse",
-    ]
+    labels = ["horse", "ship", "airplane", "frog", "automobile"]
+    labels += ["frog", "ship", "airplane", "frog", "dog"]
+    found = [*labels[:3], "deer", *labels[4:9], "horse"]
     pairs = [
         Pair(f"q/{label}/{n}", f"d/{match}/{n}", 0.95 - n / 100, 1, label, match)
         for n, (label, match) in enumerate(zip(labels, found, strict=True))
