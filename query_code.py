@@ -81,7 +81,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Embed the queries with the collection's model, search, examine, and write what was found."""
+    """Embed the queries with the collection's model, search, examine the matches, and write."""
     start = time.perf_counter()
     console = Console(args.quiet, results_only=args.json)
     uri, images = resolve_uri(args.milvus_uri), find_queries(args.named, args.queries)

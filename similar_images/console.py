@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 RED, YELLOW, PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[0m"
 LINE_SECONDS = 60  # between two progress lines where stderr is not a terminal
 GC_THRESHOLD = 100_000  # with Python's far lower default, imports take longer
-CLOSED_PIPE = 141  # what a shell reports for a program that wrote into a closed pipe
+CLOSED_PIPE = 141  # as a shell reports a program that wrote into a closed pipe
 RUN_AGAIN = "run it again"
-# What to do about an error of the operating system, by its number.
+# Advice on an error of the operating system, by its number.
 SYSTEM_ADVICE = {
     code: advice
     for advice, codes in {
@@ -139,7 +139,7 @@ def status_of(
 
     expected: exceptions that the user can do something about; like those of the operating system
     they are printed in one line, after prefix. Any other exception is a bug and keeps its
-    traceback. interrupted: what to print after Ctrl-C: what has been kept, and what to run.
+    traceback. interrupted: printed after Ctrl-C; it says what is kept and what to run.
     """
     gc.set_threshold(GC_THRESHOLD)
     atexit.register(_leave_garbage)

@@ -51,9 +51,7 @@ def test_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
     ("number", "advice"),
     [
         (errno.ENOSPC, "make room or choose another folder"),
-        (errno.EDQUOT, "make room or choose another folder"),
         (errno.EACCES, "check the permissions or choose another folder"),
-        (errno.EPERM, "check the permissions or choose another folder"),
         (errno.EROFS, "choose a folder that can be written to"),
         (errno.ENOENT, "check that path"),
         (errno.EEXIST, "choose another path"),

@@ -18,7 +18,7 @@ from similar_images.matching.search import Search, report_problems, warn_if_inco
 
 @dataclass(frozen=True)
 class Findings:
-    """The pairs of each query that has a match, nearest first, and what they show.
+    """The pairs of each query that has a match, nearest first, and the statements about them.
 
     recall: of an approximate index, in words, if it was measured. compared: of how many pairs the
     images were compared.

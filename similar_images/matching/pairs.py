@@ -31,7 +31,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Summary:
-    """What was run, for the title and the reports."""
+    """The settings and counts of a run, for the reports."""
 
     queries: int
     pairs: int  # of queries and matches
@@ -45,7 +45,7 @@ class Summary:
     skipped: list[str] = field(default_factory=list)
     unmatched: int = 0
     compares: bool = True  # False: images were not to be compared
-    not_compared: int = 0  # pairs of which an image could not be read, or may not be opened
+    not_compared: int = 0  # pairs with an image that could not be read or may not be opened
 
 
 class RowNames(dict[str, tuple[str, str, bool]]):
@@ -66,7 +66,7 @@ class RowNames(dict[str, tuple[str, str, bool]]):
 
 
 def paths_to_show(pairs: Iterable[Pair]) -> list[str]:
-    """Return the paths of the pairs' images, each once, without those that may not be opened."""
+    """Return the paths of the pairs' images that may be opened, each once."""
     paths = ((pair.query, pair.match if pair.may_open_match else pair.query) for pair in pairs)
     return list(dict.fromkeys(path for both in paths for path in both))
 

@@ -114,9 +114,9 @@ def embed_queries(
     reductions: ReductionStore | None,
     console: Console,
 ) -> Queries:
-    """Embed the query images, or read the vectors of those that the collection holds unchanged.
+    """Embed the query images, or read the stored vectors of unchanged ones from the collection.
 
-    reductions: keeps what is compared of each embedded image. ImageError if none can be read.
+    reductions: keeps a small copy of each embedded image. ImageError if none can be read.
     """
     opened = [str(images.root / path) for path in images.paths]
     rows = [folder.rows_of(path) for path in opened]

@@ -1,4 +1,4 @@
-"""Measure what an index finds of an exact search, which is a matrix product outside Milvus."""
+"""Measure the recall of an index against an exact search, a matrix product outside Milvus."""
 
 import random
 from collections.abc import Collection, Sequence

@@ -1,4 +1,4 @@
-"""Search the collection for each query; what counts as a match."""
+"""Search the collection for each query, and leave out weak matches and the query itself."""
 
 import argparse
 import sys
@@ -24,7 +24,7 @@ OWN = 0.999  # the least similarity that an image can have to itself, embedded t
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """The options that say what counts as a match."""
+    """The options of a search."""
 
     top_k: int
     min_similarity: float | None
@@ -49,7 +49,7 @@ def open_search(collection: ImageCollection, args: argparse.Namespace) -> "Searc
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """A search of a collection: what is searched, and how."""
+    """A collection, and the way to search it."""
 
     collection: ImageCollection
     folder: CollectionFolder
@@ -128,7 +128,7 @@ def warn_if_incomplete(collection: ImageCollection) -> None:
 
 
 def report_problems(queries: Queries, rows: Sequence[list[Pair]]) -> None:
-    """Name on stderr what could not be read or matched; CollectionError if nothing was matched."""
+    """Name unreadable images on stderr, count unmatched ones; CollectionError if all are."""
     for problem in queries.skipped:
         print(f"skipped {printable(problem.path)}: {printable(problem.reason)}", file=sys.stderr)
     if not rows:

@@ -1,4 +1,4 @@
-"""Write observations.md: what was run, and what the pairs show."""
+"""Write observations.md: the settings of a run, and statistics of its pairs."""
 
 import datetime
 import itertools
@@ -17,7 +17,7 @@ LISTED = 5  # rows of each list in the report
 
 
 class Agreement(NamedTuple):
-    """How many pairs share a label, of those that have two."""
+    """How many of the pairs with two labels share one."""
 
     same: int
     of: int
@@ -95,7 +95,7 @@ def _most_frequent(words: Iterable[str], number: int) -> list[str]:
 
 
 def _label_rows(first: Sequence[Pair]) -> list[tuple[str, Agreement, str]]:
-    """Return the query labels, how often each was matched, and what it is most confused with."""
+    """Return the query labels, their agreement, and the label most often confused with each."""
     by_label = defaultdict(list)
     for pair in (pair for pair in first if pair.same_label is not None):
         by_label[pair.query_label].append(pair)

@@ -30,7 +30,7 @@ Files = Mapping[Path, bytes | Iterable[str] | None]  # contents; None for a list
 
 @dataclass(frozen=True)
 class ResultOptions:
-    """What is written, and where."""
+    """The files to write, and the form of the output."""
 
     output: Path  # the folder
     pairs: int  # in the image
@@ -104,14 +104,14 @@ def _file_of_named(
 def summary_of(
     findings: Findings, search: Search, queries: Queries, options: ResultOptions
 ) -> Summary:
-    """Return what was run; warn if images of some pairs could not be compared."""
+    """Return the settings and counts of a run; warn if some pairs could not be compared."""
     pairs = sum(map(len, findings.rows))
     not_compared = pairs - findings.compared if options.compares else 0
     if not_compared:
         warn(
             f"{not_compared:,} of {counted(pairs, 'pair')} could not be checked for "
-            "near-duplicates: an image cannot be read, or may not be opened; name the folder of "
-            "the collection's images with --collection-images"
+            "near-duplicates, because an image cannot be read or may not be opened; name the "
+            "folder of the collection's images with --collection-images"
         )
     return Summary(
         queries=len(queries.paths),
@@ -131,7 +131,7 @@ def summary_of(
 
 
 def written_in_words(files: Files, findings: Findings, options: ResultOptions) -> str:
-    """Return which files were written, and what was looked for in vain."""
+    """Return the names of the files written, and the lists without a row."""
     written = ", ".join(path.name for path, content in files.items() if content is not None)
     missing = []
     if options.compares and not findings.near:

@@ -131,21 +131,6 @@ def test_a_backslash_before_a_bar_does_not_split_a_cell() -> None:
     assert r"| A | a\\\|\<b\> | `b` |" in text
 
 
-def test_the_original_report_would_have_named_both_of_its_wrong_pairs() -> None:
-    labels = ["horse", "ship", "airplane", "frog", "automobile"]
-    labels += ["frog", "ship", "airplane", "frog", "dog"]
-    found = [*labels[:3], "deer", *labels[4:9], "horse"]
-    pairs = [
-        Pair(f"q/{label}/{n}", f"d/{match}/{n}", 0.95 - n / 100, 1, label, match)
-        for n, (label, match) in enumerate(zip(labels, found, strict=True))
-    ]
-    text = report_of(pairs, pairs, [], [], SUMMARY)
-    assert "Pairs with different labels: D, J." in text
-    assert "**8 of 10 pairs share a label: 80.0%**" in text
-    lines = [line for line in text.splitlines() if "**Different labels**" in line]
-    assert ["frog → deer" in lines[0], "dog → horse" in lines[1], len(lines)] == [True, True, 2]
-
-
 def test_what_was_run_is_said() -> None:
     summary = Summary(
         queries=3,
