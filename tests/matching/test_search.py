@@ -1,8 +1,6 @@
 """search.py and query_code.py: what counts as a match, and what is said of the others."""
 
-import csv
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -65,16 +63,3 @@ def test_queries_without_a_match_are_counted_everywhere(
     assert len(dropped) == 8
     assert not any(query in page for query in dropped)
     assert "no query has a match" in fails(query_code.main, "--min-similarity", "1.05")
-
-
-def test_near_duplicates_have_the_pairings_form(loaded: Path) -> None:
-    """The queries are copies of the database."""
-    shutil.copytree("database_set", "copies")
-    assert query_code.main(["--queries", "copies"]) == 0
-    with open("results/near_duplicates.txt", encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    assert len(rows) == 180
-    assert {row["change"] for row in rows} == {"the same pixels"}
-    report = Path("results/observations.md").read_text()
-    assert "For 180 of 180 queries, the nearest match is a near-duplicate" in report
-    assert "100.0% with them. Queries" in report
