@@ -52,21 +52,13 @@ def draw(
     matches = max(map(len, rows))
     shown = [row[:MATCHES_IN_ROW] for row in rows]
     pairs = [pair for row in shown for pair in row]
-    step, columns, legend = CELL + 3 * GAP, 1, "query first, then its nearest matches"
+    step, columns = CELL + 3 * GAP, 1
     if matches == 1:
-        step, columns, legend = (
-            CELL + GAP,
-            min(PAIRS_IN_ROW, len(rows)),
-            "query left, nearest match right",
-        )
-    if matches > MATCHES_IN_ROW:
-        legend += f" ({MATCHES_IN_ROW} of {matches:,})"
-    legend += ", cosine similarity below the match"
-    if any(pair.same_label is False for pair in pairs):
-        legend += "; a cross and a red frame: their labels differ"
+        step, columns = CELL + GAP, min(PAIRS_IN_ROW, len(rows))
     thumbnails = reductions.thumbnails(paths_to_show(pairs), console)
     cells = columns, -(-len(rows) // columns)
-    page = _Page(cells, CELL + step * min(matches, MATCHES_IN_ROW), thumbnails, title, legend)
+    width = CELL + step * min(matches, MATCHES_IN_ROW)
+    page = _Page(cells, width, thumbnails, title, _legend(pairs, matches))
     with console.progress("images drawn", len(rows) + len(pairs)) as progress:
         for number, (row, letter) in enumerate(zip(shown, letters(), strict=False)):
             x, y = page.place(*divmod(number, columns))
@@ -75,6 +67,18 @@ def draw(
                 page.match(x + place * step, y, pair)
             progress.update(1 + len(row))
     return page.image
+
+
+def _legend(pairs: Sequence[Pair], matches: int) -> str:
+    legend = "query left, nearest match right"
+    if matches > 1:
+        legend = "query first, then its nearest matches"
+    if matches > MATCHES_IN_ROW:
+        legend += f" ({MATCHES_IN_ROW} of {matches:,})"
+    legend += ", cosine similarity below the match"
+    if any(pair.same_label is False for pair in pairs):
+        legend += "; a cross and a red frame: their labels differ"
+    return legend
 
 
 class _Page:
