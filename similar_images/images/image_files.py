@@ -112,8 +112,10 @@ def has_image_suffix(path: str) -> bool:
 def check_folder(folder: Path, option: str) -> None:
     """Raise ImageError unless folder is one; `option` names the option that chooses another."""
     if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise ImageError(f"{folder} {what}; run python split_images.py or choose {option}")
+        what = f"{folder} is not a folder" if folder.exists() else f"there is no folder {folder}"
+        is_default = str(folder) in ("database_set", "query_set")
+        split = "run python split_images.py or choose" if is_default else "check"
+        raise ImageError(f"{what}; {split} {option}")
 
 
 def iter_images(

@@ -268,8 +268,7 @@ def test_a_full_disk_leaves_no_half_split(small_disk: Path, fails: Fails) -> Non
     assert "Read-only" in fails(split_images.main, "--sample", *sets)
 
 
-RESULTS = ["comparison.png", "duplicate_groups.txt", "gallery.html", "label_issues.txt"]
-RESULTS += ["near_duplicates.txt", "observations.md", "pairings.txt"]
+RESULTS = ["comparison.png", "gallery.html", "observations.md", "pairings.txt"]
 
 
 def test_a_full_disk_damages_no_finished_results(

@@ -167,7 +167,7 @@ def provoked(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     random = ["--weights", "random"]
     load, query = embed_and_load.main, query_code.main
     database = folder / "milvus.db"
-    if name.startswith("… does not exist"):
+    if name.startswith("there is no folder"):
         yield [load, "--images", "nowhere", *random]
     elif name.startswith("… holds no images"):
         (folder / "phone").mkdir()
@@ -228,7 +228,7 @@ def provoked(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         yield [load]
     elif "has no classifier" in name:
         yield [load, "--model", "resnet19", *random]
-    elif name.startswith("no image matches"):
+    elif name.startswith("no query has a match"):
         yield [query, "--min-similarity", "1.05"]
     else:
         pytest.fail(f"no test provokes: {name}")

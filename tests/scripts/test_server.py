@@ -124,7 +124,7 @@ def test_paths_that_others_wrote_are_not_opened(
     assert query_code.main(queries) == 0
     assert not any("database_set" in path for path in opened)
     assert "not opened" in Path("results/gallery.html").read_text()
-    assert query_code.main([*queries, "--images", str(loaded / "database_set")]) == 0
+    assert query_code.main([*queries, "--collection-images", str(loaded / "database_set")]) == 0
     assert any("database_set" in path for path in opened)
     with connect(server.uri) as client:
         collection = existing_collection(client, "images")

@@ -282,4 +282,4 @@ def test_a_mistake_is_named_once(server: Server) -> None:
     assert load.returncode != 0
     lines = [line for line in errors.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
-    assert "database_set does not exist" in lines[0]
+    assert "there is no folder database_set" in lines[0]
