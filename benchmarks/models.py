@@ -17,8 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from benchmarks.measure import in_words, machine, say, seconds, table
-from similar_images.console import script_parser, status_of, whole_number
+from benchmarks import measure
+from benchmarks.measure import MANY, in_words, say, seconds
+from similar_images.console import script_parser
 from similar_images.network.embedding import (
     DEFAULT_MODEL,
     Embedder,
@@ -26,9 +27,8 @@ from similar_images.network.embedding import (
     make_embedder,
 )
 from similar_images.network.find_network import find_network, torch_network
-from similar_images.network.model_description import RANDOM, ModelError
+from similar_images.network.model_description import RANDOM
 
-MANY = 10**6  # images: an embedder for a long run
 RUN_SECONDS = 3  # of a model in a repetition, at least
 
 
@@ -37,14 +37,12 @@ class Timed:
 
     def __init__(self, name: str) -> None:
         network = find_network(name, RANDOM)
-        options = EmbeddingOptions(device="cpu")
         self.name, self.dimension = network.model.architecture, network.model.dimension
-        self.embedder: Embedder = make_embedder(network, options, MANY)
+        self.embedder: Embedder = make_embedder(network, EmbeddingOptions(device="cpu"), MANY)
         layers = torch_network(name, RANDOM).layers
         self.parameters = sum(parameter.numel() for parameter in layers.parameters())
-        rng = np.random.default_rng(0)
         shape = (self.embedder.batch_size, *network.preprocessing.shape)
-        self.pixels = rng.integers(0, 256, shape, dtype=np.uint8)
+        self.pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         self.rates: list[float] = []
         self.embed_batches()  # warms up
 
@@ -74,38 +72,31 @@ class Timed:
         ]
 
 
-def run(names: list[str], repetitions: int) -> None:
+def run(args: argparse.Namespace) -> None:
     """Measure the models by turns, and print the table."""
     models = []
-    for name in dict.fromkeys([DEFAULT_MODEL, *names]):
+    for name in dict.fromkeys([DEFAULT_MODEL, *args.models]):
         say(f"converting {name}")
         models.append(Timed(name))
-    for number in range(repetitions):
-        say(f"repetition {number + 1} of {repetitions}")
+    for number in range(args.repetitions):
+        say(f"repetition {number + 1} of {args.repetitions}")
         for model in models:
             model.measure()
     header = ["model", "dimension", "million parameters", "input, pixels", "images/s"]
     header.append(f"of {DEFAULT_MODEL}'s")
-    print(table(header, [model.row(models[0]) for model in models]))
-    print(f"\nMedian (least to most) of {repetitions} repetitions; {models[0].embedder.words}.")
-    print(f"{machine()}.")
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Return the command line's options."""
-    parser = script_parser(__doc__)
-    parser.add_argument("models", nargs="+", metavar="NAME", help="as --model takes it")
-    parser.add_argument(
-        "--repetitions", type=whole_number(1, 100), default=5, metavar="N", help="default: 5"
+    print(measure.table(header, [model.row(models[0]) for model in models]))
+    print(
+        f"\nMedian (least to most) of {args.repetitions} repetitions; {models[0].embedder.words}."
     )
-    return parser.parse_args(argv)
+    print(f"{measure.conditions()}.")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; return its exit status."""
-    args = parse_args(argv)
-    interrupted = "nothing was changed; run it again"
-    return status_of(lambda: run(args.models, args.repetitions), (ModelError,), interrupted)
+    parser = script_parser(__doc__)
+    parser.add_argument("models", nargs="+", metavar="NAME", help="as --model takes it")
+    measure.add_number(parser, "--repetitions", 5, "runs of each model")
+    return measure.measured(parser, argv, run)
 
 
 if __name__ == "__main__":
