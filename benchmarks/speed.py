@@ -109,7 +109,7 @@ def steady_rate(load: Callable[[list[str]], object], paths: list[str]) -> float:
     each = 32 * core_count()
     few = each if len(paths) >= 2 * each else max(1, len(paths) // 4)
     many = len(paths) // few * few
-    started, all_done = (seconds(lambda n=n: load(paths[:n])) for n in (few, many))
+    started, all_done = (seconds(functools.partial(load, paths[:n])) for n in (few, many))
     return (many - few) / (all_done - started)
 
 
