@@ -25,10 +25,10 @@ LEAST_SECONDS = 0.2  # that a matrix product is repeated for: one alone is too s
 
 
 class Torch:
-    """A network of torchvision in torch, in float32 on a device, without any optimisation.
+    """A network in torch, in float32 on a device, without any optimisation.
 
     layers: (N, crop, crop, 3) uint8 → (N, dimension) float32 of unit length. body: the same
-    without preprocessing and of any length. transforms: the preprocessing that is published.
+    without preprocessing and of any length.
     """
 
     def __init__(self, architecture: str, weights: str, device: str) -> None:
@@ -37,23 +37,25 @@ class Torch:
         self.layers: nn.Module = network.layers.to(device)
         self.body = self.layers.get_submodule("body")
         self.shape = network.preprocessing.shape
-        self.transforms = torchvision.models.get_model_weights(architecture).DEFAULT.transforms()
+
+    @functools.cached_property
+    def transforms(self) -> Callable[[Image.Image], torch.Tensor]:
+        """The preprocessing that torchvision publishes for its model."""
+        return torchvision.models.get_model_weights(self.architecture).DEFAULT.transforms()
 
     def ways(
         self, pixels: np.ndarray, batch: int, files: list[Path], folder: Path
     ) -> dict[str, Callable[[], np.ndarray]]:
         """Return ways to embed preprocessed images, or image files, each by its name."""
-        batch = max(EAGER_BATCH, batch)
-        state = folder / "state.pth"
-        self.save_state(state)
-        return {
-            f"torch, eager, float32, {self.device}, batches of {batch}": functools.partial(
-                self.embed_eagerly, pixels, batch
-            ),
-            "homework: a network built and loaded for each image, cpu": lambda: np.stack(
+        batch, state = max(EAGER_BATCH, batch), folder / "state.pth"
+        eager = functools.partial(self.embed_eagerly, pixels, batch)
+        ways = {f"torch, eager, float32, {self.device}, batches of {batch}": eager}
+        if self.architecture in torchvision.models.list_models():
+            self.save_state(state)
+            ways["homework: a network built and loaded for each image, cpu"] = lambda: np.stack(
                 [self.embed_as_the_homework(file, state) for file in files]
-            ),
-        }
+            )
+        return ways
 
     def embed_eagerly(self, pixels: np.ndarray, batch: int) -> np.ndarray:
         """Embed preprocessed images: copy them to the device and wait, as the embedder does."""

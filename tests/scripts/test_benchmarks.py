@@ -20,7 +20,6 @@ from benchmarks import (
     judged_pairs,
     label_issues,
     measure,
-    models,
     run,
     scale,
 )
@@ -28,7 +27,7 @@ from similar_images.matching.label_issues import label_issues as find_label_issu
 from similar_images.splitting.split import ImageSet, split_positions
 
 Fails = Callable[..., str]
-ALL = [judged_pairs, label_issues, models, run, scale]
+ALL = [judged_pairs, label_issues, run, scale]
 MODEL = ["--model", "mobilenet_v3_small", "--weights", "random"]
 
 
@@ -137,14 +136,25 @@ def test_wrong_labels_among_clear_clusters_are_all_found() -> None:
     assert np.isnan(half.firsts).all()
 
 
-def test_models_are_compared_with_the_default_one(
-    own_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_network_of_timm_is_compared_with_eager_torch(
+    digits: Path, own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "RUN_SECONDS", 0)
-    assert models.main(["mobilenet_v3_small", "--repetitions", "1"]) == 0
-    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:4]]
-    assert [line[0] for line in lines] == ["| `resnet18`", "| `mobilenet_v3_small`"]
-    assert [line[1:4] for line in lines] == [["512", "11.2", "224"], ["1024", "1.5", "224"]]
+    monkeypatch.setattr(competitors, "MATRICES", (128,))
+    options = [
+        "--parts",
+        "network",
+        "--model",
+        "timm/test_vit.r160_in1k",
+        "--weights",
+        "random",
+        "--count",
+        "8",
+    ]
+    folders = options_for(digits / "database_set", digits / "query_set")[4:]
+    assert run.main([*folders, *options, "--repetitions", "1", "--output", "figures.md"]) == 0
+    rows = Path("figures.md").read_text()
+    assert "torch, eager, float32" in rows
+    assert "homework" not in rows
 
 
 def test_judged_pairs_are_of_the_published_split() -> None:
