@@ -151,7 +151,12 @@ def test_a_network_of_timm_is_compared_with_eager_torch(
         "8",
     ]
     folders = options_for(digits / "database_set", digits / "query_set")[4:]
-    assert run.main([*folders, *options, "--repetitions", "1", "--output", "figures.md"]) == 0
+    assert (
+        run.main(
+            [*folders, *options, *["--count", "8", "--repetitions", "1", "--output", "figures.md"]]
+        )
+        == 0
+    )
     rows = Path("figures.md").read_text()
     assert "torch, eager, float32" in rows
     assert "homework" not in rows

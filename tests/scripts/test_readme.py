@@ -129,9 +129,6 @@ NOT_RUN_HERE = {
         "installs; .ci/run does"
     ),
     "python -m benchmarks.scale --sizes 10000 100000 1000000": "test_benchmarks.py, smaller",
-    "python -m benchmarks.run --parts network --weights random --model timm/vit_small_patch14_dinov2": (
-        "test_benchmarks.py, a small one"
-    ),
     "python -m benchmarks.run --images photographs/database --queries photographs/queries "
     "--parts steady exactness load query --runs 5 --output photographs.md": "test_benchmarks.py",
     "python -m benchmarks.judged_pairs --cifar ~/Downloads": "test_benchmarks.py",
