@@ -48,8 +48,11 @@ class Torch:
     ) -> dict[str, Callable[[], np.ndarray]]:
         """Return ways to embed preprocessed images, or image files, each by its name."""
         batch, state = max(EAGER_BATCH, batch), folder / "state.pth"
-        eager = functools.partial(self.embed_eagerly, pixels, batch)
-        ways = {f"torch, eager, float32, {self.device}, batches of {batch}": eager}
+        ways: dict[str, Callable[[], np.ndarray]] = {
+            f"torch, eager, float32, {self.device}, batches of {batch}": functools.partial(
+                self.embed_eagerly, pixels, batch
+            )
+        }
         if self.architecture in torchvision.models.list_models():
             self.save_state(state)
             ways["homework: a network built and loaded for each image, cpu"] = lambda: np.stack(
