@@ -20,7 +20,6 @@ from PIL import Image
 import embed_and_load
 import query_code
 import split_images
-from benchmarks import models
 from image_to_embedding import image_to_embedding
 from similar_images.images.decoding import decode
 from similar_images.images.image_files import Listing, iter_images
@@ -457,14 +456,3 @@ def test_the_kept_networks_of_both_sources_are_told_apart() -> None:
     assert not theirs.same_vectors(timms.properties())
     assert exact_embedder(name="timm/resnet18").preprocessing.interpolation == "bicubic"
     assert exact_embedder(name="resnet18").preprocessing.interpolation == "bilinear"
-
-
-def test_the_benchmark_prints_a_line_for_each_model(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(models, "RUN_SECONDS", 0)
-    assert models.main([f"timm/{TINY}", "--repetitions", "2"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split("|")[1].strip() for line in lines[2:4]] == ["`resnet18`", f"`timm/{TINY}`"]
-    assert lines[3].startswith(f"| `timm/{TINY}` | 64 | 0.3 | 160 | ")
-    assert models.main(["timm/none"]) == 1

@@ -132,16 +132,9 @@ NOT_RUN_HERE = {
         "installs; .ci/run does"
     ),
     "python -m benchmarks.scale --sizes 10000 100000 1000000": "test_benchmarks.py, smaller",
-    "python -m benchmarks.near_duplicates cifar-10/database_set ~/Pictures": "test_benchmarks.py",
-    "python -m benchmarks.photographs --photographs ~/Pictures": "test_benchmarks.py, smaller",
-    "python -m benchmarks.photographs --photographs ~/Pictures --count 400": "likewise",
-    "python -m benchmarks.formats --photographs ~/Pictures": "test_benchmarks.py, smaller",
-    "python -m benchmarks.upserts --milvus-uri http://localhost:19530": "test_benchmarks.py",
-    "python -m benchmarks.models timm/mobilenetv4_conv_small timm/vit_small_patch14_dinov2": (
-        "test_benchmarks.py, torchvision's"
-    ),
-    "python -m benchmarks.judged_pairs --cifar ~/Downloads": "test_near_duplicate_benchmarks.py",
-    "python -m benchmarks.different_images ~/Pictures": "test_near_duplicate_benchmarks.py",
+    "python -m benchmarks.run --images photographs/database --queries photographs/queries "
+    "--parts steady exactness load query --runs 5 --output photographs.md": "test_benchmarks.py",
+    "python -m benchmarks.judged_pairs --cifar ~/Downloads": "test_benchmarks.py",
     "python -m benchmarks.label_issues --images cifar-10/database_set "
     "--queries cifar-10/query_set": "test_benchmarks.py",
     "docker compose up --detach --wait": "wants a container engine",
@@ -365,14 +358,14 @@ def test_the_server_lines(published: dict[str, str], clone: Path, server: Server
 
 
 def test_the_benchmarks_lines(digits: Path, own_folder: Path) -> None:
-    output = ["--output", str(own_folder)]
     folders = {"cifar-10/database_set": "database_set", "cifar-10/query_set": "query_set"}
-    line = the_command("benchmarks.run")
+    line = the_command("benchmarks.run", "cifar-10")
     for readme, ours in folders.items():
         line = line.replace(readme, str(digits / ours))
-    small = [*MODEL[:4], "--parts", "agreement", "--repetitions", "1", "--agreement", "16"]
-    run_line(" ".join([line, *small, *output]), PROJECT, {})
-    assert "equal nearest matches" in (own_folder / "results.md").read_text()
+    small = [*MODEL[:4], "--parts", "agreement"]
+    output = own_folder / "results.md"
+    run_line(" ".join([line, *small, "--output", str(output)]), PROJECT, {})
+    assert "equal nearest matches" in output.read_text()
 
 
 def test_a_download_with_another_checksum_is_refused(
