@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 from helpers import LOAD
+from similar_images.loading.progress import SharedProgress
 
 import embed_and_load
 from similar_images.console import Progress
 from similar_images.loading.inventory import ListedPaths
-from similar_images.loading.progress import SharedProgress
 from similar_images.loading.ranks import RankError, Ranks
 
 
