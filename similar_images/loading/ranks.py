@@ -107,7 +107,8 @@ class Ranks:
             distributed.init_process_group("gloo", timeout=START_LIMIT)
             self._group = distributed.new_group(timeout=WAIT_LIMIT)
         except (RuntimeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
             raise RankError(
-                f"the {self.count} ranks can't connect ({error}); start several loaders with "
+                f"the {self.count} ranks can't connect ({reason}); start several loaders with "
                 "torchrun, or unset WORLD_SIZE"
             ) from None
