@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 RED, YELLOW, PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[0m"
 LINE_SECONDS = 60  # between two progress lines where stderr is not a terminal
+UNKNOWN_SECONDS = 2  # after which a bar without a total appears: most such work is short
 GC_THRESHOLD = 100_000  # with Python's far lower default, imports take longer
 CLOSED_PIPE = 141  # as a shell reports a program that wrote into a closed pipe
 RUN_AGAIN = "run it again"
@@ -56,16 +57,27 @@ def escaped(text: str) -> str:
 class Progress:
     """A progress bar on a terminal; elsewhere a plain line about once a minute.
 
-    A context manager. `total` may be set and corrected while it runs.
+    A context manager. Where several processes share a terminal, prefix names this one, and row is
+    the place of its bar.
     """
 
-    def __init__(self, unit: str, total: int | None, quiet: bool) -> None:
+    def __init__(
+        self, unit: str, total: int | None, quiet: bool, prefix: str = "", row: int = 0
+    ) -> None:
         self.n = 0
+        self._prefix = prefix
         self._unit = unit
         self.total = total
         self._lines = not quiet and not sys.stderr.isatty()
         hidden = quiet or self._lines or total in (0, 1)
-        self._bar: tqdm[None] = tqdm(total=total, unit=f" {unit}", disable=hidden)
+        self._bar: tqdm[None] = tqdm(
+            desc=prefix.rstrip(": "),
+            total=total,
+            unit=f" {unit}",
+            delay=UNKNOWN_SECONDS if total is None else 0,
+            disable=hidden,
+            position=row or None,
+        )
         self._start = self._last = time.monotonic()
 
     def __enter__(self) -> "Progress":
@@ -89,7 +101,7 @@ class Progress:
         if self.total and rate:
             of = f" of {self.total:,}"
             left = f", about {max(self.total - self.n, 0) / rate / 60:.0f} min left"
-        return f"{self.n:,}{of} {self._unit}, {rate:.1f} {self._unit}/s{left}"
+        return f"{self._prefix}{self.n:,}{of} {self._unit}, {rate:.1f} {self._unit}/s{left}"
 
 
 class Console:
@@ -113,9 +125,11 @@ class Console:
         """Print a line about a problem that does not end the run; if quiet, on stderr."""
         print(escaped(text), file=sys.stderr if self.quiet else self._out, flush=True)
 
-    def progress(self, unit: str, total: int | None = None) -> Progress:
-        """Return a progress bar; unit: a plural noun."""
-        return Progress(unit, total, self.quiet)
+    def progress(
+        self, unit: str, total: int | None = None, prefix: str = "", row: int = 0
+    ) -> Progress:
+        """Return a progress bar, see Progress; unit: a plural noun."""
+        return Progress(unit, total, self.quiet, prefix, row)
 
 
 def warn(text: str) -> None:

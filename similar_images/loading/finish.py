@@ -56,22 +56,19 @@ def report(job: Load, tally: Tally, seconds: float) -> None:
     rate = f", {tally.loaded / seconds:.1f} images/s" if tally.loaded else ""
     loaded = f"Loaded {counted(tally.loaded, 'image')} in {seconds:.1f} s{rate}"
     say(f"{loaded}; {tally.kept:,} were already in the collection")
-    if tally.pruned.gone:
-        what = "removed" if tally.pruned.removed else "kept; --prune removes them"
-        say(f"{counted(tally.pruned.gone, 'row')} without a readable file: {what}")
-    if tally.pruned.unseen:
-        rows = counted(tally.pruned.unseen, "row")
+    if tally.gone:
+        what = "removed" if tally.removed else "kept; --prune removes them"
+        say(f"{counted(tally.gone, 'row')} without a readable file: {what}")
+    if tally.unseen:
+        rows = counted(tally.unseen, "row")
         say(
             f"{rows} of files that can't be checked (in an empty or unreadable folder, links to "
             "nothing, or no decoder installed): kept"
         )
     if tally.skipped:
-        number = len(tally.skipped) + tally.skipped_unnamed
-        trouble(f"Skipped unreadable files: {number:,}")
+        trouble(f"Skipped unreadable files: {len(tally.skipped):,}")
         for skipped in tally.skipped:
             trouble(f"  {printable(skipped.path)}: {printable(skipped.reason)}")
-        if tally.skipped_unnamed:
-            trouble(f"  and {tally.skipped_unnamed:,} others")
     if tally.left_out:
         say(left_out_in_words(tally.left_out))
     place = f"{job.collection.name} in {redact(job.collection.client.uri)}"

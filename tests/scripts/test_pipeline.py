@@ -2,7 +2,6 @@
 
 import csv
 import os
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +14,6 @@ from PIL import Image
 import embed_and_load
 import query_code
 import split_images
-from similar_images.images import image_files
-from similar_images.loading import inventory
 from similar_images.milvus import lite
 from similar_images.milvus.collection import STRONG, ImageCollection
 from similar_images.milvus.connection import connect, resolve_uri
@@ -75,31 +72,14 @@ def test_only_new_and_changed_images_are_embedded_and_lost_ones_pruned(
     assert set(rows()) == set(after) - {second, third}
 
 
-def test_images_are_embedded_while_the_folder_is_still_listed(
+def test_many_rows_for_milvus_lite_are_warned_of(
     milvus: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert split_images.main(["--sample", "--limit", "200"]) == 0
-    found, embed = image_files._found, OpenVinoEmbedder.embed
-    listed, listed_at_a_batch = [], []
-
-    def note_listed(path: str, status: os.stat_result) -> object:
-        listed.append(path)
-        return found(path, status)
-
-    def note_batch(self: OpenVinoEmbedder, pixels: np.ndarray) -> np.ndarray:
-        listed_at_a_batch.append(len(listed))
-        return embed(self, pixels)
-
-    monkeypatch.setattr(inventory, "LISTED_FIRST", 20)
     monkeypatch.setattr(lite, "MANY_ROWS", 180)
-    monkeypatch.setattr(image_files, "_found", note_listed)
-    monkeypatch.setattr(OpenVinoEmbedder, "embed", note_batch)
-    assert load("--batch-size", "4") == 0
-    assert listed_at_a_batch[0] < 100, "the 180 are not all listed when embedding begins"
-    captured = capsys.readouterr()
-    announced = re.search(r"more than 20 images to embed", captured.out)
-    assert announced
-    assert ("180 rows are many for Milvus Lite" in captured.err) == (milvus == "./milvus.db")
+    assert load() == 0
+    said = "180 rows are many for Milvus Lite"
+    assert (said in capsys.readouterr().err) == (milvus == "./milvus.db")
     assert len(rows()) == 180
 
 

@@ -138,6 +138,8 @@ NOT_RUN_HERE = {
     "python -m benchmarks.label_issues --images cifar-10/database_set "
     "--queries cifar-10/query_set": "test_benchmarks.py",
     "docker compose up --detach --wait": "wants a container engine",
+    "torchrun --nnodes 2 --nproc-per-node 2 --rdzv-backend c10d --rdzv-endpoint HOST:29400 "
+    "--rdzv-id load embed_and_load.py --milvus-uri http://SERVER:19530": "test_torchrun.py",
 }
 
 
@@ -348,7 +350,7 @@ def test_the_server_lines(published: dict[str, str], clone: Path, server: Server
     env = {"XDG_CACHE_HOME": published["XDG_CACHE_HOME"], "MILVUS_TOKEN": TOKEN}
     first = on_server(the_command("MILVUS_TOKEN", "embed_and_load.py"), server.uri)
     assert "Loaded 270 images" in run_line(first, clone, published).stdout
-    again = on_server(the_command("torchrun"), server.uri)
+    again = on_server(the_command("torchrun --nproc-per-node"), server.uri)
     assert "270 were already in the collection" in run_line(again, clone, env).stdout
     index = on_server(the_command("--index hnsw"), server.uri)
     assert "Index: approximate (HNSW" in run_line(index, clone, env).stdout

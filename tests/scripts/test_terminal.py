@@ -43,7 +43,12 @@ def test_each_script_begins_with_its_task_and_ends_with_the_next_command(
 ) -> None:
     steps: list[tuple[Callable[[list[str]], int], list[str], str, str]] = [
         (split_images.main, ["--sample", "--limit", "60"], "Splitting", "python embed_and_load.py"),
-        (embed_and_load.main, LOAD, "Loading database_set into images", "python query_code.py"),
+        (
+            embed_and_load.main,
+            LOAD,
+            'Loading database_set into collection "images"',
+            "python query_code.py",
+        ),
         (query_code.main, [], "Matching 6 images from query_set", "open results/comparison.png"),
     ]
     for main, args, first, last in steps:
@@ -56,8 +61,9 @@ def test_each_script_begins_with_its_task_and_ends_with_the_next_command(
 
 def test_bars_show_on_a_terminal_alone_and_never_when_quiet(loaded: Path) -> None:
     for args in (["--prune"], []):
-        next(iter(sorted(Path("database_set").rglob("*.png")))).touch()
-        assert "1/1" in on_a_terminal("embed_and_load.py", *LOAD, *args)
+        for path in sorted(Path("database_set").rglob("*.png"))[:2]:
+            path.touch()
+        assert "2/2" in on_a_terminal("embed_and_load.py", *LOAD, *args)
     next(iter(sorted(Path("database_set").rglob("*.png")))).touch()
     assert "1/1" not in on_a_terminal("embed_and_load.py", *LOAD, "--quiet")
     assert "20/20" in on_a_terminal("query_code.py")
