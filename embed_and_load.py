@@ -24,12 +24,7 @@ from similar_images.console import Console, add_quiet_option, script_parser, sta
 from similar_images.images.image_files import ImageError
 from similar_images.loading.finish import finish, report
 from similar_images.loading.load import LazyEmbedder, Load, load
-from similar_images.loading.prepare import (
-    LoadOptions,
-    check_source,
-    collection_to_load,
-    warn_if_interrupted,
-)
+from similar_images.loading.prepare import LoadOptions, check_source, collection_to_load
 from similar_images.loading.prune import check_pruned
 from similar_images.loading.ranks import RankError, Ranks
 from similar_images.milvus.client import EXACT_ROWS, CollectionError, redact
@@ -128,8 +123,6 @@ def embed_and_load(args: argparse.Namespace, ranks: Ranks) -> None:
     if ranks.first:
         warn_if_random(network.model)
     with connect(uri) as client:
-        if ranks.first:
-            warn_if_interrupted(client, options)
         with ranks.after(ranks.first, "collection"):
             collection = collection_to_load(client, options, network.model)
         job = Load(

@@ -32,8 +32,8 @@ BATCH = 64  # rows that are added at a time, as a network's batches are
 
 def rate(client: Client, images: list[DecodedImage], vectors: np.ndarray) -> float:
     """Return the rows/s at which a new collection is filled, without the flush."""
-    if ImageCollection.exists(client, NAME):
-        client.ask("drop_collection", NAME)
+    if old := ImageCollection.find(client, NAME):
+        old.drop()
     properties = {"root": "/nowhere", "dimension": str(DIMENSION)}
     collection = ImageCollection.create(client, NAME, properties)
     start = time.perf_counter()
