@@ -36,7 +36,16 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 # What a repetition may change: gRPC's codes, and words of Milvus's messages while it starts or is
 # asked too often. A message that is too large has RESOURCE_EXHAUSTED, too.
 TRANSIENT_GRPC_CODES = ("ABORTED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "UNAVAILABLE")
-TRANSIENT_WORDS = ("not ready", "no available", "connection refused", "rate limit")
+TRANSIENT_WORDS = (
+    "channel not available",
+    "connection refused",
+    "no available",
+    "node not",
+    "node offline",
+    "not fully loaded",
+    "not ready",
+    "rate limit",
+)
 TOO_LARGE = "larger than max"
 NO_COLLECTION = 100  # Milvus's code
 REPLACED = "it was dropped or replaced while it was used; run it again"

@@ -138,7 +138,11 @@ class Server:
         self.collections()
         with connect(self.uri) as client:
             for name in client.milvus.list_collections():
-                if not {*client.milvus.list_aliases(name)["aliases"]} & {*but}:
+                aliases = client.milvus.list_aliases(name)["aliases"]
+                for alias in aliases:
+                    if alias not in but:
+                        client.milvus.drop_alias(alias)
+                if not {*aliases} & {*but}:
                     client.milvus.drop_collection(name)
 
     def stop(self) -> None:
