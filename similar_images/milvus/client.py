@@ -8,6 +8,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import threading
 import time
 import typing
@@ -36,15 +37,8 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 # What a repetition may change: gRPC's codes, and words of Milvus's messages while it starts or is
 # asked too often. A message that is too large has RESOURCE_EXHAUSTED, too.
 TRANSIENT_GRPC_CODES = ("ABORTED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "UNAVAILABLE")
-TRANSIENT_WORDS = (
-    "channel not available",
-    "connection refused",
-    "no available",
-    "node not",
-    "node offline",
-    "not fully loaded",
-    "not ready",
-    "rate limit",
+TRANSIENT_WORDS = re.compile(
+    "connection refused|no available|node (not|offline)|not (ready|available|fully)|rate limit"
 )
 TOO_LARGE = "larger than max"
 NO_COLLECTION = 100  # Milvus's code
@@ -141,7 +135,7 @@ def is_transient(error: "MilvusException") -> bool:
     return TOO_LARGE not in words and (
         getattr(error.code, "name", "") in TRANSIENT_GRPC_CODES
         or error.retriable
-        or any(phrase in words for phrase in TRANSIENT_WORDS)
+        or TRANSIENT_WORDS.search(words) is not None
     )
 
 
@@ -226,7 +220,7 @@ class Client:
         try:
             if self.is_own:
                 return repeated(request, self.uri, 0, self._stopped)
-            return repeated(lambda: self._answer(request), self.uri, RETRY_SECONDS, self._stopped)
+            return repeated(partial(self._answer, request), self.uri, RETRY_SECONDS, self._stopped)
         except MilvusException as error:
             raise explained(error, self.uri, advice) from error
 
