@@ -173,17 +173,13 @@ class Client:
     """A connection to a Milvus server; a context manager.
 
     exact_rows: up to so many rows, search is exact by default.
-    needs_index: whether a search needs an index; if not, search without one is exact.
-    reads_rows_to_count: whether a count with a filter reads all columns of the rows into memory.
-    is_own: whether it is a file of this user alone: its collections' properties can be trusted,
-    and its requests, which this process answers, neither wait for ever nor are repeated.
+    is_own: whether it is Milvus Lite, a file of this user alone: its collections' properties can be
+    trusted, and its requests, which this process answers, neither wait for ever nor are repeated.
     upsert_rows: at most so many rows are upserted in one request, see rows_per_upsert().
     upserts_at_once: so many requests to upsert rows are under way at a time.
     """
 
     exact_rows = EXACT_ROWS
-    needs_index = True
-    reads_rows_to_count = False
     is_own = False
     upsert_rows = UPSERT_ROWS
     upserts_at_once = UPSERTS_AT_ONCE

@@ -135,9 +135,8 @@ class ImageCollection:
 
     def _open(self) -> None:
         """Make it searchable: a reopened collection may be 'released'."""
-        self.client.ask(
-            self.client.milvus.load_collection, self.own_name, advice=self.client.damaged
-        )
+        client = self.client
+        client.ask(client.milvus.load_collection, self.own_name, advice=client.damaged)
 
     # --- Properties ---------------------------------------------------------------------------
 
@@ -184,7 +183,7 @@ class ImageCollection:
 
     def count(self, expression: str = "") -> int:
         """Return the exact number of rows, or of those for which a Milvus filter is true."""
-        if expression and self.client.reads_rows_to_count:
+        if expression and self.client.is_own:  # Lite would read all columns of the rows at once
             return sum(map(len, self._pages((KEY,), READ_ROWS, expression)))
         advice = CHECK_FILTER if expression else RESUME
         return int(self._query(expression, ["count(*)"], advice)[0]["count(*)"])

@@ -33,8 +33,6 @@ class LiteClient(Client):
     """A Milvus Lite file: open in this process alone, searched exactly, no retries."""
 
     exact_rows = sys.maxsize
-    needs_index = False  # a FLAT index would store the vectors twice, on disk and in memory
-    reads_rows_to_count = True
     is_own = True
     upsert_rows = 256  # a row costs the same from 64 to 1,000 at a time: 0.15 ms
     upserts_at_once = 1  # it must not be written to by two threads

@@ -88,7 +88,7 @@ class CollectionIndex:
 
     def current(self) -> dict[str, str]:
         """Return how the collection is searched: index_type, nlist etc.; empty if it cannot be."""
-        exact = {} if self.client.needs_index else {"index_type": FLAT.type}
+        exact = {"index_type": FLAT.type} if self.client.is_own else {}  # Lite needs no index
         return self.built() or exact
 
     def built(self) -> dict[str, str]:
@@ -108,7 +108,8 @@ class CollectionIndex:
         """
         ask, milvus = self.client.ask, self.client.milvus
         built = self.built().get("index_type")
-        wanted = kind.type if kind != FLAT or self.client.needs_index else None
+        # On Lite a FLAT index would store the vectors twice, on disk and in memory.
+        wanted = None if kind == FLAT and self.client.is_own else kind.type
         if built == wanted:
             return False
         self._described = None
