@@ -21,16 +21,11 @@ import time
 from functools import partial
 from pathlib import Path
 
-from similar_images.console import Console, add_quiet_option, script_parser, status_of
+from similar_images.console import Console, add_quiet_option, options_from, script_parser, status_of
 from similar_images.images.image_files import ImageError
 from similar_images.loading.finish import finish, report
 from similar_images.loading.load import Load, load
-from similar_images.loading.prepare import (
-    LoadOptions,
-    check_source,
-    collection_to_load,
-    warn_if_interrupted,
-)
+from similar_images.loading.prepare import LoadOptions, check_source, collection_to_load
 from similar_images.loading.prune import check_pruned
 from similar_images.loading.ranks import RankError, Ranks
 from similar_images.milvus.client import EXACT_ROWS, CollectionError, redact
@@ -104,15 +99,13 @@ def run(args: argparse.Namespace, ranks: Ranks) -> None:
     """
     start = time.perf_counter()
     console = Console(args.quiet)
-    options = LoadOptions(**{name: getattr(args, name) for name in LoadOptions.__annotations__})
+    options = options_from(LoadOptions, args)
     with ranks:
         uri = ranks.in_turn(checked_uri, args, ranks, console)
         network = ranks.in_turn_on_each_machine(find_network, args.model, args.weights)
         if ranks.first:
             warn_if_random(network.model)
         with connect(uri) as client:
-            if ranks.first:
-                warn_if_interrupted(client, options)
             job = Load(
                 options=options,
                 collection=ranks.in_turn(collection_to_load, client, options, network.model),

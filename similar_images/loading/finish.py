@@ -3,7 +3,7 @@
 from similar_images.images.image_files import left_out_in_words
 from similar_images.loading.load import Load, Tally
 from similar_images.milvus.client import CollectionError, redact
-from similar_images.milvus.collection import ENDED, LOAD, ROWS, ImageCollection
+from similar_images.milvus.collection import ENDED, LOAD, ROWS
 from similar_images.milvus.vector_index import FLAT, choose_index
 from similar_images.text import counted, printable
 
@@ -19,8 +19,9 @@ def finish(job: Load, tally: Tally) -> None:
             "run it again"
         )
     build_index(job, count)
+    if job.options.recreate:
+        collection.replace()
     collection.set_properties(**{ROWS: str(count), LOAD: ENDED})
-    put_in_place(collection, job.options.collection)
 
 
 def build_index(job: Load, rows: int) -> None:
@@ -39,15 +40,6 @@ def build_index(job: Load, rows: int) -> None:
     kind = choose_index(choice, rows, collection.client.exact_rows)
     if replaceable and collection.use_index(kind):
         job.console.say(f"Index: {collection.index.words({})}")
-
-
-def put_in_place(collection: ImageCollection, name: str) -> None:
-    """Give a collection that --recreate has fully loaded the name of the old one."""
-    if collection.name != name:
-        old = ImageCollection.find(collection.client, name)
-        if old:
-            old.drop()
-        collection.rename(name)
 
 
 def report(job: Load, tally: Tally, seconds: float) -> None:

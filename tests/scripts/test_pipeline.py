@@ -15,10 +15,7 @@ import embed_and_load
 import query_code
 import split_images
 from similar_images.milvus import lite
-from similar_images.milvus.collection import STRONG, ImageCollection
-from similar_images.milvus.connection import connect, resolve_uri
 from similar_images.network import weights as network_weights
-from similar_images.network.openvino_embedder import OpenVinoEmbedder
 
 Fails = Callable[..., str]
 milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
@@ -113,56 +110,6 @@ def test_another_folder_is_refused_and_a_moved_one_taken(loaded: Path, fails: Fa
     assert rows() == before
     assert query_code.main([]) == 0
     assert pairings()[0]["match"].startswith("moved_set/")
-
-
-def test_recreate_replaces_only_when_it_is_done(
-    loaded: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = rows()
-    with monkeypatch.context() as patch:
-        patch.setattr(OpenVinoEmbedder, "embed", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            load("--recreate")
-    assert rows() == before
-    assert load("--recreate") == 0
-    after = rows()
-    assert set(after) == set(before)
-    assert all(after[path]["inserted_at"] > before[path]["inserted_at"] for path in before)  # type: ignore[operator]
-    with connect(resolve_uri(None)) as client:
-        assert client.milvus.list_collections() == ["images"]
-
-
-@pytest.mark.parametrize("step", ["drop", "rename"])
-def test_a_recreate_that_ends_at_its_last_steps_is_finished_by_the_next_run(
-    step: str, loaded: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = rows()
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ImageCollection, step, interrupt)
-        assert load("--recreate") == 130
-    assert load(*(["--recreate"] if step == "drop" else [])) == 0
-    after = rows()
-    assert set(after) == set(before)
-    assert all(after[path]["inserted_at"] > before[path]["inserted_at"] for path in before)  # type: ignore[operator]
-    with connect(resolve_uri(None)) as client:
-        assert client.milvus.list_collections() == ["images"]
-
-
-@pytest.mark.parametrize("recreate", [False, True])
-def test_a_foreign_collection_is_left_alone(recreate: bool, loaded: Path, fails: Fails) -> None:
-    uri = resolve_uri(None)
-    with connect(uri) as client:
-        client.milvus.create_collection("foreign", dimension=512, **STRONG)
-        client.milvus.insert("foreign", [{"id": 1, "vector": [0.5] * 512}])
-    options = ["--collection", "foreign", *(["--recreate"] if recreate else [])]
-    assert "stays as it is" in fails(embed_and_load.main, *LOAD, *options)
-    with connect(uri) as client:
-        client.milvus.load_collection("foreign")
-        assert client.milvus.get("foreign", ids=[1])[0]["id"] == 1
 
 
 def test_mistakes_end_in_one_line(loaded: Path, fails: Fails) -> None:
