@@ -18,18 +18,14 @@ Running it again embeds only what is new or changed.
 import argparse
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
-from similar_images.console import Console, add_quiet_option, script_parser, status_of
+from similar_images.console import Console, add_quiet_option, options_from, script_parser, status_of
 from similar_images.images.image_files import ImageError
 from similar_images.loading.finish import finish, report
-from similar_images.loading.load import LazyEmbedder, Load, load
-from similar_images.loading.prepare import (
-    LoadOptions,
-    check_source,
-    collection_to_load,
-    warn_if_interrupted,
-)
+from similar_images.loading.load import Load, load
+from similar_images.loading.prepare import LoadOptions, check_source, collection_to_load
 from similar_images.loading.prune import check_pruned
 from similar_images.loading.ranks import RankError, Ranks
 from similar_images.milvus.client import EXACT_ROWS, CollectionError, redact
@@ -44,6 +40,7 @@ from similar_images.network.embedding import (
     add_embedding_options,
     add_weights_options,
     embedding_options,
+    make_embedder,
     warn_if_random,
 )
 from similar_images.network.find_network import find_network
@@ -55,6 +52,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = script_parser(__doc__)
     parser.add_argument(
         "--images",
+        dest="folder",
         type=Path,
         default=Path("database_set"),
         metavar="DIR",
@@ -94,53 +92,44 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def load_options(args: argparse.Namespace) -> LoadOptions:
-    """Return the options of the load."""
-    return LoadOptions(
-        folder=args.images,
-        collection=args.collection,
-        index=args.index,
-        recreate=args.recreate,
-        moved=args.moved,
-        prune=args.prune,
-        prune_most=args.prune_most,
-    )
-
-
 def run(args: argparse.Namespace, ranks: Ranks) -> None:
-    """Run on one rank, or alone; leave the other ranks in order, whatever happens."""
-    with ranks:
-        embed_and_load(args, ranks)
+    """Find the images, embed those that the collection lacks, upsert them, report.
 
-
-def embed_and_load(args: argparse.Namespace, ranks: Ranks) -> None:
-    """Find the images, embed what the collection lacks, upsert it, check the number of rows."""
+    With several ranks, each loads its share.
+    """
     start = time.perf_counter()
-    options = load_options(args)
-    console = Console(args.quiet or not ranks.first)
-    with ranks.after(ranks.first, "check"):
-        uri = resolve_uri(args.milvus_uri)
-        console.say(f"Loading {args.images} into {args.collection} in {redact(uri)}")
-        check_processes(uri, ranks.count)
-        check_source(args.images)
-    with ranks.after(ranks.local_rank == 0, f"weights on {ranks.node}"):
-        network = LazyEmbedder(find_network(args.model, args.weights), embedding_options(args))
-    if ranks.first:
-        warn_if_random(network.model)
-    with connect(uri) as client:
+    console = Console(args.quiet)
+    options = options_from(LoadOptions, args)
+    with ranks:
+        uri = ranks.in_turn(checked_uri, args, ranks, console)
+        network = ranks.in_turn_on_each_machine(find_network, args.model, args.weights)
         if ranks.first:
-            warn_if_interrupted(client, options)
-        with ranks.after(ranks.first, "collection"):
-            collection = collection_to_load(client, options, network.model)
-        job = Load(
-            options=options, collection=collection, network=network, ranks=ranks, console=console
-        )
-        tally = load(job)
-        with ranks.after(ranks.first, "finish"):
-            if tally is not None:  # on the first rank
+            warn_if_random(network.model)
+        with connect(uri) as client:
+            job = Load(
+                options=options,
+                collection=ranks.in_turn(collection_to_load, client, options, network.model),
+                make_embedder=partial(make_embedder, network, embedding_options(args)),
+                workers=args.workers,
+                ranks=ranks,
+                console=console,
+            )
+            tally = load(job)
+            if ranks.first:
                 finish(job, tally)
                 report(job, tally, time.perf_counter() - start)
-                check_pruned(tally.pruned, tally.rows, options)
+                check_pruned(tally.gone, tally.removed, tally.rows, options)
+            ranks.gather(None)  # the others fail, too, if the first has
+
+
+def checked_uri(args: argparse.Namespace, ranks: Ranks, console: Console) -> str:
+    """Return the Milvus address, once it and the folder have been checked; say what begins."""
+    uri = resolve_uri(args.milvus_uri)
+    if ranks.first:
+        console.say(f'Loading {args.folder} into collection "{args.collection}" ({redact(uri)})')
+    check_processes(uri, ranks.count)
+    check_source(args.folder)
+    return uri
 
 
 def main(argv: list[str] | None = None) -> int:

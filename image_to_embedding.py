@@ -51,9 +51,9 @@ def image_to_embedding(
     """
     path = Path(image)
     try:
-        pixels = decode(path.parent, path.name)[1]
+        pixels = decode(path.parent, path.name).rgb
     except ImageError as error:
-        raise ImageError(f"{path} can't be read ({error}); give an image") from error
+        raise ImageError(f"cannot read {path}: {error}") from error
     embedder = _embedder(model, weights, device)
     embedding: np.ndarray = embedder.embed(embedder.preprocessing(pixels)[None])[0]
     return embedding

@@ -26,15 +26,11 @@ from similar_images.console import (
 from similar_images.splitting.cifar10 import load_cifar10
 from similar_images.splitting.digits import load_digits
 from similar_images.splitting.split import (
-    ImageSet,
     ImageSetError,
-    SplitError,
     check_targets,
     split_positions,
     write_split,
 )
-
-SEEDS = whole_number(0, 2**32 - 1)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -52,8 +48,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="FRACTION",
         help="fraction of the images that become queries (default: 0.1)",
     )
+    seeds = whole_number(0, 2**32 - 1)
     parser.add_argument(
-        "--seed", type=SEEDS, default=42, metavar="N", help="random seed of the split (default: 42)"
+        "--seed", type=seeds, default=42, metavar="N", help="random seed of the split (default: 42)"
     )
     parser.add_argument(
         "--limit", type=whole_number(2, 10**9), metavar="N", help="use only the first N images"
@@ -61,7 +58,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--sample", action="store_true", help="scikit-learn's 1,797 digits, no download"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier split")
     add_quiet_option(parser)
     args = parser.parse_args(argv)
     if args.sample and args.cifar:
@@ -72,22 +68,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def load_images(args: argparse.Namespace, console: Console) -> ImageSet:
-    """Return the images to split, from the reader of the data set that was chosen."""
-    if args.sample:
-        return load_digits(console)
-    return load_cifar10(args.cifar, console)
-
-
 def run(args: argparse.Namespace, console: Console) -> None:
     """Load the images, split them, write both folders, and report their sizes."""
     start = time.perf_counter()
-    check_targets([args.database_set, args.query_set], args.overwrite)
-    images = load_images(args, console)
+    check_targets([args.database_set, args.query_set])
+    images = load_digits(console) if args.sample else load_cifar10(args.cifar, console)
     count = min(len(images), args.limit or len(images))
     database, queries = split_positions(count, args.query_fraction, args.seed)
     sets = {args.database_set: database, args.query_set: queries}
-    write_split(images, sets, console, args.overwrite)
+    write_split(images, sets, console)
     seconds = time.perf_counter() - start
     console.say(f"{args.database_set}: {len(database):,} images")
     console.say(f"{args.query_set}: {len(queries):,} images")
@@ -97,9 +86,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit status."""
     args = parse_args(argv)
-    interrupted = "both folders are as before, or complete; run it again"
-    expected = (SplitError, ImageSetError)
-    return status_of(lambda: run(args, Console(args.quiet)), expected, interrupted)
+    interrupted = "nothing was written, or both folders are complete; run it again"
+    return status_of(lambda: run(args, Console(args.quiet)), (ImageSetError,), interrupted)
 
 
 if __name__ == "__main__":

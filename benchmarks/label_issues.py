@@ -18,8 +18,9 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
+from benchmarks import measure
 from benchmarks.measure import image_paths, say, table
-from similar_images.console import script_parser, status_of
+from similar_images.console import script_parser
 from similar_images.images.image_files import ImageError, label_of
 from similar_images.matching.label_issues import LEAST_MARGIN, LabelIssue, label_issues
 from similar_images.matching.pairs import Pair
@@ -30,7 +31,6 @@ from similar_images.network.embedding import (
     make_embedder,
 )
 from similar_images.network.find_network import find_network
-from similar_images.network.model_description import ModelError
 
 SHARE = 0.01  # of each folder's labels that are made wrong
 MATCHES = (5, 10, 20, 50)  # of a query
@@ -47,10 +47,11 @@ class Images(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """How well a rule does: precision of the FIRST it lists, NaN if it lists fewer; and so on.
+    """How well a rule does.
 
-    roc_area: queries that the rule does not rank tie at the end. listed: how many queries.
-    precision: the share of them whose label is wrong. recall: the share of the wrong labels.
+    firsts: its precision among the FIRST it lists, NaN if it lists fewer. roc_area: queries that it
+    does not rank tie at the end. precision: the share of the listed queries whose label is wrong.
+    recall: the share of the wrong labels that it lists.
     """
 
     firsts: tuple[float, ...]
@@ -60,19 +61,13 @@ class Figures(NamedTuple):
     recall: float
 
 
-def labelled_paths(root: Path, option: str) -> list[str]:
-    """Return the paths of a folder's images; ImageError if they don't have two labels."""
+def embed(root: Path, option: str, args: argparse.Namespace) -> Images:
+    """Return the embeddings and labels of a folder's images but those that can't be read."""
     paths = image_paths(root, option)
     if len(set(map(label_of, paths))) < 2:
         raise ImageError(f"{root} has fewer than two labels; choose another folder with {option}")
-    return paths
-
-
-def embed(root: Path, paths: list[str], args: argparse.Namespace) -> Images:
-    """Return the embeddings and labels of a folder's images but those that can't be read."""
     say(f"embed {len(paths)}")
-    network = find_network(args.model, args.weights)
-    embedder = make_embedder(network, EmbeddingOptions(), len(paths))
+    embedder = make_embedder(find_network(args.model, args.weights), EmbeddingOptions(), len(paths))
     batches = list(embed_images(embedder, root, paths))
     labels = np.array([label_of(image.path) for batch in batches for image in batch.images])
     return Images(np.concatenate([batch.embeddings for batch in batches]), labels)
@@ -111,7 +106,7 @@ def pair_rows(
         ]
 
 
-def measure(ranked: Sequence[LabelIssue], listed: int, wrong: np.ndarray) -> Figures:
+def figures_of(ranked: Sequence[LabelIssue], listed: int, wrong: np.ndarray) -> Figures:
     """Return the figures of a rule that ranks these issues, and lists so many of them."""
     order = [int(issue.pair.query) for issue in ranked]
     scores = np.zeros(len(wrong))
@@ -136,7 +131,7 @@ def thresholds(by_count: dict[int, tuple[list[LabelIssue], np.ndarray]]) -> str:
     """Return a table of what each threshold lists, by the number of matches."""
     lines = []
     for least in MARGINS:
-        some = [measure(x, of_margin(x, least), wrong) for x, wrong in by_count.values()]
+        some = [figures_of(x, of_margin(x, least), wrong) for x, wrong in by_count.values()]
         cells = [f"{x.listed:,}: {x.precision:.1%}, {x.recall:.1%}" for x in some]
         f2 = [5 * x.precision * x.recall / (4 * x.precision + x.recall or 1) for x in some]
         lines.append([f"{least:g}", *cells, f"{np.mean(f2):.3f}"])
@@ -167,8 +162,8 @@ def compare(images: Images, queries: Images | None) -> str:
                 choice[count] = ranked, wrong
                 continue
             unanimous = of_margin(ranked, 1)
-            rules["margin"].append(measure(ranked, of_margin(ranked, LEAST_MARGIN), wrong))
-            rules["all agree"].append(measure(ranked[:unanimous], unanimous, wrong))
+            rules["margin"].append(figures_of(ranked, of_margin(ranked, LEAST_MARGIN), wrong))
+            rules["all agree"].append(figures_of(ranked[:unanimous], unanimous, wrong))
         lines += [line(f"{rule}, {count} matches", some) for rule, some in rules.items()]
     firsts = [f"first {n}" for n in FIRST]
     header = ["rule", *firsts, "ROC area", "listed", "of them wrong", "of the wrong labels"]
@@ -183,31 +178,19 @@ def compare(images: Images, queries: Images | None) -> str:
 
 def run(args: argparse.Namespace) -> None:
     """Print the tables of both folders together, and of one matched with the other."""
-    folders = {"--images": args.images, "--queries": args.queries}
-    paths = [labelled_paths(root, option) for option, root in folders.items()]
-    images, queries = embed(args.images, paths[0], args), embed(args.queries, paths[1], args)
+    images, queries = embed(args.images, "--images", args), embed(args.queries, "--queries", args)
     together = Images(*map(np.concatenate, zip(images, queries, strict=True)))
     print(f"{len(together.labels):,} images matched with each other\n\n{compare(together, None)}")
     print(f"{len(queries.labels):,} images matched with {len(images.labels):,} others\n")
     print(compare(images, queries))
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Return the command line's options."""
-    parser = script_parser(__doc__)
-    for name, default in (("images", "database_set"), ("queries", "query_set")):
-        parser.add_argument(
-            f"--{name}", type=Path, default=Path(default), metavar="DIR", help=f"default: {default}"
-        )
-    add_weights_options(parser)
-    return parser.parse_args(argv)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; return its exit status."""
-    args = parse_args(argv)
-    expected = (ImageError, ModelError)
-    return status_of(lambda: run(args), expected, "nothing was changed; run it again")
+    parser = script_parser(__doc__)
+    measure.add_folders(parser)
+    add_weights_options(parser)
+    return measure.measured(parser, argv, run)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,25 @@
-"""What the benchmarks share: images, times and memory, tables, a description of the machine."""
+"""What the benchmarks share: options, images, times and memory, tables, the machine in words."""
 
 import argparse
 import contextlib
 import importlib.metadata
-import json
-import os
 import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import numpy as np
-
+from similar_images.console import status_of, whole_number
 from similar_images.images.decode_workers import core_count
 from similar_images.images.image_files import ImageError, Listing, check_folder, iter_images
-from similar_images.whole_files import write_together
+from similar_images.milvus.client import CollectionError
+from similar_images.network.model_description import ModelError
+from similar_images.splitting.split import ImageSetError
 
 PROJECT = Path(__file__).resolve().parent.parent
 PACKAGES = (
@@ -33,18 +32,35 @@ PACKAGES = (
     "pymilvus",
     "milvus-lite",
 )
+MANY = 10**6  # images: an embedder for a long run
+Figures = dict[str, list[float] | float]  # the values of several runs, or of a single one
+
+# --- Options -------------------------------------------------------------------------------------
 
 
-def seconds(function: Callable[[], object]) -> float:
-    """Return how long a call takes."""
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
+def measured(
+    parser: argparse.ArgumentParser,
+    argv: list[str] | None,
+    run: Callable[[argparse.Namespace], None],
+) -> int:
+    """Run a benchmark with the command line's options; return its exit status."""
+    args = parser.parse_args(argv)
+    errors = (CollectionError, ImageError, ImageSetError, ModelError)
+    return status_of(lambda: run(args), errors, "run it again")
 
 
-def say(*words: object) -> None:
-    """Print what is being measured, with the time, on stderr."""
-    print(time.strftime("%H:%M:%S"), *words, file=sys.stderr, flush=True)
+def add_number(parser: argparse.ArgumentParser, option: str, default: int, meaning: str) -> None:
+    """Add an option that takes a whole number from 1 on."""
+    words = f"{meaning} (default: {default})"
+    number = whole_number(1, 10**9)
+    parser.add_argument(option, type=number, default=default, metavar="N", help=words)
+
+
+def add_folders(parser: argparse.ArgumentParser) -> None:
+    """Add --images and --queries."""
+    for name, default in (("images", "database_set"), ("queries", "query_set")):
+        words = f"default: {default}"
+        parser.add_argument(f"--{name}", type=Path, default=default, metavar="DIR", help=words)
 
 
 def image_paths(root: Path, option: str) -> list[str]:
@@ -59,6 +75,14 @@ def image_paths(root: Path, option: str) -> list[str]:
     return paths
 
 
+# --- Words ---------------------------------------------------------------------------------------
+
+
+def say(*words: object) -> None:
+    """Print what is being measured, with the time, on stderr."""
+    print(time.strftime("%H:%M:%S"), *words, file=sys.stderr, flush=True)
+
+
 def in_words(figure: float) -> str:
     """Return a figure with four digits.
 
@@ -70,10 +94,7 @@ def in_words(figure: float) -> str:
 
 
 def table_of_figures(figures: Mapping[str, list[float] | float]) -> str:
-    """Return figures as a Markdown table: each with the number of runs that it comes from.
-
-    A list holds the values of several runs, a number is the result of a single one.
-    """
+    """Return figures as a Markdown table: each with the number of runs that it comes from."""
     rows = []
     for name, figure in figures.items():
         runs = figure if isinstance(figure, list) else [figure]
@@ -88,8 +109,8 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
 
 
-def machine() -> str:
-    """Return the hardware and the versions that figures were measured with."""
+def conditions() -> str:
+    """Return the date, the hardware and the versions that figures are measured with."""
     import torch  # slow, and decode workers import this module as they start
 
     cpuinfo = Path("/proc/cpuinfo")
@@ -97,73 +118,71 @@ def machine() -> str:
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     types = [k for k, v in torch.cpu.get_capabilities().items() if v is True and "bf16" in k]
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    memory = ""
-    if hasattr(os, "sysconf"):  # Windows lacks it
-        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        memory = f", {round(size / 2**30)} GiB"
     versions = [f"Python {platform.python_version()}"]
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions.append(f"{name} {importlib.metadata.version(name)}")
     return (
-        f"{core_count()} cores of {[*names, platform.processor()][0]} "
-        f"({', '.join(sorted(types)) or 'no bfloat16'}){gpu}{memory}, {platform.system()} "
+        f"{datetime.now(UTC).date()}, {core_count()} cores of {[*names, platform.processor()][0]} "
+        f"({', '.join(sorted(types)) or 'no bfloat16'}){gpu}, {platform.system()} "
         f"{platform.machine()}, {', '.join(versions)}"
     )
 
 
-def write_results(folder: Path, name: str, results: Mapping[str, Any], text: str) -> None:
-    """Write figures as folder/name.json and a reader's text of them as folder/name.md."""
-    content = json.dumps(results, indent=1) + "\n"
-    write_together(
-        {folder / f"{name}.json": content.encode(), folder / f"{name}.md": text.encode()}
-    )
+# --- Times and memory ----------------------------------------------------------------------------
 
 
-def add_output_option(parser: argparse.ArgumentParser) -> None:
-    """Add --output."""
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path(__file__).parent,
-        metavar="DIR",
-        help="default: benchmarks",
-    )
+def seconds(function: Callable[[], object]) -> float:
+    """Return how long a call takes."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
 
 
-def add_parts_option(parser: argparse.ArgumentParser, parts: Iterable[str]) -> None:
-    """Add --parts, which chooses some of them."""
-    names = list(parts)
-    parser.add_argument("--parts", nargs="+", choices=names, default=names, help="default: all")
+class Rows:
+    """Counts upserted rows, as a progress bar does, and keeps when they were counted."""
+
+    def __init__(self) -> None:
+        self.counted = [(time.perf_counter(), 0)]
+
+    def update(self, count: int) -> None:
+        """Count this many more."""
+        self.counted.append((time.perf_counter(), self.counted[-1][1] + count))
+
+    def rate(self, warm_up: int) -> float:
+        """Return the rows/s after the first warm_up rows."""
+        counted = self.counted
+        begin = next((row for row in counted[:-1] if row[1] > warm_up), counted[0])
+        return (counted[-1][1] - begin[1]) / (counted[-1][0] - begin[0])
 
 
-def conditions(**others: object) -> dict[str, Any]:
-    """Return what results begin with: the date, the machine, and whatever else they depend on."""
-    return {"date": datetime.now(UTC).date().isoformat(), "machine": machine(), **others}
+class Run(NamedTuple):
+    """What a script took; both peaks are in MiB, 0 except on Linux.
 
-
-def run_script(
-    script: str, *arguments: object, cwd: Path, memory: Callable[[int], float] | None = None
-) -> tuple[float, float]:
-    """Run a script of the project; return its seconds and its peak memory in MiB.
-
-    memory: returns the MiB of a process; by default the peak of the process alone, without its
-    decode workers: see peak_memory(). Raises RuntimeError with what the script printed if it fails.
+    peak_of_all: the sum of the peaks of the script and its decode workers, which may share memory.
     """
-    memory = memory or peak_memory
+
+    seconds: float
+    peak: float
+    peak_of_all: float
+
+
+def run_script(script: str, *arguments: object, cwd: Path) -> Run:
+    """Run a script of the project; RuntimeError with what it printed if it fails."""
     command = [sys.executable, str(PROJECT / script), *map(str, arguments)]
+    peaks: dict[int, float] = {}
     start = time.perf_counter()
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(command, cwd=cwd, stdout=output, stderr=subprocess.STDOUT)
-        peak = 0.0
         while process.poll() is None:
-            peak = max(peak, memory(process.pid))
+            for pid in (process.pid, *children(process.pid)):
+                peaks[pid] = max(peaks.get(pid, 0), peak_memory(pid))
             time.sleep(0.02)
         taken = time.perf_counter() - start
         if process.returncode:
             output.seek(0)
             raise RuntimeError(f"{' '.join(command)} failed:\n{output.read()}")
-    return taken, peak
+    return Run(taken, peaks.get(process.pid, 0), sum(peaks.values()))
 
 
 def peak_memory(pid: int) -> float:
@@ -176,23 +195,6 @@ def peak_memory(pid: int) -> float:
     return int(lines[0].split()[1]) / 1024 if lines else 0
 
 
-class TreeMemory:
-    """The memory of a process and those that it has started, such as decode workers.
-
-    Called with the process's number again and again while it runs, it returns the sum of each
-    process's peak so far in MiB (Linux). What they share is counted in each of them.
-    """
-
-    def __init__(self) -> None:
-        self.peaks: dict[int, float] = {}
-
-    def __call__(self, pid: int) -> float:
-        """Return the sum of the peaks so far."""
-        for process in (pid, *children(pid)):
-            self.peaks[process] = max(self.peaks.get(process, 0), peak_memory(process))
-        return sum(self.peaks.values())
-
-
 def children(pid: int) -> list[int]:
     """Return the processes that a process has started and that still run (Linux)."""
     found: list[int] = []
@@ -200,40 +202,3 @@ def children(pid: int) -> list[int]:
         with contextlib.suppress(OSError):  # a thread that has ended
             found += map(int, file.read_text().split())
     return found
-
-
-def nearest(queries: np.ndarray, database: np.ndarray) -> np.ndarray:
-    """Return each query's nearest row, exactly: (N, D), (M, D) float32 → (N,) int64."""
-    chunks = [(queries[i : i + 500] @ database.T).argmax(1) for i in range(0, len(queries), 500)]
-    return np.concatenate(chunks)
-
-
-def agreement(
-    reference: tuple[np.ndarray, np.ndarray],
-    other: tuple[np.ndarray, np.ndarray],
-    labels: tuple[Sequence[str], Sequence[str]],
-) -> dict[str, float]:
-    """Return how far the matches of `other` agree with those of the reference.
-
-    Each is (queries, database), (N, D) and (M, D) float32 of unit length; labels likewise.
-    The similarity lost is that of the reference's match less that of the other's, both by the
-    reference's vectors.
-    """
-    queries, database = reference
-    best, found = nearest(queries, database), nearest(*other)
-    similarity = [np.einsum("ij,ij->i", queries, database[rows]) for rows in (best, found)]
-    lost = similarity[0] - similarity[1]
-    cosines = [np.einsum("ij,ij->i", a, b) for a, b in zip(reference, other, strict=True)]
-    query_labels, database_labels = (np.array(names) for names in labels)
-    return {
-        "queries": len(queries),
-        "database images": len(database),
-        "least cosine": float(min(c.min() for c in cosines)),
-        "equal nearest matches": float((best == found).mean()),
-        "similarity lost, mean": float(lost.mean()),
-        "similarity lost, most": float(lost.max()),
-        "share of equal labels, float32": float((query_labels == database_labels[best]).mean()),
-        "share of equal labels, this precision": float(
-            (query_labels == database_labels[found]).mean()
-        ),
-    }

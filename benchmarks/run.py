@@ -1,110 +1,107 @@
-"""Measure the README's speed and agreement figures.
+"""Measure the README's figures of speed and agreement.
 
 Usage:
   python -m benchmarks.run --weights random                # after "Try it", some minutes
   python -m benchmarks.run --images cifar-10/database_set --queries cifar-10/query_set
   python -m benchmarks.run --parts network pipeline --device cuda
+  python -m benchmarks.run --images ~/Pictures --queries DIR --parts steady exactness load query
 
-Reads:  database_set and query_set as split_images.py wrote them, and weights
-Writes: results.json and results.md in --output, with the parts that were measured
+Reads:  two folders of images, such as split_images.py writes, and weights
+Writes: a table of each part that was measured, to the terminal and to --output
 """
 
+# Nothing of torch is imported here: decode workers import this module as they start.
 import argparse
+import collections
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
-from benchmarks.measure import (
-    add_output_option,
-    add_parts_option,
-    conditions,
-    say,
-    table_of_figures,
-    write_results,
-)
-from similar_images.console import script_parser, status_of, whole_number
-from similar_images.images.image_files import ImageError
+from benchmarks import exactness, measure, speed
+from benchmarks.measure import Figures
+from benchmarks.setup import Setup
+from similar_images.console import script_parser
 from similar_images.network.embedding import DEVICES, add_weights_options
-from similar_images.network.model_description import ModelError
 
-PARTS = {  # methods of Benchmark, in the order in which they are measured
-    "network": "network_alone",
-    "pipeline": "pipeline",
-    "agreement": "agreement",
-    "load": "load",
-    "query": "query",
+
+def load(setup: Setup) -> Figures:
+    """Time embed_and_load.py from start to end, and again when nothing is new."""
+    figures: dict[str, list[float]] = collections.defaultdict(list)
+    name = f"embed_and_load.py, {len(setup.database):,} images"
+    for _ in range(setup.args.runs):
+        setup.loaded = tempfile.mkdtemp(dir=setup.folder) + "/x.db"
+        run, again = (setup.run_load() for _ in range(2))
+        figures[f"{name}: seconds"].append(run.seconds)
+        figures[f"{name}: images/s, start to end"].append(len(setup.database) / run.seconds)
+        figures[f"{name}: peak MiB without the decode workers"].append(run.peak)
+        figures[f"{name}: peak MiB, all processes"].append(run.peak_of_all)
+        figures["embed_and_load.py again, nothing new: seconds"].append(again.seconds)
+    return {**figures}
+
+
+def query(setup: Setup) -> Figures:
+    """Time query_code.py with one image, and with all queries."""
+    if not setup.loaded:
+        load(setup)
+    image = (setup.args.queries / setup.queries[0]).resolve()
+    one = [setup.run_query(image).seconds for _ in range(setup.args.repetitions + 1)]
+    folder = setup.args.queries.resolve()
+    whole = [setup.run_query("--queries", folder) for _ in range(setup.args.runs)]
+    name = f"query_code.py, {len(setup.queries):,} images"
+    return {
+        "query_code.py IMAGE: seconds": one[1:],  # the first run warms up
+        f"{name}: seconds": [run.seconds for run in whole],
+        f"{name}: peak MiB, all processes": [run.peak_of_all for run in whole],
+    }
+
+
+PARTS = {
+    "network": speed.network,
+    "pipeline": speed.pipeline,
+    "steady": speed.steady,
+    "agreement": exactness.agreement,
+    "exactness": exactness.exactness,
+    "load": load,
+    "query": query,
 }
-
-
-def markdown(results: dict[str, Any]) -> str:
-    """Return the figures of all parts measured so far, a table for each part."""
-    parts = [
-        f"# Benchmarks\n\n{results['date']}, {results['machine']}; {results['model']}, "
-        f"weights: {results['weights']}.",
-        "A value with more than one run is the median of its runs; every other value comes from a "
-        "single run. Under Network and Pipeline the runs of what is compared alternate.",
-    ]
-    for part in filter(results.get, PARTS):
-        parts.append(f"## {part.capitalize()}\n\n{table_of_figures(results[part])}")
-    return "\n\n".join(parts) + "\n"
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure the parts in order; write the figures after each."""
-    # Imported here, because decode workers import this module as they start, and torch is slow.
-    from benchmarks.parts import Benchmark
-
-    results = conditions(model=args.model, weights=Path(args.weights).name)
     with tempfile.TemporaryDirectory() as folder:
-        benchmark = Benchmark(args, Path(folder))
-        for part in args.parts:
-            say(part)
-            results[part] = getattr(benchmark, PARTS[part])()
-            write_results(args.output, "results", results, markdown(results))
-    print(markdown(results))
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Return the command line's options."""
-    parser = script_parser(__doc__)
-    for name, default in (("images", "database_set"), ("queries", "query_set")):
-        parser.add_argument(
-            f"--{name}", type=Path, default=Path(default), metavar="DIR", help=f"default: {default}"
+        setup = Setup(args, Path(folder))
+        text = (
+            f"# Benchmarks\n\n{measure.conditions()}; {args.model}, weights: "
+            f"{Path(args.weights).name}; {len(setup.database):,} images and {len(setup.queries):,} "
+            "queries.\n\nA value with more than one run is the median of its runs, which alternate "
+            "with those of what it is compared with; every other value comes from a single run.\n"
         )
-    add_output_option(parser)
-    add_weights_options(parser)
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="default: auto")
-    number = whole_number(1, 10**9)
-    parser.add_argument(
-        "--repetitions",
-        type=number,
-        default=5,
-        metavar="N",
-        help="runs of each figure of network and pipeline, and of one image's query (default: 5)",
-    )
-    parser.add_argument(
-        "--count",
-        type=number,
-        default=512,
-        metavar="N",
-        help="images of a repetition; the pipeline takes 16 times as many (default: 512)",
-    )
-    parser.add_argument(
-        "--agreement",
-        type=number,
-        metavar="N",
-        help="database images of the comparison with float32 (default: all)",
-    )
-    add_parts_option(parser, PARTS)
-    return parser.parse_args(argv)
+        for name in args.parts:
+            measure.say(name)
+            figures = measure.table_of_figures(PARTS[name](setup))
+            how = " ".join((PARTS[name].__doc__ or "").split())
+            text += f"\n## {name.capitalize()}\n\n{how}\n\n{figures}\n"
+            args.output.write_text(text)
+    print(text)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; return its exit status."""
-    args = parse_args(argv)
-    interrupted = f"the figures of the parts that had ended are in {args.output}"
-    return status_of(lambda: run(args), (ImageError, ModelError), interrupted)
+    parser = script_parser(__doc__)
+    measure.add_folders(parser)
+    add_weights_options(parser)
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="default: auto")
+    words = f"some of {', '.join(PARTS)} (default: all)"
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help=words)
+    measure.add_number(parser, "--repetitions", 5, "runs of what takes seconds")
+    measure.add_number(parser, "--runs", 1, "runs of load, and of query with all queries")
+    meaning = "images of a repetition; the pipeline takes 16 times as many"
+    measure.add_number(parser, "--count", 512, meaning)
+    file = Path(__file__).with_name("results.md")
+    parser.add_argument(
+        "--output", type=Path, default=file, metavar="FILE", help=f"default: {file}"
+    )
+    return measure.measured(parser, argv, run)
 
 
 if __name__ == "__main__":

@@ -11,18 +11,24 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import NoReturn
+from dataclasses import fields
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from tqdm import tqdm
 
+from similar_images import __version__
 from similar_images.text import printable
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 RED, YELLOW, PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[0m"
 LINE_SECONDS = 60  # between two progress lines where stderr is not a terminal
+UNKNOWN_SECONDS = 2  # after which a bar without a total appears: most such work is short
 GC_THRESHOLD = 100_000  # with Python's far lower default, imports take longer
-CLOSED_PIPE = 141  # what a shell reports for a program that wrote into a closed pipe
+CLOSED_PIPE = 141  # as a shell reports a program that wrote into a closed pipe
 RUN_AGAIN = "run it again"
-# What to do about an error of the operating system, by its number.
+# Advice on an error of the operating system, by its number.
 SYSTEM_ADVICE = {
     code: advice
     for advice, codes in {
@@ -51,16 +57,27 @@ def escaped(text: str) -> str:
 class Progress:
     """A progress bar on a terminal; elsewhere a plain line about once a minute.
 
-    A context manager. `total` may be set and corrected while it runs.
+    A context manager. Where several processes share a terminal, prefix names this one, and row is
+    the place of its bar.
     """
 
-    def __init__(self, unit: str, total: int | None, quiet: bool) -> None:
+    def __init__(
+        self, unit: str, total: int | None, quiet: bool, prefix: str = "", row: int = 0
+    ) -> None:
         self.n = 0
+        self._prefix = prefix
         self._unit = unit
-        self._total = total
+        self.total = total
         self._lines = not quiet and not sys.stderr.isatty()
         hidden = quiet or self._lines or total in (0, 1)
-        self._bar: tqdm[None] = tqdm(total=total, unit=f" {unit}", disable=hidden)
+        self._bar: tqdm[None] = tqdm(
+            desc=prefix.rstrip(": "),
+            total=total,
+            unit=f" {unit}",
+            delay=UNKNOWN_SECONDS if total is None else 0,
+            disable=hidden,
+            position=row or None,
+        )
         self._start = self._last = time.monotonic()
 
     def __enter__(self) -> "Progress":
@@ -69,18 +86,10 @@ class Progress:
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         self._bar.close()
 
-    @property
-    def total(self) -> int | None:
-        """The number of all units, None if unknown."""
-        return self._total
-
-    @total.setter
-    def total(self, total: int | None) -> None:
-        self._total = self._bar.total = total
-
     def update(self, count: int) -> None:
         """Add to the number of units done."""
         self.n += count
+        self._bar.total = self.total
         self._bar.update(count)
         now = time.monotonic()
         if self._lines and now - self._last >= LINE_SECONDS:
@@ -88,12 +97,11 @@ class Progress:
             tqdm.write(self._line(now - self._start), file=sys.stderr)  # locked: never in mid-line
 
     def _line(self, seconds: float) -> str:
-        of = f" of {self._total:,}" if self._total else ""
-        rate = self.n / seconds
-        left = ""
-        if self._total and rate:
-            left = f", about {max(self._total - self.n, 0) / rate / 60:.0f} min left"
-        return f"{self.n:,}{of} {self._unit}, {rate:.1f} {self._unit}/s{left}"
+        rate, of, left = self.n / seconds, "", ""
+        if self.total and rate:
+            of = f" of {self.total:,}"
+            left = f", about {max(self.total - self.n, 0) / rate / 60:.0f} min left"
+        return f"{self._prefix}{self.n:,}{of} {self._unit}, {rate:.1f} {self._unit}/s{left}"
 
 
 class Console:
@@ -117,9 +125,11 @@ class Console:
         """Print a line about a problem that does not end the run; if quiet, on stderr."""
         print(escaped(text), file=sys.stderr if self.quiet else self._out, flush=True)
 
-    def progress(self, unit: str, total: int | None = None) -> Progress:
-        """Return a progress bar; unit: a plural noun."""
-        return Progress(unit, total, self.quiet)
+    def progress(
+        self, unit: str, total: int | None = None, prefix: str = "", row: int = 0
+    ) -> Progress:
+        """Return a progress bar, see Progress; unit: a plural noun."""
+        return Progress(unit, total, self.quiet, prefix, row)
 
 
 def warn(text: str) -> None:
@@ -143,7 +153,7 @@ def status_of(
 
     expected: exceptions that the user can do something about; like those of the operating system
     they are printed in one line, after prefix. Any other exception is a bug and keeps its
-    traceback. interrupted: what to print after Ctrl-C: what has been kept, and what to run.
+    traceback. interrupted: printed after Ctrl-C; it says what is kept and what to run.
     """
     gc.set_threshold(GC_THRESHOLD)
     atexit.register(_leave_garbage)
@@ -186,7 +196,10 @@ class _Parser(argparse.ArgumentParser):
 
 def script_parser(description: str | None) -> argparse.ArgumentParser:
     """Return a parser whose help begins with the script's docstring, unchanged."""
-    return _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    version = f"similar-images {__version__}"
+    parser.add_argument("--version", action="version", version=version)
+    return parser
 
 
 def add_quiet_option(parser: argparse.ArgumentParser) -> None:
@@ -225,6 +238,14 @@ def number_between(least: float, most: float) -> Callable[[str], float]:
         return value
 
     return number
+
+
+Options = TypeVar("Options", bound="DataclassInstance")
+
+
+def options_from(kind: type[Options], args: argparse.Namespace) -> Options:
+    """Return a dataclass of options, each read from the argument of the same name."""
+    return kind(**{field.name: getattr(args, field.name) for field in fields(kind)})
 
 
 QUIET = Console(quiet=True)  # for callers that show no progress

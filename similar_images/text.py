@@ -42,8 +42,8 @@ def printable(text: str) -> str:
 
     Each of them becomes \uNNNN, with four lower-case hexadecimal digits; everything else stays as
     it is. A backslash that such digits follow already becomes \u005c, so that no two texts look
-    the same: replacing every \uNNNN by its character gives the text back. To be applied once, to
-    what is printed.
+    the same: replacing every \uNNNN by its character gives the text back. Apply it once, when
+    printing.
 
     >>> printable("a\tb"), printable(r"C:\new\猫\u.png"), printable(r"C:\uface.png")
     ('a\\u0009b', 'C:\\new\\猫\\u.png', 'C:\\u005cuface.png')

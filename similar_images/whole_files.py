@@ -1,131 +1,38 @@
-"""Replaces files and folders together: afterwards all are as wanted, or all are as before.
-
-New content is first written beside its place, as .NAME.partial. Then the old content is moved to
-.NAME.old, the new content to its place, and the old content is deleted. Each step can be undone.
-"""
+"""Write files whole: each beside its place, then moved there; sync folders to the disk."""
 
 import contextlib
 import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import secrets
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 
-def partial_of(place: Path) -> Path:
-    """Return where new content is written before it is moved to its place on the same disk."""
-    return _beside(place, "partial")
+def write_together(contents: Mapping[Path, bytes | Iterable[str] | None]) -> None:
+    """Write files, each beside its place, and then move them there in this order; None removes one.
 
-
-def _beside(place: Path, suffix: str) -> Path:
-    return place.with_name(f".{place.name}.{suffix}")
-
-
-def leftovers(place: Path) -> tuple[Path, Path]:
-    """Return where a killed run may have left new content and old content beside a place."""
-    return partial_of(place), _beside(place, "old")
-
-
-def remove(path: Path) -> None:
-    """Delete a file, or a folder with its content; of a link, only the link."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def write_together(contents: Mapping[Path, bytes | Iterable[str]]) -> None:
-    """Write several files: afterwards all have the new content, or all are as before.
-
+    Until all are written nothing is changed. Ended between two moves, it leaves files of two runs.
     Text is written in UTF-8, a part at a time as it is made.
     """
-    with replacing_together(list(contents)):
+    written: dict[Path, Path] = {}
+    with contextlib.ExitStack() as on_exit:
         for path, content in contents.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(partial_of(path), "wb") as file:
-                parts = [content] if isinstance(content, bytes) else map(str.encode, content)
-                file.writelines(parts)
-                file.flush()
-                os.fsync(file.fileno())
+            if content is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                written[path] = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+                on_exit.callback(written[path].unlink, missing_ok=True)
+                _write(written[path], content)
+        for path in contents:
+            if path in written:
+                os.replace(written[path], path)
+            else:
+                path.unlink(missing_ok=True)
 
 
-def accept(found: Path, place: Path) -> None:
-    """Let whatever is found at a place be replaced."""
-
-
-@contextlib.contextmanager
-def replacing_together(
-    places: Sequence[Path],
-    check: Callable[[Path, Path], None] = accept,
-    discard: Callable[[Path], None] = remove,
-) -> Iterator[None]:
-    """Move what the body writes to partial_of(place) to each place; on an error, change nothing.
-
-    check(found, place) raises an exception if the content of a place must not be replaced. It
-    is called directly before the content is moved away, where found is the place, and again
-    once it has been moved, so that a file that was added in between is put back with the rest.
-    discard(path) deletes old or partial content. The places must not be links or mount points:
-    resolve() them first.
-    """
-    put_back(places, check, discard)
-    try:
-        for place in places:
-            discard(partial_of(place))
-        yield
-        _replace(places, check)
-    finally:
-        for place in places:
-            with contextlib.suppress(Exception):  # the first exception is the one to report
-                discard(partial_of(place))
-    for place in places:
-        discard(_beside(place, "old"))
-
-
-def _replace(places: Sequence[Path], check: Callable[[Path, Path], None]) -> None:
-    for place in places:
-        check(place, place)
-    try:
-        for place in places:
-            if place.exists():
-                os.replace(place, _beside(place, "old"))
-        for place in places:
-            check(_beside(place, "old"), place)
-        for place in reversed(places):  # a folder that the next step reads comes last
-            os.replace(partial_of(place), place)
-    except BaseException:
-        with contextlib.ExitStack() as steps:  # all are tried, even if one fails
-            for place in places:
-                steps.callback(_undo, place)
-        raise
-
-
-def _undo(place: Path) -> None:
-    old, new = _beside(place, "old"), partial_of(place)
-    if not new.exists() and place.exists():  # the new content was moved to its place
-        os.replace(place, new)
-    if old.exists():
-        os.replace(old, place)
-
-
-def put_back(
-    places: Sequence[Path],
-    check: Callable[[Path, Path], None] = accept,
-    discard: Callable[[Path], None] = remove,
-) -> None:
-    """Undo, or complete, the replacement of these places by a run that was killed."""
-    for old in [_beside(place, "old") for place in places]:
-        check(old, old)
-    replaced = all(place.exists() and not _is_empty_folder(place) for place in places)
-    for place in places:
-        old = _beside(place, "old")
-        if old.exists() and replaced:
-            discard(old)
-        elif old.exists():
-            discard(place)
-            os.replace(old, place)
-
-
-def _is_empty_folder(place: Path) -> bool:
-    return place.is_dir() and not any(place.iterdir())
+def _write(path: Path, content: bytes | Iterable[str]) -> None:
+    with open(path, "xb") as file:
+        file.writelines([content] if isinstance(content, bytes) else map(str.encode, content))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -12,6 +12,10 @@ import pytest
 from helpers import LOAD, PROJECT, run_script
 from PIL import Image
 
+import embed_and_load
+import image_to_embedding
+import query_code
+import split_images
 from similar_images import console
 from similar_images.console import (
     LINE_SECONDS,
@@ -51,9 +55,7 @@ def test_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
     ("number", "advice"),
     [
         (errno.ENOSPC, "make room or choose another folder"),
-        (errno.EDQUOT, "make room or choose another folder"),
         (errno.EACCES, "check the permissions or choose another folder"),
-        (errno.EPERM, "check the permissions or choose another folder"),
         (errno.EROFS, "choose a folder that can be written to"),
         (errno.ENOENT, "check that path"),
         (errno.EEXIST, "choose another path"),
@@ -91,6 +93,14 @@ def test_no_text_controls_the_terminal_or_begins_a_line(
     lines = [line for line in text.splitlines() if line and not line.startswith(" ")]
     assert all(line.startswith(words) or "unrecognized" in line for line in lines), lines
     assert len([line for line in lines if "forged" in line]) == 9
+
+
+def test_each_script_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    for script in (split_images, embed_and_load, query_code, image_to_embedding):
+        with pytest.raises(SystemExit) as ended:
+            script.main(["--version"])
+        assert ended.value.code == 0
+        assert capsys.readouterr().out == "similar-images 1.0.0\n"
 
 
 def test_what_is_escaped_already_is_not_escaped_again() -> None:

@@ -1,6 +1,7 @@
-"""whole_files.py: files that change together or not at all, and are on the disk when it says so."""
+"""whole_files.py: files are whole at any time, and on the disk when it says so."""
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -17,20 +18,27 @@ def contents() -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in Path("out").iterdir()}
 
 
-@pytest.mark.parametrize("number", range(1, 6))
+def test_files_are_written_in_order_and_none_is_removed() -> None:
+    write_together(OLD)
+    write_together({**NEW, Path("out/a.txt"): None, Path("out/d.txt"): iter(["猫", "\n"])})
+    expected = {**NEW, Path("out/d.txt"): "猫\n".encode()}
+    del expected[Path("out/a.txt")]
+    assert contents() == expected
+    if os.name == "posix":
+        mask = os.umask(0)
+        os.umask(mask)
+        assert stat.S_IMODE(os.stat("out/b.txt").st_mode) == 0o666 & ~mask
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_files_are_replaced_together_or_not_at_all(
-    number: int, error: BaseException, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_run_leaves_whole_files(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_together(OLD)
-    assert contents() == OLD
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", raising_at(number, error, os.replace))
-        with pytest.raises(type(error)):
-            write_together(NEW)
-    assert contents() == OLD
-    write_together(NEW)
-    assert contents() == NEW
+    monkeypatch.setattr(os, "replace", raising_at(2, error, os.replace))
+    with pytest.raises(type(error)):
+        write_together(NEW)
+    assert contents() == {Path("out/a.txt"): b"new a", Path("out/b.txt"): b"old b"}
 
 
 def test_what_cannot_be_written_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,14 +85,3 @@ def test_a_sync_that_fails_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(whole_files.os, "fsync", broken)
     with pytest.raises(OSError, match="Input/output"):
         sync_folder(Path("top"))
-
-
-def test_an_empty_folder_is_not_taken_for_the_new_content(own_folder: Path) -> None:
-    """Somebody made it where the old content had just been moved away."""
-    old = own_folder / ".x.old"
-    old.mkdir()
-    (old / "kept.png").write_bytes(b"kept")
-    (own_folder / "x").mkdir()
-    whole_files.put_back([own_folder / "x"])
-    assert (own_folder / "x/kept.png").read_bytes() == b"kept"
-    assert not old.exists()

@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import ctypes
-import faulthandler
 import itertools
 import math
 import multiprocessing
@@ -11,26 +10,83 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from similar_images.images.decode_task import Batch, Task, decode_batch
-from similar_images.images.decoding import DecodedImage
-from similar_images.images.image_files import ImageError, Skipped
+from similar_images.images.decoding import Decoded, DecodedImage, Preprocessing, decode
+from similar_images.images.image_files import ImageError, Skipped, skipped_for
 
 IMAGE_SECONDS = 120  # a worker that decodes one image for longer is ended
 KILLED = "a decode worker was killed while it decoded it (out of memory?)"
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # a container's quota and period, in microseconds
 FEW_IMAGES = 64  # are decoded before more than one worker process has started
+set_alarm = getattr(signal, "alarm", lambda seconds: None)  # Windows has none
 SPAWN = multiprocessing.get_context("spawn")  # a fork copies locks that threads hold
+
+Examine = Callable[[Decoded], Any]  # a function of a module, sent to workers
+Outcome = tuple[DecodedImage, Any] | Skipped  # with what was found by Examine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is done with each image; it is sent to the workers.
+
+    least_side: see decode(). preprocessing: what makes the pixels of a batch; None for none.
+    examine: called with each decoded image.
+    """
+
+    root: Path
+    preprocessing: Preprocessing | None = None
+    least_side: int | None = None
+    examine: Examine | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of an image's pixels in a batch."""
+        return self.preprocessing.shape if self.preprocessing else (0,)
+
+    def outcome(self, path: str, out: np.ndarray) -> Outcome:
+        """Decode and examine an image; preprocess it into out, (*shape) uint8."""
+        try:
+            decoded = decode(self.root, path, self.least_side)
+            if self.preprocessing:
+                out[:] = self.preprocessing(decoded.rgb)
+            return decoded.info, self.examine(decoded) if self.examine else None
+        except ImageError as error:
+            return skipped_for(path, error)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Decoded images, and those of the batch that could not be decoded.
+
+    pixels: (N, crop, crop, 3) uint8, N = len(images); valid until release() is called. examined:
+    what Task.examine returned for each image.
+    """
+
+    pixels: np.ndarray
+    images: list[DecodedImage]
+    examined: list[Any]
+    skipped: list[Skipped]
+    slot: int | None = None
+
+    @classmethod
+    def of(cls, outcomes: list[Outcome], out: np.ndarray, slot: int | None = None) -> "Batch":
+        """Return the batch of images with these outcomes, whose pixels are in out."""
+        skipped = [item for item in outcomes if isinstance(item, Skipped)]
+        decoded = [item for item in outcomes if not isinstance(item, Skipped)]
+        places = [i for i, item in enumerate(outcomes) if not isinstance(item, Skipped)]
+        pixels = out[places] if skipped else out[: len(outcomes)]
+        images, examined = [info for info, _ in decoded], [found for _, found in decoded]
+        return cls(pixels, images, examined, skipped, slot)
 
 
 def core_count() -> int:
@@ -45,8 +101,7 @@ def core_count() -> int:
     with contextlib.suppress(OSError, ValueError):  # no control groups, or no limit: "max"
         quota, period = map(int, CPU_QUOTA.read_text().split())
         cores = min(cores, -(-quota // period))
-    sharing = os.environ.get("LOCAL_WORLD_SIZE", "")
-    return max(1, cores // max(1, int(sharing) if sharing.isdecimal() else 1))
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 @contextlib.contextmanager
@@ -65,8 +120,11 @@ def interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+# --- In a worker process ----------------------------------------------------------------------
+
+
 def end_with_parent() -> None:
-    """In a worker process: leave Ctrl-C to the parent, and end with it, however it ends."""
+    """Leave Ctrl-C to the parent, and end with it, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent:
@@ -78,25 +136,12 @@ def _exit_after(process: BaseProcess) -> None:
     os._exit(1)
 
 
-@dataclass(frozen=True)
-class _Work:
-    """A worker process's task, and the memory for its results: (slots, N, *shape) uint8."""
-
-    task: Task
-    slots: np.ndarray
-    seconds: float  # for one image
-    null_device: int  # a file descriptor
+_work: tuple[Task, np.ndarray]  # this process's task, and all slots: (slots, N, *shape) uint8
 
 
-Decoded = tuple[list[DecodedImage], list[Any], list[Skipped]]
-_work: _Work | None = None  # this worker process's
-
-
-def _start_worker(task: Task, memory: Any, shape: tuple[int, ...], seconds: float) -> None:
-    """Prepare this worker process: note its work, and end with the parent."""
+def _start_worker(task: Task, memory: Any, shape: tuple[int, ...]) -> None:
     global _work
-    null_device = os.open(os.devnull, os.O_WRONLY)
-    _work = _Work(task, _as_array(memory, shape), seconds, null_device)
+    _work = task, _as_array(memory, shape)
     end_with_parent()
 
 
@@ -104,47 +149,39 @@ def _as_array(memory: Any, shape: tuple[int, ...]) -> np.ndarray:
     return np.frombuffer(memoryview(memory), np.uint8, math.prod(shape)).reshape(shape)
 
 
-def _decode_into(slot: int, start: int, paths: list[str]) -> Decoded:
-    """In a worker process: decode images into a slot, from its place `start` on.
+def _decode(paths: list[str], slot: int, start: int, seconds: int) -> list[Outcome]:
+    """Decode images into a slot, from its place `start` on.
 
-    The process ends if one of them takes too long, even in C code that never returns. The alarm
-    for that starts a thread, which takes as long as decoding a small image: after quick images
-    it is not set anew, and may come a hundredth too early.
+    The alarm ends the process if an image takes too long, even in C code that never returns.
     """
-    assert _work is not None
-    images: list[DecodedImage] = []
-    examined: list[Any] = []
-    skipped: list[Skipped] = []
-    alarm_set = -math.inf
-    for path in paths:
-        if time.monotonic() - alarm_set > _work.seconds / 100:
-            faulthandler.dump_traceback_later(_work.seconds, exit=True, file=_work.null_device)
-            alarm_set = time.monotonic()
-        out = _work.slots[slot, start + len(images) :]
-        batch = decode_batch(_work.task, [path], out)
-        images += batch.images
-        examined += batch.examined
-        skipped += batch.skipped
-    faulthandler.cancel_dump_traceback_later()
-    return images, examined, skipped
+    task, slots = _work
+    outcomes = []
+    for place, path in enumerate(paths, start):
+        set_alarm(seconds)
+        outcomes.append(task.outcome(path, slots[slot, place]))
+    set_alarm(0)
+    return outcomes
+
+
+# --- In the calling process -------------------------------------------------------------------
 
 
 @dataclass
 class _Pending:
     """A batch that was given to the worker processes."""
 
-    slot: int
     paths: list[str]
-    future: "Future[Decoded]"
+    slot: int
+    future: "Future[list[Outcome]]"
 
 
 class Decoder:
     """Worker processes that decode images into shared memory; a context manager.
 
     `ahead` batches are decoded before they are asked for; a batch's memory is used again once it
-    is released. An image whose decoding takes longer than IMAGE_SECONDS, or whose worker is
-    killed or crashes, is skipped, and the others are decoded all the same. With workers=0 the
-    calling process decodes, and nothing protects it from such an image.
+    is released. An image whose decoding takes longer than IMAGE_SECONDS (but on Windows), or whose
+    worker is killed or crashes, is skipped, and the others are decoded all the same. With workers=0
+    the calling process decodes, and nothing protects it from such an image.
     """
 
     def __init__(self, task: Task, batch_size: int, workers: int, ahead: int = 4) -> None:
@@ -152,31 +189,24 @@ class Decoder:
         self.task = task
         self.batch_size = batch_size
         self.workers = workers
-        self.slots = workers + ahead
-        self._free = collections.deque(range(self.slots))
+        self._free = collections.deque(range(workers + ahead))
         self._waiting: collections.deque[_Pending] = collections.deque()
-        self._pool: ProcessPoolExecutor | None = None
         if workers:
             # A file without a name: nothing is left of it, however this process ends.
-            shape = (self.slots, batch_size, *task.shape)
+            shape = (len(self._free), batch_size, *task.shape)
             self._shared = SPAWN.RawArray(ctypes.c_ubyte, max(1, math.prod(shape)))
             self._memory = _as_array(self._shared, shape)
             self._pool = self._new_pool()
 
     def _new_pool(self) -> ProcessPoolExecutor:
-        work = (self.task, self._shared, self._memory.shape, IMAGE_SECONDS)
+        work = (self.task, self._shared, self._memory.shape)
         return ProcessPoolExecutor(self.workers, SPAWN, _start_worker, work)
 
     def __enter__(self) -> "Decoder":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._pool:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if self.workers:
             self._pool.shutdown(wait=kind is not None, cancel_futures=True)  # idle, they end alone
 
     def batches(self, paths: Iterable[str]) -> Iterator[Batch]:
@@ -184,18 +214,16 @@ class Decoder:
 
         Raises ImageError if worker processes can't be started.
         """
-        chunks = _chunked(paths, self.batch_size)
-        if not self._pool:
-            for chunk in chunks:
-                yield decode_batch(
-                    self.task, chunk, np.empty((len(chunk), *self.task.shape), np.uint8)
-                )
-            return
-        for chunk in chunks:
+        paths = iter(paths)
+        while chunk := list(itertools.islice(paths, self.batch_size)):
+            if not self.workers:
+                pixels = np.empty((len(chunk), *self.task.shape), np.uint8)
+                yield Batch.of(list(map(self.task.outcome, chunk, pixels)), pixels)
+                continue
             while not self._free:
                 yield self._finish()
             slot = self._free.popleft()
-            self._waiting.append(_Pending(slot, chunk, self._submit(slot, 0, chunk)))
+            self._waiting.append(_Pending(chunk, slot, self._decode(chunk, slot)))
         while self._waiting:
             yield self._finish()
 
@@ -204,13 +232,15 @@ class Decoder:
         if batch.slot is not None:
             self._free.append(batch.slot)
 
-    def _submit(self, slot: int, start: int, paths: list[str]) -> "Future[Decoded]":
-        assert self._pool
+    def _decode(self, paths: list[str], slot: int, start: int = 0) -> "Future[list[Outcome]]":
+        return self._submit(_decode, paths, slot, start, IMAGE_SECONDS)
+
+    def _submit(self, function: Callable[..., Any], *arguments: object) -> "Future[Any]":
         try:
             with interrupts_held():  # here worker processes are started
-                return self._pool.submit(_decode_into, slot, start, paths)
+                return self._pool.submit(function, *arguments)
         except BrokenProcessPool as error:  # raised again where the result is asked for
-            broken: Future[Decoded] = Future()
+            broken: Future[Any] = Future()
             broken.set_exception(error)
             return broken
 
@@ -223,54 +253,31 @@ class Decoder:
         """
         oldest = self._waiting.popleft()
         try:
-            images, examined, skipped = oldest.future.result()
+            outcomes = oldest.future.result()
         except BrokenProcessPool:
             self._restart()
-            images, examined, skipped = self._one_by_one(oldest)
+            outcomes = [
+                self._alone(path, oldest.slot, place) for place, path in enumerate(oldest.paths)
+            ]
             for pending in self._waiting:
                 if pending.future.exception():
-                    pending.future = self._submit(pending.slot, 0, pending.paths)
-        pixels = self._memory[oldest.slot, : len(images)]
-        return Batch(pixels, images, examined, skipped, oldest.slot)
+                    pending.future = self._decode(pending.paths, pending.slot)
+        return Batch.of(outcomes, self._memory[oldest.slot], oldest.slot)
+
+    def _alone(self, path: str, slot: int, place: int) -> Outcome:
+        """Decode an image while nothing else is decoded; skip it if it kills its worker."""
+        began = time.monotonic()
+        try:
+            return self._decode([path], slot, place).result()[0]
+        except BrokenProcessPool:
+            late = time.monotonic() - began >= IMAGE_SECONDS
+            self._restart()
+            reason = f"decoding it takes more than {IMAGE_SECONDS} s" if late else KILLED
+            return Skipped(path, reason, unseen=True)
 
     def _restart(self) -> None:
         """Start new workers, after the last of the old ones has ended and writes no more."""
-        assert self._pool
         self._pool.shutdown(wait=True)
         self._pool = self._new_pool()
-
-    def _one_by_one(self, batch: _Pending) -> Decoded:
-        """Decode a batch's images alone; skip those that kill their worker."""
-        images: list[DecodedImage] = []
-        examined: list[Any] = []
-        skipped: list[Skipped] = []
-        for path in batch.paths:
-            self._check_alive()
-            began = time.monotonic()
-            try:
-                decoded, found, failed = self._submit(batch.slot, len(images), [path]).result()
-                images += decoded
-                examined += found
-                skipped += failed
-            except BrokenProcessPool:
-                late = time.monotonic() - began >= IMAGE_SECONDS
-                reason = f"decoding it takes more than {IMAGE_SECONDS} s" if late else KILLED
-                skipped.append(Skipped(path, reason, unseen=True))
-                self._restart()
-        return images, examined, skipped
-
-    def _check_alive(self) -> None:
-        """Make sure that a worker answers: a dead one would make it skip an innocent image."""
-        assert self._pool
-        for _ in range(2):
-            with contextlib.suppress(BrokenProcessPool):
-                self._pool.submit(os.getpid).result()
-                return
-            self._restart()
-        raise ImageError("decode workers end as soon as they start; try --workers 0")
-
-
-def _chunked(items: Iterable[str], size: int) -> Iterator[list[str]]:
-    iterator = iter(items)
-    while chunk := list(itertools.islice(iterator, size)):
-        yield chunk
+        if self._submit(os.getpid).exception():
+            raise ImageError("decode workers end as soon as they start; try --workers 0")

@@ -26,6 +26,7 @@ FOLDER = "it is a folder; query_code.py takes folders with --queries"
 MAX_SIDE = 4096  # pixels, of a network's input: more is a mistake
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")  # as Pillow names them
 CROP_MODES = ("center", "squash", "border")  # as timm names them
+HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")  # of a file's first box, ftyp
 TILE = 512  # pixels: the side of the squares in which an image is converted
 
 
@@ -177,9 +178,17 @@ def _decode_file(
                 own_size = (height, width) if _on_its_side(image) else (width, height)
                 return to_rgb(image), image, own_size, has_frames
     except UnidentifiedImageError as error:
-        raise ImageError("not an image in a format that Pillow decodes") from error
+        raise ImageError(_unsupported(file)) from error
     except Exception as error:  # decoders of damaged files raise any kind of exception
         raise image_error(error) from error
+
+
+def _unsupported(file: BinaryIO) -> str:
+    """Return why Pillow can't identify a file, and what to install if it is HEIC."""
+    file.seek(4)
+    heic = file.read(4) == b"ftyp" and file.read(4) in HEIC_BRANDS
+    advice = "; run pip install pillow-heif" if heic and "HEIF" not in readable_formats() else ""
+    return f"not an image format that Pillow supports{advice}"
 
 
 def _on_its_side(image: Image.Image) -> bool:

@@ -6,6 +6,7 @@ Of large packages only Pillow is imported: a decode worker imports this file as 
 import collections
 import contextlib
 import functools
+import heapq
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +27,6 @@ OPENED_BY_ANOTHER = frozenset({"MPO"})  # by the JPEG plugin
 # The package that adds a format, by suffix; see readable_formats.
 PACKAGES = dict.fromkeys((".heic", ".heif", ".hif"), "pillow-heif")
 LEFT_OUT_LISTED = 8  # suffixes that a line names
-MAX_LISTINGS = 16  # of one folder that links lead to; links to links could double at each level
 
 
 class ImageError(Exception):
@@ -112,8 +112,10 @@ def has_image_suffix(path: str) -> bool:
 def check_folder(folder: Path, option: str) -> None:
     """Raise ImageError unless folder is one; `option` names the option that chooses another."""
     if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise ImageError(f"{folder} {what}; run python split_images.py or choose {option}")
+        what = f"{folder} is not a folder" if folder.exists() else f"there is no folder {folder}"
+        is_default = str(folder) in ("database_set", "query_set")
+        split = "run python split_images.py or choose" if is_default else "check"
+        raise ImageError(f"{what}; {split} {option}")
 
 
 def iter_images(
@@ -125,8 +127,8 @@ def iter_images(
     names begin with a dot are left out, as are paths that are not `wanted`. Other files, and what
     can't be listed, are noted in `listing`. Raises OSError if root itself can't be listed.
 
-    Links are followed, but never in a circle. A folder that several links lead to is listed under
-    each of its paths, up to MAX_LISTINGS of them in alphabetical order.
+    Links are followed, but each folder is listed once: under its own path if it lies under root,
+    else under the first in alphabetical order of those that links give it.
     """
     for path, entry in _walk(root, listing):
         if wanted(path):
@@ -172,61 +174,33 @@ def skipped_for(path: str, error: Exception) -> Skipped:
     return Skipped(path, str(known), known.unseen)
 
 
-@dataclass(frozen=True)
-class _Folder:
-    """A folder to be listed, and the folder that it is in."""
-
-    path: str  # '' for the root
-    identity: tuple[int, int]
-    parent: "_Folder | None" = None
-    linked: bool = False  # the path goes through a link
-
-    def lies_in(self, identity: tuple[int, int]) -> bool:
-        """Return whether it, or a folder above it, has this identity."""
-        folder: _Folder | None = self
-        while folder and folder.identity != identity:
-            folder = folder.parent
-        return folder is not None
-
-
 def _walk(root: Path, listing: Listing) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
     """Yield the path under root and the entry of every file that may be an image."""
-    top = os.fspath(root)
-    folders = [_Folder("", _identity(top))]
-    listings: collections.Counter[tuple[int, int]] = collections.Counter()
+    seen: set[tuple[int, int]] = set()
+    folders = [(False, "")]  # a heap of folders to list: whether a link leads there, and the path
     while folders:
-        folder = folders.pop()
-        if folder.linked:
-            listings[folder.identity] += 1
-        if listings[folder.identity] > MAX_LISTINGS:
-            reason = f"a folder that is listed under {MAX_LISTINGS} other paths already"
-            listing.skipped.append(Skipped(folder.path, reason, unseen=True))
-            continue
-        inside: list[_Folder] = []
+        linked, path = heapq.heappop(folders)
+        place = os.path.join(root, path)
         try:
-            yield from _files(top, folder, inside, listing)
-        except OSError as error:
-            if not folder.path:
-                raise
-            listing.skipped.append(skipped_for(folder.path, error)._replace(unseen=True))
-        folders += sorted(inside, key=lambda found: found.path, reverse=True)
-
-
-def _files(
-    top: str, folder: _Folder, inside: list[_Folder], listing: Listing
-) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
-    """Yield the files of one folder that may be images; add its folders to `inside`."""
-    with os.scandir(os.path.join(top, folder.path) if folder.path else top) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
+            if _identity(place) in seen:
+                listing.skipped.append(Skipped(path, "a folder that is listed under another path"))
                 continue
-            path = f"{folder.path}/{entry.name}" if folder.path else entry.name
-            if _is_folder(entry, path, listing):
-                inside += _folder_to_list(folder, path, entry, listing)
-            elif has_image_suffix(path):
-                yield path, entry
-            else:
-                listing.left_out[os.path.splitext(path)[1].lower()] += 1
+            seen.add(_identity(place))
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    inner = f"{path}/{entry.name}" if path else entry.name
+                    if _is_folder(entry, inner, listing):
+                        heapq.heappush(folders, (linked or entry.is_symlink(), inner))
+                    elif has_image_suffix(inner):
+                        yield inner, entry
+                    else:
+                        listing.left_out[os.path.splitext(inner)[1].lower()] += 1
+        except OSError as error:
+            if not path:
+                raise
+            listing.skipped.append(skipped_for(path, error)._replace(unseen=True))
 
 
 def _is_folder(entry: "os.DirEntry[str]", path: str, listing: Listing) -> bool:
@@ -240,21 +214,6 @@ def _is_folder(entry: "os.DirEntry[str]", path: str, listing: Listing) -> bool:
     if broken and not has_image_suffix(path):  # an image is noted by iter_images
         listing.skipped.append(Skipped(path, "a broken symbolic link", unseen=True))
     return False
-
-
-def _folder_to_list(
-    parent: _Folder, path: str, entry: "os.DirEntry[str]", listing: Listing
-) -> list[_Folder]:
-    """Return the folder of an entry; none, and a note, where a link leads back to it."""
-    try:
-        identity = _identity(entry.path)
-    except OSError as error:
-        listing.skipped.append(skipped_for(path, error)._replace(unseen=True))
-        return []
-    if parent.lies_in(identity):
-        listing.skipped.append(Skipped(path, "a link to a folder that it lies in"))
-        return []
-    return [_Folder(path, identity, parent, parent.linked or entry.is_symlink())]
 
 
 def _identity(path: str) -> tuple[int, int]:

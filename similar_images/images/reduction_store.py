@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from similar_images.console import QUIET, Console
-from similar_images.images.decode_task import Task
-from similar_images.images.decode_workers import FEW_IMAGES, Decoder, core_count
+from similar_images.images.decode_workers import FEW_IMAGES, Decoder, Task, core_count
 from similar_images.images.decoding import Decoded
 from similar_images.images.image_files import ImageError
 from similar_images.images.reductions import Reduction

@@ -3,7 +3,7 @@
 from similar_images.images.image_files import left_out_in_words
 from similar_images.loading.load import Load, Tally
 from similar_images.milvus.client import CollectionError, redact
-from similar_images.milvus.collection import ENDED, LOAD, ROWS, ImageCollection
+from similar_images.milvus.collection import ENDED, LOAD, ROWS
 from similar_images.milvus.vector_index import FLAT, choose_index
 from similar_images.text import counted, printable
 
@@ -19,8 +19,9 @@ def finish(job: Load, tally: Tally) -> None:
             "run it again"
         )
     build_index(job, count)
+    if job.options.recreate:
+        collection.replace()
     collection.set_properties(**{ROWS: str(count), LOAD: ENDED})
-    put_in_place(collection, job.options.collection)
 
 
 def build_index(job: Load, rows: int) -> None:
@@ -41,37 +42,25 @@ def build_index(job: Load, rows: int) -> None:
         job.console.say(f"Index: {collection.index.words({})}")
 
 
-def put_in_place(collection: ImageCollection, name: str) -> None:
-    """Give a collection that --recreate has fully loaded the name of the old one."""
-    if collection.name != name:
-        old = ImageCollection.find(collection.client, name)
-        if old:
-            old.drop()
-        collection.rename(name)
-
-
 def report(job: Load, tally: Tally, seconds: float) -> None:
     """Print what was loaded, removed, kept and skipped."""
     say, trouble = job.console.say, job.console.trouble
     rate = f", {tally.loaded / seconds:.1f} images/s" if tally.loaded else ""
     loaded = f"Loaded {counted(tally.loaded, 'image')} in {seconds:.1f} s{rate}"
     say(f"{loaded}; {tally.kept:,} were already in the collection")
-    if tally.pruned.gone:
-        what = "removed" if tally.pruned.removed else "kept; --prune removes them"
-        say(f"{counted(tally.pruned.gone, 'row')} without a readable file: {what}")
-    if tally.pruned.unseen:
-        rows = counted(tally.pruned.unseen, "row")
+    if tally.gone:
+        what = "removed" if tally.removed else "kept; --prune removes them"
+        say(f"{counted(tally.gone, 'row')} without a readable file: {what}")
+    if tally.unseen:
+        rows = counted(tally.unseen, "row")
         say(
             f"{rows} of files that can't be checked (in an empty or unreadable folder, links to "
             "nothing, or no decoder installed): kept"
         )
     if tally.skipped:
-        number = len(tally.skipped) + tally.skipped_unnamed
-        trouble(f"Skipped unreadable files: {number:,}")
+        trouble(f"Skipped unreadable files: {len(tally.skipped):,}")
         for skipped in tally.skipped:
             trouble(f"  {printable(skipped.path)}: {printable(skipped.reason)}")
-        if tally.skipped_unnamed:
-            trouble(f"  and {tally.skipped_unnamed:,} others")
     if tally.left_out:
         say(left_out_in_words(tally.left_out))
     place = f"{job.collection.name} in {redact(job.collection.client.uri)}"

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from similar_images.console import warn
 from similar_images.images.image_files import (
     ImageError,
     Listing,
@@ -15,8 +14,6 @@ from similar_images.milvus.client import Client, CollectionError
 from similar_images.milvus.collection import BEGUN, LOAD, ImageCollection
 from similar_images.milvus.vector_index import FLAT
 from similar_images.network.model_description import Model
-
-NEW_SUFFIX = "_being_recreated"  # of the collection that --recreate loads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,42 +46,44 @@ def collection_to_load(client: Client, options: LoadOptions, model: Model) -> Im
     All ranks that call it one after another get the same one. Raises CollectionError if the
     collection holds another folder or another model's vectors.
     """
-    root = str(options.folder.resolve())
+    root, name = str(options.folder.resolve()), options.collection
     properties = {"root": root, "index": options.index or "auto", LOAD: BEGUN}
     properties |= model.properties()
-    beside_name = options.collection + NEW_SUFFIX
-    found = ImageCollection.find(client, options.collection)
-    beside = None  # left by an interrupted --recreate; alone, it is the complete one
-    if options.recreate or found is None:
-        beside = ImageCollection.find(client, beside_name)
+    found = ImageCollection.find(client, name)
     if options.recreate:
-        if beside and beside.root == Path(root) and model.same_vectors(beside.properties):
-            return beside
-        if beside and found is None:
-            beside.rename(options.collection)
-        elif beside:
-            beside.drop()
-        return ImageCollection.create(client, beside_name, properties)
-    if beside:
-        beside.rename(options.collection)
-    found = found or beside
+        found = unfinished(client, name, root, model)
+    elif found:
+        check_replaceable(found)
+        check_same_model(found, model)
+        settle_root(found, root, options.moved)
     if found is None:
-        return ImageCollection.create(client, options.collection, properties)
-    check_same_model(found, model)
-    settle_root(found, root, options.moved)
+        return ImageCollection.create(client, name, properties, beside=options.recreate)
     if not found.index.current():
         found.use_index(FLAT)
     return found
 
 
-def warn_if_interrupted(client: Client, options: LoadOptions) -> None:
-    """Warn of a collection that an interrupted --recreate has left beside the old one."""
-    name = options.collection + NEW_SUFFIX
-    both = all(ImageCollection.exists(client, one) for one in (name, options.collection))
-    if both and not options.recreate:
-        warn(
-            f"an interrupted --recreate has left the collection {name}, which uses memory and "
-            "disk; run again with --recreate to complete and remove it"
+def unfinished(client: Client, name: str, root: str, model: Model) -> ImageCollection | None:
+    """Return what an interrupted --recreate of this folder and model has loaded, if there is any.
+
+    Others are dropped, unless another loader may be writing to them.
+    """
+    resumed = None
+    for left in ImageCollection.nameless(client, name):
+        same = str(left.root) == root and model.same_vectors(left.properties)
+        if same and not left.is_whole and resumed is None:
+            resumed = left
+        elif left.is_whole or client.is_own:
+            left.drop()
+    return resumed
+
+
+def check_replaceable(collection: ImageCollection) -> None:
+    """Raise CollectionError for a collection with a name of its own that --recreate would reuse."""
+    if collection.own_name == collection.name:
+        raise CollectionError(
+            f"{collection.name} is not an alias of a collection, as embed_and_load.py makes; load "
+            "it again with --recreate, or choose another --collection"
         )
 
 

@@ -1,6 +1,5 @@
 """Where a collection's images are, which of them may be opened, and which of them is a query."""
 
-import contextlib
 import itertools
 import os
 from pathlib import Path, PurePath
@@ -13,6 +12,7 @@ class CollectionFolder:
 
     def __init__(self, collection: ImageCollection, named: Path | None) -> None:
         """named: where the user says that it is; else it is where the collection says."""
+        self.collection = collection
         self.root = named or collection.root
         self.may_open = named is not None or may_open(collection, self.root)
         self._roots = {os.path.abspath(self.root)}
@@ -33,18 +33,13 @@ class CollectionFolder:
             for place, root in itertools.product(places, self._roots)
             if place.is_relative_to(root)
         ]
-        return {path for path in inside if _is_utf8(path)}  # others are in no collection
+        # What is not UTF-8 is in no collection.
+        return {path for path in inside if path == path.encode(errors="ignore").decode()}
 
     def is_same_file(self, path: str, image: str) -> bool:
         """Return whether a row's path leads to this very file, perhaps through a link."""
         opened, allowed = self.opened(path)
         return allowed and os.path.realpath(opened) == os.path.realpath(image)
-
-
-def _is_utf8(path: str) -> bool:
-    with contextlib.suppress(UnicodeEncodeError):
-        return bool(path.encode())
-    return False
 
 
 def may_open(collection: ImageCollection, path: Path) -> bool:

@@ -1,27 +1,35 @@
-"""Join near-duplicates to groups: all copies of one image."""
+"""Join images that are the same to groups, and choose the one of each to keep."""
 
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from similar_images.console import QUIET, Console
+from similar_images.images.image_files import ImageError
 from similar_images.images.reduction_store import ReductionStore
-from similar_images.matching.near_duplicates import NearDuplicate, find_near_duplicates
+from similar_images.matching.near_duplicates import (
+    NearDuplicate,
+    find_near_duplicates,
+    verified,
+)
 from similar_images.matching.pairs import Pair
+from similar_images.verifying.detail import is_enlarged
+from similar_images.verifying.verdict import SAME, Verdict
 
 NEIGHBOURS = 16  # matches of each image in a group that may join it with another group
 INDIRECT = "a copy of another image of the group"
-KEEP, COPY = "keep", "copy"  # roles of a collection's own images
+KEEP, COPY = "keep", "copy"  # roles
 SearchAgain = Callable[[Sequence[str], int], Sequence[Sequence[Pair]]]  # queries, top-k → rows
 Embeddings = Callable[[Sequence[str]], Mapping[str, np.ndarray]]  # paths → embeddings
 
 
 class Copy(NamedTuple):
-    """An image of a group; similarity and change: how it differs from the group's best one."""
+    """An image of a group; similarity and change: how it differs from the group's first one."""
 
     path: str
     width: int  # pixels
@@ -29,18 +37,18 @@ class Copy(NamedTuple):
     file_size: int  # bytes
     similarity: float
     change: str
-    keep: str  # of a collection's own images KEEP for the best, COPY for those like it, else ''
+    keep: str  # KEEP, COPY or '' where neither can be said
 
 
 @dataclass(frozen=True)
 class Group:
-    """Copies of one image, the best first: most pixels, largest file, oldest, by path."""
+    """Images that are the same; the one to keep comes first."""
 
     copies: list[Copy]
 
     @property
     def spare(self) -> list[Copy]:
-        """Those that could go; none unless all are images of the collection."""
+        """Those whose whole content is in the one that is kept."""
         return [copy for copy in self.copies if copy.keep == COPY]
 
     @property
@@ -49,33 +57,101 @@ class Group:
         return sum(copy.file_size for copy in self.spare)
 
 
-def duplicate_groups(
-    near: Sequence[NearDuplicate],
-    searched: Mapping[str, bool],
-    search_again: SearchAgain,
-    embeddings_of: Embeddings,
-    reductions: ReductionStore,
-    console: Console = QUIET,
-) -> list[Group]:
-    """Return the groups of near-duplicates, those with the most bytes to spare first.
+@dataclass(frozen=True)
+class Grouping:
+    """What groups are made of.
 
-    searched: the queries, and whether each is an image of the collection. search_again: finds
-    more matches of queries. Where each copy's nearest match is another copy, only they join the
-    groups: of four copies, two may be nearest to each other, and so may the other two.
+    in_collection: of each query, whether it is an image of the collection. keep_in: folders whose
+    images are kept first.
     """
-    leader: dict[str, str] = {}
-    _join(leader, (one.pair for one in near))
-    rows = search_again(sorted(leader.keys() & searched.keys()), NEIGHBOURS)
-    between = [
-        [pair for pair in row if pair.match in leader and _are_apart(leader, pair)] for row in rows
-    ]
-    _join(leader, (one.pair for one in find_near_duplicates(between, reductions, console).near))
-    members = defaultdict(list)
-    for path in leader:
-        members[_leader_of(leader, path)].append(path)
-    files = [some for paths in members.values() if len(some := _each_file_once(paths)) > 1]
-    ranked = [sorted(paths, key=lambda path: _rank(path, reductions)) for paths in files]
-    return _described(ranked, searched, embeddings_of, reductions, console)
+
+    in_collection: Mapping[str, bool]
+    keep_in: Sequence[Path]
+    search_again: SearchAgain
+    embeddings_of: Embeddings
+    reductions: ReductionStore
+
+    def groups(self, near: Sequence[NearDuplicate], console: Console = QUIET) -> list[Group]:
+        """Return the groups of near-duplicates, those with the most bytes to spare first.
+
+        Where each copy's nearest match is another copy, only they join the groups: of four copies,
+        two may be nearest to each other, and so may the other two. So matches of more ranks are
+        compared of those that are in a group.
+        """
+        leader: dict[str, str] = {}
+        _join(leader, (one.pair for one in near if one.is_same))
+        rows = self.search_again(sorted(leader.keys() & self.in_collection.keys()), NEIGHBOURS)
+        between = [
+            [pair for pair in row if pair.match in leader and _are_apart(leader, pair)]
+            for row in rows
+        ]
+        found = find_near_duplicates(between, self.reductions, console).near
+        _join(leader, (one.pair for one in found if one.is_same))
+        members = defaultdict(list)
+        for path in leader:
+            members[_leader_of(leader, path)].append(path)
+        files = [some for paths in members.values() if len(some := _each_file_once(paths)) > 1]
+        embeddings = self.embeddings_of([path for paths in files for path in paths])
+        there = ([path for path in paths if path in embeddings] for paths in files)
+        groups = [self._group(paths, embeddings) for paths in there if len(paths) > 1]
+        return sorted(groups, key=lambda group: (-group.spare_bytes, group.copies[0].path))
+
+    def _group(self, paths: list[str], embeddings: Mapping[str, np.ndarray]) -> Group:
+        """Return a group with its roles.
+
+        Where some of its images are queries from elsewhere, one of the collection's is kept, and
+        only those queries may be copies.
+        """
+        inside = [path for path in paths if self.in_collection.get(path, True)]
+        candidates = inside or paths
+        kept = self._kept(candidates)
+        roles = set(paths) - set(inside) if len(inside) < len(paths) else set(paths)
+        rest = sorted((path for path in paths if path != kept), key=self._rank)
+        copies = [self._copy(kept, 1.0, "", KEEP if inside else "")]
+        for path in rest:
+            verdict = self._verdict(kept, path)
+            same = verdict is not None and verdict.kind == SAME
+            no_less = same and verdict is not None and verdict.better >= 0
+            role = COPY if no_less and inside and path in roles else ""
+            similarity = min(1.0, float(embeddings[kept] @ embeddings[path]))
+            change = verdict.words if verdict and same else INDIRECT
+            copies.append(self._copy(path, similarity, change, role))
+        return Group(copies)
+
+    def _kept(self, paths: Sequence[str]) -> str:
+        """Return the image to keep: of equally good ones the largest file, the oldest, by path."""
+        best, *others = sorted(paths, key=self._rank)
+        for path in others:
+            verdict = self._verdict(best, path)
+            may_replace = self._is_preferred(path) or not self._is_preferred(best)
+            if verdict and verdict.kind == SAME and verdict.better < 0 and may_replace:
+                best = path
+        return best
+
+    def _is_preferred(self, path: str) -> bool:
+        real = Path(os.path.realpath(path))
+        return any(real.is_relative_to(folder) for folder in self.keep_in)
+
+    def _rank(self, path: str) -> tuple[bool, int, int, str]:
+        image = self.reductions[path]
+        return not self._is_preferred(path), -image.file_size, image.modified_at, path
+
+    def _verdict(self, one: str, other: str) -> Verdict | None:
+        """Return the verdict on two images; an enlargement is no better than its original."""
+        verdict = verified(one, other, self.reductions)
+        if verdict and verdict.by_pixels:
+            more, fewer = (one, other) if verdict.better > 0 else (other, one)
+            try:
+                if is_enlarged(more, fewer, verdict.softer):
+                    return verdict._replace(better=-verdict.better)
+            except ImageError:  # changed since it was read
+                return None
+        return verdict
+
+    def _copy(self, path: str, similarity: float, change: str, role: str) -> Copy:
+        image = self.reductions[path]
+        size = image.width, image.height, image.file_size
+        return Copy(path, *size, similarity, change, role)
 
 
 def _join(leader: dict[str, str], pairs: Iterable[Pair]) -> None:
@@ -97,58 +173,11 @@ def _leader_of(leader: dict[str, str], path: str) -> str:
 
 def _each_file_once(paths: Iterable[str]) -> list[str]:
     """Return paths without those that lead to a file of another one: no file is its own copy."""
-    files: dict[str, str] = {}
+    files: dict[object, str] = {}
     for path in sorted(paths, key=lambda path: (os.path.islink(path), path)):
-        files.setdefault(os.path.realpath(path), path)
+        try:
+            status = os.stat(path)
+        except OSError:  # gone since it was read
+            continue
+        files.setdefault((status.st_dev, status.st_ino), path)
     return list(files.values())
-
-
-def _rank(path: str, reductions: ReductionStore) -> tuple[int, int, int, str]:
-    small = reductions[path]
-    return -small.width * small.height, -small.file_size, small.modified_at, path
-
-
-def _described(
-    ranked: Sequence[list[str]],
-    searched: Mapping[str, bool],
-    embeddings_of: Embeddings,
-    reductions: ReductionStore,
-    console: Console,
-) -> list[Group]:
-    """Return groups, whose paths come in the order of their rank, with all that is said of them."""
-    embeddings = embeddings_of([path for paths in ranked for path in paths])
-    there = ([path for path in paths if path in embeddings] for paths in ranked)
-    ranked = [paths for paths in there if len(paths) > 1]  # rows may have been deleted meanwhile
-    rows = [
-        [
-            Pair(best, path, float(embeddings[best] @ embeddings[path]), rank)
-            for rank, path in enumerate(others, start=1)
-        ]
-        for best, *others in ranked
-    ]
-    near = find_near_duplicates(rows, reductions, console).near
-    words = {(one.pair.query, one.pair.match): one.words for one in near}
-    groups = [_group(row, words, searched, reductions) for row in rows]
-    return sorted(groups, key=lambda group: (-group.spare_bytes, group.copies[0].path))
-
-
-def _group(
-    row: Sequence[Pair],
-    words: Mapping[tuple[str, str], str],
-    searched: Mapping[str, bool],
-    reductions: ReductionStore,
-) -> Group:
-    """Return the group of its best image's pairs; words: the changes of those verified."""
-    best = row[0].query
-    own = all(searched.get(path, True) for path in (best, *(pair.match for pair in row)))
-    copies = [_copy(best, 1.0, "", KEEP if own else "", reductions)]
-    for pair in row:
-        change = words.get((best, pair.match), INDIRECT)
-        role = COPY if own and change != INDIRECT else ""  # a copy is verified: it may be deleted
-        copies.append(_copy(pair.match, min(1.0, pair.similarity), change, role, reductions))
-    return Group(copies)
-
-
-def _copy(path: str, similarity: float, change: str, role: str, reductions: ReductionStore) -> Copy:
-    small = reductions[path]
-    return Copy(path, small.width, small.height, small.file_size, similarity, change, role)

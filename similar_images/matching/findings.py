@@ -1,24 +1,31 @@
-"""What the pairs of a run show: near-duplicates, groups of duplicates, possible label errors."""
+"""Find the pairs of a run, and examine them: near-duplicates, groups, possible label errors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from similar_images.console import Console
 from similar_images.images.reduction_store import ReductionStore
-from similar_images.matching.duplicate_groups import Group, duplicate_groups
+from similar_images.matching.duplicate_groups import Group, Grouping
 from similar_images.matching.label_issues import LabelIssue, label_issues
-from similar_images.matching.matches import Pairs, RowNames
 from similar_images.matching.near_duplicates import NearDuplicate, find_near_duplicates
+from similar_images.matching.pairs import Pair, RowNames
 from similar_images.matching.queries import Queries
-from similar_images.matching.search import Search, strong_enough
+from similar_images.matching.recall import measured_recall
+from similar_images.matching.search import Search, report_problems, warn_if_incomplete
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found; compared: of how many pairs the images were compared."""
+    """The pairs of each query that has a match, nearest first, and the statements about them.
 
+    recall: of an approximate index, in words, if it was measured. compared: of how many pairs the
+    images were compared.
+    """
+
+    rows: list[list[Pair]]
+    recall: str = ""
     near: list[NearDuplicate] = field(default_factory=list)
     compared: int = 0
     groups: list[Group] = field(default_factory=list)
@@ -26,35 +33,58 @@ class Findings:
 
 
 def find_all(
-    rows: Pairs,
-    queries: Queries,
-    names: RowNames,
     search: Search,
+    queries: Queries,
     reductions: ReductionStore | None,
+    seed: int,
     console: Console,
 ) -> Findings:
-    """Return what pairs show; images: where they are kept, None if none are to be compared."""
-    issues = label_issues(rows)
-    if not reductions:
-        return Findings(issues=issues)
-    comparison = find_near_duplicates(rows, reductions, console)
+    """Search for the queries, and examine their pairs; CollectionError if there are none.
+
+    reductions: of the images, None if these are not compared. seed: of the sample for the recall.
+    """
+    matches = search.matches(queries, console=console)
+    recall = measured_recall(search, queries, matches, seed, console)
+    names = RowNames(queries, search.folder)
+    rows = search.pairs(queries, matches, names)
+    warn_if_incomplete(search.collection)
+    report_problems(queries, rows)
+    findings = Findings(rows, recall, issues=label_issues(rows))
+    return (
+        _compared(findings, search, queries, names, reductions, console) if reductions else findings
+    )
+
+
+def _compared(
+    findings: Findings,
+    search: Search,
+    queries: Queries,
+    names: RowNames,
+    reductions: ReductionStore,
+    console: Console,
+) -> Findings:
+    """Return findings with near-duplicates and groups of them."""
+    comparison = find_near_duplicates(findings.rows, reductions, console)
     places = {path: place for place, path in enumerate(queries.paths)}
 
-    def search_again(paths: Sequence[str], top_k: int) -> Pairs:
+    def search_again(paths: Sequence[str], top_k: int) -> list[list[Pair]]:
         some = queries.some([places[path] for path in paths])
-        matches = strong_enough(search.matches(some, top_k), search.options.min_similarity)
-        return Pairs(some, matches, names)
+        return search.pairs(some, search.matches(some, top_k), names)
 
     def embeddings_of(paths: Sequence[str]) -> dict[str, np.ndarray]:
         """Return the embeddings of queries and of their matches."""
         found = {path: queries.embeddings[places[path]] for path in paths if path in places}
-        named = names.rows()
+        named = {path: row for row, (path, _, _) in names.items()}
         others = {named[path]: path for path in paths if path not in found}
         stored = search.collection.embeddings_of(list(others))
         return found | {others[image.path]: embedding for image, embedding in stored}
 
-    own = {path: bool(rows) for path, rows in zip(queries.paths, queries.rows, strict=True)}
-    groups = duplicate_groups(
-        comparison.near, own, search_again, embeddings_of, reductions, console
+    grouping = Grouping(
+        in_collection=dict(zip(queries.paths, map(bool, queries.rows), strict=True)),
+        keep_in=[folder.resolve() for folder in search.options.keep_in],
+        search_again=search_again,
+        embeddings_of=embeddings_of,
+        reductions=reductions,
     )
-    return Findings(comparison.near, comparison.compared, groups, issues)
+    groups = grouping.groups(comparison.near, console)
+    return replace(findings, near=comparison.near, compared=comparison.compared, groups=groups)

@@ -43,16 +43,15 @@ def label_issues(
 ) -> list[LabelIssue]:
     """Return the queries with at least this margin: the largest first, then the most similar.
 
-    rows: each query's pairs, nearest first; they are read once, and what is not returned is not
-    kept. Left out are queries without a label, those with fewer than LEAST_MATCHES matches that
-    have one, and those whose matches have no other label than theirs.
+    rows: each query's pairs, nearest first. Left out are queries without a label, those with fewer
+    than LEAST_MATCHES labelled matches, and those whose matches all have their label.
     """
     issues = (issue for row in rows if (issue := _vote(row)) and issue.margin >= least_margin)
     return sorted(issues, key=lambda i: (-i.margin, -i.pair.similarity, i.pair.query))
 
 
 def _vote(row: Sequence[Pair]) -> LabelIssue | None:
-    """Return what a query's matches vote for, whatever the margin; None where nothing is."""
+    """Return the vote of a query's matches, whatever the margin; None if there is none."""
     votes = Counter(pair.match_label for pair in row if pair.same_label is not None)
     if votes.total() < LEAST_MATCHES:
         return None

@@ -1,9 +1,13 @@
-"""A query and its match, as the search returns them."""
+"""A query and its match; how the rows of a collection are named in the results."""
 
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from similar_images.images.image_files import label_of
+from similar_images.matching.collection_folder import CollectionFolder
+from similar_images.matching.queries import Queries
 
 
 class Pair(NamedTuple):
@@ -27,7 +31,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Summary:
-    """What was run, for the title and the reports."""
+    """The settings and counts of a run, for the reports."""
 
     queries: int
     pairs: int  # of queries and matches
@@ -41,11 +45,28 @@ class Summary:
     skipped: list[str] = field(default_factory=list)
     unmatched: int = 0
     compares: bool = True  # False: images were not to be compared
-    not_compared: int = 0  # pairs of which an image could not be read, or may not be opened
+    not_compared: int = 0  # pairs with an image that could not be read or may not be opened
+
+
+class RowNames(dict[str, tuple[str, str, bool]]):
+    """By row: its path as it can be opened from here, its label, and whether it may be opened.
+
+    A row that is itself a query has the query's path, so that each image has one name.
+    """
+
+    def __init__(self, queries: Queries, folder: CollectionFolder) -> None:
+        self._folder = folder
+        own = zip(queries.paths, queries.rows, strict=True)
+        super().__init__((row, (path, label_of(row), True)) for path, rows in own for row in rows)
+
+    def __missing__(self, row: str) -> tuple[str, str, bool]:
+        path, may_open = self._folder.opened(row)
+        self[row] = path, label_of(row), may_open
+        return self[row]
 
 
 def paths_to_show(pairs: Iterable[Pair]) -> list[str]:
-    """Return the paths of the pairs' images, each once, without those that may not be opened."""
+    """Return the paths of the pairs' images that may be opened, each once."""
     paths = ((pair.query, pair.match if pair.may_open_match else pair.query) for pair in pairs)
     return list(dict.fromkeys(path for both in paths for path in both))
 

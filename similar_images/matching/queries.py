@@ -2,8 +2,9 @@
 
 import contextlib
 import os
+import typing
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,11 +20,21 @@ from similar_images.images.image_files import (
     label_of,
 )
 from similar_images.images.reduction_store import ReductionStore
-from similar_images.images.reductions import examine
-from similar_images.matching.collection_folder import CollectionFolder
+from similar_images.matching.collection_folder import CollectionFolder, may_open
 from similar_images.milvus.collection import ImageCollection
-from similar_images.network.embedding import Embedder, embed_images
+from similar_images.network.embedding import (
+    EmbeddingOptions,
+    embed_images,
+    make_embedder,
+    warn_if_random,
+)
+from similar_images.network.find_network import network_of_collection
+from similar_images.network.model_description import NAMED_WEIGHTS, Model
+from similar_images.network.network_cache import ConvertedNetwork
 from similar_images.text import counted, printable
+
+if typing.TYPE_CHECKING:
+    from similar_images.network.torch_network import Network
 
 
 @dataclass(frozen=True)
@@ -35,13 +46,18 @@ class QueryImages:
     labelled: bool
     skipped: list[Skipped] = field(default_factory=list)
 
+    @property
+    def words(self) -> str:
+        """How many images there are, and in which folder."""
+        return counted(len(self.paths), "image") + (f" from {self.root}" if self.labelled else "")
+
 
 @dataclass(frozen=True)
 class Queries:
     """Embedded queries: paths that can be opened, labels, embeddings (N, dimension) float32.
 
-    rows: the paths that each query has in the collection itself, most often none. device: where
-    they were embedded, in words.
+    rows: the paths that each query has in the collection itself, most often none. model, device:
+    how they were embedded; the device is in words, '' if none was.
     """
 
     paths: list[str]
@@ -49,6 +65,7 @@ class Queries:
     embeddings: np.ndarray
     rows: list[set[str]]
     skipped: list[Skipped]
+    model: Model
     device: str
 
     def some(self, places: Sequence[int]) -> "Queries":
@@ -74,68 +91,67 @@ def find_queries(images: list[str], folder: Path) -> QueryImages:
     return QueryImages(folder, paths, labelled=True, skipped=listing.skipped)
 
 
+def network_for_queries(
+    collection: ImageCollection, named: str | None
+) -> "ConvertedNetwork | Network":
+    """Return the network that made a collection's vectors; ModelError if it is not available.
+
+    Its weights are where the user says, else where the collection says if that may be read.
+    """
+    stored: str = collection.properties.get("weights", "")
+    allowed = stored in NAMED_WEIGHTS or may_open(collection, Path(stored))
+    network = network_of_collection(collection.properties, named or (stored if allowed else None))
+    warn_if_random(network.model)
+    return network
+
+
 def embed_queries(
-    make_embedder: Callable[[int], Embedder],
     images: QueryImages,
-    collection: ImageCollection,
+    network: "ConvertedNetwork | Network",
+    options: EmbeddingOptions,
     folder: CollectionFolder,
     reductions: ReductionStore | None,
-    workers: int | None,
     console: Console,
 ) -> Queries:
-    """Embed the query images, or read the vectors of those that the collection holds unchanged.
+    """Embed the query images, or read the stored vectors of unchanged ones from the collection.
 
-    make_embedder: returns the embedder for a number of images; not called for none. images:
-    keeps what is compared of each embedded image. Raises ImageError if none can be read.
+    reductions: keeps those of the embedded images. ImageError if none can be read.
     """
     opened = [str(images.root / path) for path in images.paths]
     rows = [folder.rows_of(path) for path in opened]
-    embeddings: np.ndarray | None = None
-    done = np.zeros(len(opened), bool)
-
-    def keep(place: int, embedding: np.ndarray) -> None:
-        nonlocal embeddings
-        if embeddings is None:
-            embeddings = np.empty((len(opened), len(embedding)), np.float32)
-        embeddings[place] = embedding
-        done[place] = True
-
-    for place, embedding in stored_embeddings(collection, opened, rows):
-        keep(place, embedding)
-    new = [place for place in range(len(opened)) if not done[place]]
-    if len(new) < len(opened):
+    embeddings = dict(stored_embeddings(folder.collection, opened, rows))
+    if embeddings:
         console.say(
-            f"{counted(len(opened) - len(new), 'embedding')} read from the collection: "
+            f"{counted(len(embeddings), 'embedding')} read from the collection: "
             "these files have not changed since they were loaded"
         )
-    skipped = list(images.skipped)
-    device = ""
+    new = [place for place in range(len(opened)) if place not in embeddings]
+    skipped, device = list(images.skipped), ""
     if new:
-        embedder = make_embedder(len(new))
+        embedder = make_embedder(network, options, len(new))
         device = embedder.words
         console.say(f"{counted(len(new), 'image')} to embed: {device}")
-        places = iter(new)
-        examine_each = examine if reductions else None
         paths = [images.paths[place] for place in new]
+        places, look = iter(new), reductions.reduce if reductions else None
         with console.progress("images", len(new)) as progress:
-            for batch in embed_images(embedder, images.root, paths, workers, examine=examine_each):
+            for batch in embed_images(embedder, images.root, paths, options.workers, examine=look):
                 for number, image in enumerate(batch.images):
                     place = next(i for i in places if images.paths[i] == image.path)
-                    keep(place, batch.embeddings[number])
+                    embeddings[place] = batch.embeddings[number]
                     if reductions:
                         reductions.add(opened[place], batch.examined[number])
                 skipped += batch.skipped
                 progress.update(len(batch.images) + len(batch.skipped))
-    if embeddings is None:
-        first = skipped[0]
-        raise ImageError(f"{printable(first.path)} can't be read ({first.reason}); give an image")
-    readable = [int(place) for place in np.flatnonzero(done)]
+    if not embeddings:
+        raise ImageError(f"cannot read {printable(skipped[0].path)}: {skipped[0].reason}")
+    readable = sorted(embeddings)
     return Queries(
         paths=[opened[i] for i in readable],
         labels=[label_of(images.paths[i]) if images.labelled else "" for i in readable],
-        embeddings=embeddings if done.all() else embeddings[done],
+        embeddings=np.stack([embeddings[i] for i in readable]),
         rows=[rows[i] for i in readable],
         skipped=skipped,
+        model=network.model,
         device=device,
     )
 

@@ -1,4 +1,4 @@
-"""Measure what an index finds of an exact search, which is a matrix product outside Milvus."""
+"""Measure the recall of an index against an exact search, a matrix product outside Milvus."""
 
 import random
 from collections.abc import Collection, Sequence
@@ -11,8 +11,6 @@ from similar_images.matching.search import ROUNDING, Search
 from similar_images.milvus.collection import ImageCollection
 from similar_images.milvus.schema import Match
 from similar_images.text import counted
-
-QUERIES_AT_ONCE = 1000  # compared with a page of rows: 16 MB
 
 
 def measured_recall(
@@ -41,8 +39,7 @@ def measured_recall(
         return ""
     words = (
         f"{100 * recall(found, exact):.2f}% recall@{options.top_k} against exact search, "
-        f"on {counted(sample, 'query', 'queries')} drawn at random, with exact similarities; "
-        "ties count as found"
+        f"on {counted(sample, 'query', 'queries')} drawn at random; ties count as found"
     )
     console.say(f"Recall: {words}")
     return words
@@ -55,101 +52,45 @@ def compare_exactly(
     top_k: int,
     *,
     expression: str = "",
-    left_out: Sequence[Collection[str]] = (),
+    left_out: Sequence[Collection[str]] | None = None,
     console: Console = QUIET,
-) -> tuple[list[list[Match]], list[list[Match]]]:
-    """Return each query's top_k nearest images, and what an index found, by exact similarities.
+) -> tuple[list[list[float]], list[list[float]]]:
+    """Return the exact similarities of each query's top_k nearest images, and of those found.
 
     embeddings: (N, dimension) float32, unit length. found: the index's matches, whose own
     similarities may be those of compressed vectors; rows that are gone are left out. left_out:
-    the paths that are no matches of each query. Reads the whole collection once, a page at a
-    time; `expression` is a Milvus filter.
+    the paths that are no matches of each query. expression: a Milvus filter. Reads the whole
+    collection once, a page at a time, and compares all queries with it at once.
     """
-    best = np.full((len(embeddings), top_k), -np.inf, np.float32)
-    rows = np.zeros((len(embeddings), top_k), np.int64)
-    names: list[str] = []
-    wanted, unwanted = _by_path([[m.path for m in row] for row in found]), _by_path(left_out)
-    exact: list[dict[str, float]] = [{} for _ in found]
+    nearest = np.full((len(embeddings), top_k), -np.inf, np.float32)
+    exact: list[list[float]] = [[] for _ in found]
     total = None if expression else collection.count()
     with console.progress("rows compared", total) as progress:
-        for page_paths, page in collection.stored_embeddings(expression):
-            places = {path: row for row, path in enumerate(page_paths)}
-            for path in places.keys() & wanted.keys():
-                for query in wanted[path]:
-                    exact[query][path] = float(embeddings[query] @ page[places[path]])
-            excluded = [
-                (query, places[path])
-                for path in places.keys() & unwanted.keys()
-                for query in unwanted[path]
-            ]
-            _merge(best, rows, embeddings, page, len(names), excluded)
-            names += page_paths
-            progress.update(len(page_paths))
-    nearest = [
-        [Match(names[row], float(value)) for row, value in zip(*both, strict=True) if value > -2]
-        for both in zip(rows, best, strict=True)
-    ]
-    rescored = [
-        [Match(match.path, of[match.path]) for match in matches if match.path in of]
-        for matches, of in zip(found, exact, strict=True)
-    ]
-    return nearest, rescored
+        for paths, page in collection.stored_embeddings(expression):
+            places = {path: place for place, path in enumerate(paths)}
+            similarities = embeddings @ page.T
+            for query, matches in enumerate(found):
+                there = [places[match.path] for match in matches if match.path in places]
+                exact[query] += similarities[query, there].tolist()
+                own = places.keys() & (left_out[query] if left_out else ())
+                similarities[query, [places[path] for path in own]] = -np.inf
+            candidates = np.concatenate([nearest, similarities], axis=1)
+            nearest = np.partition(candidates, -top_k, axis=1)[:, -top_k:]
+            progress.update(len(paths))
+    ordered = np.sort(nearest, axis=1)[:, ::-1].tolist()
+    return [[value for value in row if value > -np.inf] for row in ordered], exact
 
 
-def _by_path(paths: Sequence[Collection[str]]) -> dict[str, list[int]]:
-    """Return, for each path, the queries that have it."""
-    queries: dict[str, list[int]] = {}
-    for query, some in enumerate(paths):
-        for path in some:
-            queries.setdefault(path, []).append(query)
-    return queries
+def recall(found: Sequence[Sequence[float]], exact: Sequence[Sequence[float]]) -> float:
+    """Return the share of the exact matches that an index found, 0 to 1, by exact similarities.
 
+    A match as near as the last exact one counts as found: which of equally near images a search
+    returns is chance.
 
-def _merge(
-    best: np.ndarray,
-    rows: np.ndarray,
-    embeddings: np.ndarray,
-    page: np.ndarray,
-    first: int,
-    excluded: Sequence[tuple[int, int]],
-) -> None:
-    """Put a page's rows among the nearest of each query, in place.
-
-    best, rows: (N, top_k), similarities in descending order and the numbers of their rows. first:
-    the number of the page's first row. excluded: a query and a place in the page.
-    """
-    for start in range(0, len(embeddings), QUERIES_AT_ONCE):
-        part = slice(start, start + QUERIES_AT_ONCE)
-        similarities = embeddings[part] @ page.T
-        for query, place in excluded:
-            if 0 <= query - start < len(similarities):
-                similarities[query - start, place] = -np.inf
-        numbers = np.broadcast_to(np.arange(len(page)) + first, similarities.shape)
-        values = np.concatenate([best[part], similarities], axis=1)
-        candidates = np.concatenate([rows[part], numbers], axis=1)
-        top_k = best.shape[1]
-        chosen = np.argpartition(-values, top_k - 1, axis=1)[:, :top_k]
-        some = np.take_along_axis(values, chosen, axis=1)
-        order = np.argsort(-some, axis=1, kind="stable")
-        best[part] = np.take_along_axis(some, order, axis=1)
-        chosen = np.take_along_axis(chosen, order, axis=1)
-        rows[part] = np.take_along_axis(candidates, chosen, axis=1)
-
-
-def recall(found: Sequence[Sequence[Match]], exact: Sequence[Sequence[Match]]) -> float:
-    """Return the share of the exact matches that an index found, 0 to 1.
-
-    The similarities of both must be exact ones. A match as near as the last exact one counts as
-    found: which of equally near images a search returns is chance.
-
-    >>> exact = [[Match("a.png", 0.9), Match("b.png", 0.8)]]
-    >>> recall([[Match("a.png", 0.9), Match("c.png", 0.7)]], exact)
+    >>> recall([[0.9, 0.7]], [[0.9, 0.8]])
     0.5
     """
-    hits = total = 0
-    for ours, theirs in zip(found, exact, strict=True):
-        if theirs:
-            least = theirs[-1].similarity - ROUNDING
-            hits += sum(match.similarity >= least for match in ours)
-            total += len(theirs)
+    both = [(ours, best) for ours, best in zip(found, exact, strict=True) if best]
+    hits = sum(value >= best[-1] - ROUNDING for ours, best in both for value in ours)
+    total = sum(len(best) for _, best in both)
     return hits / total if total else 1.0

@@ -1,23 +1,21 @@
-"""Search the collection for each query; what counts as a match."""
+"""Search the collection for each query, and leave out weak matches and the query itself."""
 
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 
-from similar_images.console import QUIET, Console, number_between, warn, whole_number
-from similar_images.matching.collection_folder import CollectionFolder, may_open
-from similar_images.matching.matches import Matches
-from similar_images.matching.pairs import Pair
+from similar_images.console import QUIET, Console, options_from, warn, whole_number
+from similar_images.images.image_files import check_folder
+from similar_images.matching.collection_folder import CollectionFolder
+from similar_images.matching.pairs import Pair, RowNames
 from similar_images.matching.queries import Queries
 from similar_images.milvus.client import CollectionError
 from similar_images.milvus.collection import MAX_TOP_K, ROWS, ImageCollection
 from similar_images.milvus.schema import Match
 from similar_images.milvus.vector_index import parameters_for, search_parameters
-from similar_images.network.model_description import NAMED_WEIGHTS
 from similar_images.text import counted, printable
 
 ROUNDING = 1e-6  # of a cosine in float32: two that differ by no more are equal
@@ -26,35 +24,32 @@ OWN = 0.999  # the least similarity that an image can have to itself, embedded t
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """The options that say what counts as a match."""
+    """The options of a search."""
 
-    top_k: int = 1
-    min_similarity: float | None = None
-    filter: str = ""
-    parameters: dict[str, int] = field(default_factory=dict)  # of an approximate index
-    recall_sample: int = 0  # queries that are also searched exactly
-
-
-def index_parameters(collection: ImageCollection, options: SearchOptions) -> dict[str, int]:
-    """Return the parameters to search the index with; CollectionError if it has no such."""
-    index_type = collection.index.current().get("index_type", "")
-    return parameters_for(index_type, options.top_k, options.parameters)
+    top_k: int
+    min_similarity: float | None
+    filter: str
+    search_params: dict[str, int]  # of an approximate index
+    recall_sample: int  # queries that are also searched exactly
 
 
 def open_search(collection: ImageCollection, args: argparse.Namespace) -> "Search":
     """Return the search that the command line asks for; CollectionError if it can't be."""
-    options = search_options(args)
+    options = options_from(SearchOptions, args)
+    if args.collection_images:
+        check_folder(args.collection_images, "--collection-images")
+    index_type = collection.index.current().get("index_type", "")
     return Search(
         collection=collection,
         folder=CollectionFolder(collection, args.collection_images),
         options=options,
-        parameters=index_parameters(collection, options),
+        parameters=parameters_for(index_type, options.top_k, options.search_params),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """A search of a collection: what is searched, and how."""
+    """A collection, and the way to search it."""
 
     collection: ImageCollection
     folder: CollectionFolder
@@ -63,13 +58,14 @@ class Search:
 
     def matches(
         self, queries: Queries, top_k: int | None = None, console: Console = QUIET
-    ) -> Matches:
+    ) -> list[list[Match]]:
         """Return each query's matches, nearest first; an image is never its own match.
 
         top_k: the option's, if None. Where links give a file several paths in the collection, they
         are added to queries.rows.
         """
-        matches, top_k = Matches(), top_k or self.options.top_k
+        matches: list[list[Match]] = []
+        top_k = top_k or self.options.top_k
         wanted = min(top_k + any(queries.rows), MAX_TOP_K)
         with console.progress("queries", len(queries.paths)) as progress:
             for some in self._answers(queries.embeddings, wanted):
@@ -83,6 +79,23 @@ class Search:
                     matches.append(others[:top_k])
                 progress.update(len(some))
         return matches
+
+    def pairs(
+        self, queries: Queries, matches: Sequence[list[Match]], names: RowNames
+    ) -> list[list[Pair]]:
+        """Return the pairs of each query that has a match of at least the similarity asked for."""
+        wanted = self.options.min_similarity
+        least = -np.inf if wanted is None else wanted - ROUNDING
+        rows = []
+        for query, label, found in zip(queries.paths, queries.labels, matches, strict=True):
+            row: list[Pair] = []
+            for rank, match in enumerate(found, start=1):
+                if match.similarity >= least:
+                    path, match_label, may_open = names[match.path]
+                    pair = Pair(query, path, match.similarity, rank, label, match_label, may_open)
+                    row.append(pair)
+            rows.append(row)
+        return [row for row in rows if row]
 
     def _answers(self, embeddings: np.ndarray, top_k: int) -> Iterator[list[list[Match]]]:
         wider = {name: max(n, top_k) for name, n in self.parameters.items() if name == "ef"}
@@ -98,20 +111,10 @@ class Search:
         return [match for match in found if match.path not in rows]
 
 
-def strong_enough(matches: Matches, least: float | None) -> Matches:
-    """Return the matches of at least this similarity, up to rounding; all of them if it is None."""
-    if least is None:
-        return matches
-    strong = Matches()
-    for found in matches:
-        strong.append([match for match in found if match.similarity >= least - ROUNDING])
-    return strong
-
-
-def warn_if_incomplete(collection: ImageCollection, images: int) -> None:
-    """Warn that the last load has not ended, or that rows were lost since; images: its rows."""
+def warn_if_incomplete(collection: ImageCollection) -> None:
+    """Warn that the last load has not ended, or that rows were lost since."""
     again = "run python embed_and_load.py"
-    loaded = int(collection.properties.get(ROWS, "0"))
+    images, loaded = collection.count(), int(collection.properties.get(ROWS, "0"))
     if not collection.is_whole:
         warn(
             f"a load of the collection {collection.name} was interrupted, or is still running: it "
@@ -124,26 +127,15 @@ def warn_if_incomplete(collection: ImageCollection, images: int) -> None:
         )
 
 
-def weights_to_read(collection: ImageCollection, named: str | None) -> str | None:
-    """Return where the weights are: what the user names, else the collection's own if allowed."""
-    stored: str = collection.properties.get("weights", "")
-    if named or stored in NAMED_WEIGHTS or may_open(collection, Path(stored)):
-        return named or stored
-    return None
-
-
 def report_problems(queries: Queries, rows: Sequence[list[Pair]]) -> None:
-    """Name on stderr what could not be read or matched; CollectionError if nothing was matched."""
+    """Name unreadable images on stderr, count unmatched ones; CollectionError if all are."""
     for problem in queries.skipped:
         print(f"skipped {printable(problem.path)}: {printable(problem.reason)}", file=sys.stderr)
     if not rows:
-        raise CollectionError(
-            "no image matches; check --filter and --min-similarity, or run python embed_and_load.py"
-        )
+        raise CollectionError("no query has a match; loosen --filter or --min-similarity")
     unmatched = len(queries.paths) - len(rows)
     if unmatched:
-        without = counted(unmatched, "query", "queries")
-        print(f"without a match: {without}", file=sys.stderr)
+        print(f"without a match: {counted(unmatched, 'query', 'queries')}", file=sys.stderr)
 
 
 # --- Command line -----------------------------------------------------------------------------
@@ -156,7 +148,7 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--min-similarity",
-        type=number_between(-1.1, 1.1),
+        type=float,
         metavar="S",
         help="leave out matches of a lower cosine similarity (-1 to 1; default: keep all)",
     )
@@ -172,19 +164,8 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--recall-sample",
-        type=whole_number(0, 1_000_000),
+        type=whole_number(0, 10_000),
         default=0,
         metavar="N",
         help="also search exactly for N of the queries, and report the recall of the index",
-    )
-
-
-def search_options(args: argparse.Namespace) -> SearchOptions:
-    """Return what add_search_options() has read."""
-    return SearchOptions(
-        top_k=args.top_k,
-        min_similarity=args.min_similarity,
-        filter=args.filter,
-        parameters=args.search_params,
-        recall_sample=args.recall_sample,
     )

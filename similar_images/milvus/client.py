@@ -8,10 +8,13 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import threading
 import time
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from similar_images.console import RUN_AGAIN, SYSTEM_ADVICE, warn
@@ -21,25 +24,26 @@ if typing.TYPE_CHECKING:
     from pymilvus.exceptions import MilvusException
 
 RETRY_SECONDS = 120  # how long a failing request is repeated
-MAX_DELAY_SECONDS = 15.0
-OWN_RETRIES = 3  # by pymilvus itself, which tells the user nothing
+OPEN_SECONDS = 30  # the same for opening a connection, whose address may be wrong
+MAX_DELAY_SECONDS = 10.0
+POLL_SECONDS = 0.5
+CLOSE_SECONDS = 2.0
+OWN_RETRIES = 1  # by pymilvus itself, which tells the user nothing; 0 hides what the error was
 EXACT_ROWS = 100_000  # up to so many rows a server searches exactly by default
 UPSERT_ROWS = 1000  # in one request; the vectors of 512 dimensions are then 2 MB
 UPSERT_BYTES = 2 * 2**20  # of vectors in one request; a server takes 64 MB, with paths of 4 kB each
 UPSERTS_AT_ONCE = 2
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-# Errors that a retry does not change: Milvus's codes for a missing collection or index and for an
-# invalid request, words of its messages, and gRPC's codes with what to do about them.
-FINAL_CODES = (4, 100, 700, 1100)
-FINAL_WORDS = (
-    "cannot parse expression",
-    "failed to create query plan",
-    "auth check failure",
-    "larger than max",  # a message, for the server or a proxy
+# What a repetition may change: gRPC's codes, and words of Milvus's messages while it starts or is
+# asked too often. A message that is too large has RESOURCE_EXHAUSTED, too.
+TRANSIENT_GRPC_CODES = ("ABORTED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "UNAVAILABLE")
+TRANSIENT_WORDS = re.compile(
+    "connection refused|no available|node (not|offline)|not (ready|available|fully)|rate limit"
 )
-FINAL_GRPC_CODES = {
-    "ALREADY_EXISTS": "",
-    "INVALID_ARGUMENT": "",
+TOO_LARGE = "larger than max"
+NO_COLLECTION = 100  # Milvus's code
+REPLACED = "it was dropped or replaced while it was used; run it again"
+GRPC_ADVICE = {
     "PERMISSION_DENIED": "set $MILVUS_TOKEN to a user with that permission",
     "UNAUTHENTICATED": "check $MILVUS_TOKEN",
     "UNIMPLEMENTED": "check that --milvus-uri is the address of Milvus's gRPC port",
@@ -48,6 +52,10 @@ FINAL_GRPC_CODES = {
 
 class CollectionError(Exception):
     """A problem with Milvus or with the collection; the message says what to do."""
+
+
+class NoCollectionError(CollectionError):
+    """There is no such collection, or no longer."""
 
 
 def is_lite(uri: str) -> bool:
@@ -112,32 +120,66 @@ def _grpc_errors() -> Iterator[None]:
 def explained(error: "MilvusException", uri: str, advice: str) -> CollectionError:
     """Return the error in one line that ends in advice, or in better advice if there is any."""
     reason = one_line(error.message, uri) or type(error).__name__
-    advice = refusal(error) or advice
+    advice = GRPC_ADVICE.get(getattr(error.code, "name", ""), advice)
     for code in DISK_ERRORS:
         if os.strerror(code) in reason:
             advice = f"{SYSTEM_ADVICE[code]}, and run it again"
+    if error.code == NO_COLLECTION:
+        return NoCollectionError(f"Milvus at {redact(uri)}: {reason}; {REPLACED}")
     return CollectionError(f"Milvus at {redact(uri)}: {reason}; {advice}")
 
 
-def refusal(error: "MilvusException") -> str | None:
-    """Return what to do about a request that gRPC refused for good; None if it did not."""
-    return FINAL_GRPC_CODES.get(getattr(error.code, "name", ""))
+def is_transient(error: "MilvusException") -> bool:
+    """Return whether the same request may succeed later."""
+    words = str(error.message).lower()
+    return TOO_LARGE not in words and (
+        getattr(error.code, "name", "") in TRANSIENT_GRPC_CODES
+        or error.retriable
+        or TRANSIENT_WORDS.search(words) is not None
+    )
+
+
+def repeated(
+    request: Callable[[], typing.Any], uri: str, seconds: float, stopped: threading.Event
+) -> typing.Any:
+    """Return what a request to the Milvus at uri returns.
+
+    While it fails and may succeed later, it is repeated with a warning, until so many seconds
+    have passed or it is stopped; so it must be safe to repeat. Raises MilvusException.
+    """
+    from pymilvus.exceptions import MilvusException
+
+    delay, deadline = 1.0, time.monotonic() + seconds
+    while True:
+        try:
+            with _grpc_errors():
+                return request()
+        except MilvusException as error:
+            if time.monotonic() + delay > deadline or not is_transient(error):
+                raise
+            reason = one_line(error.message, uri)
+            warn(f"Milvus at {redact(uri)} fails ({reason}); trying again in {delay:.0f} s")
+            if stopped.wait(delay):
+                raise
+            delay = min(2 * delay, MAX_DELAY_SECONDS)
+
+
+def open_server(uri: str) -> "MilvusClient":
+    """Return pymilvus's client of the server at uri, once it answers; see repeated()."""
+    return repeated(lambda: open_pymilvus(uri), uri, OPEN_SECONDS, threading.Event())
 
 
 class Client:
     """A connection to a Milvus server; a context manager.
 
     exact_rows: up to so many rows, search is exact by default.
-    needs_index: whether a search needs an index; if not, search without one is exact.
-    reads_rows_to_count: whether a count with a filter reads all columns of the rows into memory.
-    is_own: whether the collections' properties can be trusted, since only this user writes them.
+    is_own: whether it is Milvus Lite, a file of this user alone: its collections' properties can be
+    trusted, and its requests, which this process answers, neither wait for ever nor are repeated.
     upsert_rows: at most so many rows are upserted in one request, see rows_per_upsert().
     upserts_at_once: so many requests to upsert rows are under way at a time.
     """
 
     exact_rows = EXACT_ROWS
-    needs_index = True
-    reads_rows_to_count = False
     is_own = False
     upsert_rows = UPSERT_ROWS
     upserts_at_once = UPSERTS_AT_ONCE
@@ -152,38 +194,59 @@ class Client:
         return self
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        self.milvus.close()
+        self.stop()
+        closing = threading.Thread(target=self.milvus.close, daemon=True)
+        closing.start()
+        closing.join(CLOSE_SECONDS)  # it waits for a server that does not answer
 
     def ask(
-        self, method: str, *args: object, advice: str = RUN_AGAIN, **options: object
+        self,
+        method: Callable[..., typing.Any],
+        *args: object,
+        advice: str = RUN_AGAIN,
+        **options: object,
     ) -> typing.Any:
-        """Call a method of pymilvus's client; every request goes through here.
+        """Call a method of self.milvus; every request goes through here, see repeated().
 
-        A failing request is repeated, with a warning, until RETRY_SECONDS have passed or stop()
-        is called, so it must be safe to repeat. Raises CollectionError, in one line that ends
-        in advice.
+        Raises CollectionError, in one line that ends in advice.
         """
         from pymilvus.exceptions import MilvusException
 
-        request = getattr(self.milvus, method)
-        delay, deadline = 1.0, time.monotonic() + RETRY_SECONDS
-        while True:
+        request = partial(method, *args, **options, retry_times=OWN_RETRIES)
+        try:
+            if self.is_own:
+                return repeated(request, self.uri, 0, self._stopped)
+            return repeated(partial(self._answer, request), self.uri, RETRY_SECONDS, self._stopped)
+        except MilvusException as error:
+            raise explained(error, self.uri, advice) from error
+
+    def _answer(self, request: Callable[[], typing.Any]) -> typing.Any:
+        """Return what a request returns, unless stop() is called: the server may never answer."""
+        answer: Future[typing.Any] = Future()
+
+        def run() -> None:
             try:
-                with _grpc_errors():
-                    return request(*args, **options, retry_times=OWN_RETRIES)
-            except MilvusException as error:
-                late = time.monotonic() + delay > deadline
-                if late or self._is_final(error) or self._stopped.is_set():
-                    raise explained(error, self.uri, advice) from error
-                reason = one_line(error.message, self.uri)
-                address = redact(self.uri)
-                warn(f"Milvus at {address} fails ({reason}); trying again in {delay:.0f} s")
-                if self._stopped.wait(delay):
-                    raise explained(error, self.uri, advice) from error
-                delay = min(2 * delay, MAX_DELAY_SECONDS)
+                answer.set_result(request())
+            except Exception as error:
+                answer.set_exception(error)
+
+        threading.Thread(target=run, daemon=True).start()  # Python does not wait for it at the end
+        while not wait([answer], POLL_SECONDS).done:
+            if self._stopped.is_set():
+                raise CollectionError(f"Milvus at {redact(self.uri)} was not waited for")
+        return answer.result()
+
+    @contextlib.contextmanager
+    def threads(self, count: int) -> Iterator[ThreadPoolExecutor]:
+        """Yield threads for requests; those of a server are not waited for when it is left."""
+        pool = ThreadPoolExecutor(count)
+        try:
+            yield pool
+        finally:
+            pool.shutdown(wait=self.is_own, cancel_futures=True)
 
     def stop(self) -> None:
-        """End the retries of an ask() in another thread."""
+        """End the retries and the waiting of an ask() in another thread."""
         self._stopped.set()
 
     def rows_per_upsert(self, dimension: int) -> int:
@@ -195,16 +258,3 @@ class Client:
 
     def warn_if_too_many(self, rows: int) -> None:
         """Warn if there are too many rows for this kind of Milvus."""
-
-    def _is_final(self, error: "MilvusException") -> bool:
-        """Return whether a retry would fail in the same way."""
-        from pymilvus.exceptions import ParamError
-
-        words = str(error.message).lower()
-        return (
-            isinstance(error, ParamError)
-            or getattr(error, "is_input_error", False)
-            or error.code in FINAL_CODES
-            or refusal(error) is not None
-            or any(phrase in words for phrase in FINAL_WORDS)
-        )

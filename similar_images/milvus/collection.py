@@ -1,16 +1,18 @@
 """The Milvus collection of images: rows, search, index, properties."""
 
+import contextlib
 import re
+import secrets
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from similar_images import __version__
 from similar_images.console import RUN_AGAIN
 from similar_images.images.decoding import DecodedImage
-from similar_images.milvus.client import Client, CollectionError, redact
+from similar_images.milvus.client import Client, CollectionError, NoCollectionError, redact
 from similar_images.milvus.schema import (
     COLUMNS,
     KEY,
@@ -49,15 +51,24 @@ IN_ORDER = {"iterator": "True", "reduce_stop_for_best": "True"}  # by ascending 
 class ImageCollection:
     """The images of one folder in Milvus: a row for each, and properties.
 
+    Milvus has it under a name of its own that is never used again, and `name` is an alias, which
+    another collection can take: see replace(). Requests go to the own name, and so never to
+    another collection than the one that was opened.
+
     properties: root, weights, weights_sha256 and so on. On a server they are untrusted.
     """
 
-    def __init__(self, client: Client, name: str) -> None:
-        """Open an existing collection; CollectionError if embed_and_load.py did not make it."""
+    def __init__(self, client: Client, name: str, own_name: str | None = None) -> None:
+        """Open an existing collection; own_name: if no alias leads to it yet.
+
+        Raises NoCollectionError, or CollectionError if embed_and_load.py did not make it.
+        """
         self.client = client
         self.name = name
-        self.index = CollectionIndex(client, name)
-        description = client.ask("describe_collection", name, advice=client.damaged)
+        describe, asked = client.milvus.describe_collection, own_name or name
+        description = client.ask(describe, asked, advice=client.damaged)
+        self.own_name: str = description["collection_name"]
+        self.index = CollectionIndex(client, self.own_name)
         fields = {field["name"]: field for field in description["fields"]}
         stored: Mapping[str, str] = description.get("properties", {})
         self.properties = {
@@ -73,42 +84,59 @@ class ImageCollection:
                 "choose another --collection"
             )
 
-    @staticmethod
-    def exists(client: Client, name: str) -> bool:
-        """Return whether there is a collection of that name, whoever made it."""
-        return bool(client.ask("has_collection", name, advice=client.damaged))
-
     @classmethod
-    def find(cls, client: Client, name: str) -> "ImageCollection | None":
+    def find(
+        cls, client: Client, name: str, own_name: str | None = None
+    ) -> "ImageCollection | None":
         """Return the collection of that name, ready for searches, or None if there is none.
 
         A collection without an index can be loaded into, but not searched: see use_index().
         """
-        if not cls.exists(client, name):
+        try:
+            collection = cls(client, name, own_name)
+        except NoCollectionError:
             return None
-        collection = cls(client, name)
         if collection.index.current():
             collection._open()
         return collection
 
     @classmethod
-    def create(cls, client: Client, name: str, properties: Mapping[str, str]) -> "ImageCollection":
-        """Create an empty collection with these properties, among them dimension."""
+    def create(
+        cls, client: Client, name: str, properties: Mapping[str, str], beside: bool = False
+    ) -> "ImageCollection":
+        """Create an empty collection with these properties, among them dimension.
+
+        beside: leave the name to the collection that has it, until replace().
+        """
         kept = {PROPERTY_PREFIX + key: value for key, value in properties.items()}
+        own_name = f"{name}__{secrets.token_hex(4)}"
         client.ask(
-            "create_collection",
-            name,
+            client.milvus.create_collection,
+            own_name,
             schema=schema_of(int(properties["dimension"])),
-            properties=kept,
+            properties=kept | {f"{PROPERTY_PREFIX}version": __version__},
             advice=client.damaged,
         )
-        collection = cls(client, name)
+        collection = cls(client, name, own_name)
         collection.use_index(FLAT)
+        if not beside:
+            client.ask(client.milvus.create_alias, own_name, name, advice=client.damaged)
         return collection
 
+    @classmethod
+    def nameless(cls, client: Client, name: str) -> "Iterator[ImageCollection]":
+        """Yield the collections that were created beside that of this name and have no alias."""
+        for own_name in sorted(client.ask(client.milvus.list_collections)):
+            if re.fullmatch(rf"{name}__[0-9a-f]{{8}}", own_name):
+                with contextlib.suppress(CollectionError):  # not made by embed_and_load.py
+                    collection = cls.find(client, name, own_name)
+                    if collection and not collection.aliases():
+                        yield collection
+
     def _open(self) -> None:
-        """Make it searchable: a reopened or renamed collection may be 'released'."""
-        self.client.ask("load_collection", self.name, advice=self.client.damaged)
+        """Make it searchable: a reopened collection may be 'released'."""
+        client = self.client
+        client.ask(client.milvus.load_collection, self.own_name, advice=client.damaged)
 
     # --- Properties ---------------------------------------------------------------------------
 
@@ -122,7 +150,7 @@ class ImageCollection:
         if properties.items() <= self.properties.items():
             return
         kept = {PROPERTY_PREFIX + key: value for key, value in properties.items()}
-        self.client.ask("alter_collection_properties", self.name, kept)
+        self.client.ask(self.client.milvus.alter_collection_properties, self.own_name, kept)
         self.properties.update(properties)
 
     @property
@@ -138,22 +166,24 @@ class ImageCollection:
         embeddings: (N, dimension) float32, unit length. No path may occur twice, and N may be at
         most client.rows_per_upsert(dimension).
         """
-        self.client.ask("upsert", self.name, rows_of(images, embeddings), advice=RESUME)
+        self.client.ask(
+            self.client.milvus.upsert, self.own_name, rows_of(images, embeddings), advice=RESUME
+        )
 
     def flush(self) -> None:
         """Make the rows durable and searchable at full speed; once, at the end of a load."""
-        self.client.ask("flush", self.name, advice=RESUME)
+        self.client.ask(self.client.milvus.flush, self.own_name, advice=RESUME)
         self.client.settle()
 
     def delete(self, paths: Sequence[str]) -> None:
         """Delete the rows of these paths."""
         for start in range(0, len(paths), PATHS_AT_ONCE):
             chosen = _one_of(paths[start : start + PATHS_AT_ONCE])
-            self.client.ask("delete", self.name, filter=chosen, advice=RESUME)
+            self.client.ask(self.client.milvus.delete, self.own_name, filter=chosen, advice=RESUME)
 
     def count(self, expression: str = "") -> int:
         """Return the exact number of rows, or of those for which a Milvus filter is true."""
-        if expression and self.client.reads_rows_to_count:
+        if expression and self.client.is_own:  # Lite would read all columns of the rows at once
             return sum(map(len, self._pages((KEY,), READ_ROWS, expression)))
         advice = CHECK_FILTER if expression else RESUME
         return int(self._query(expression, ["count(*)"], advice)[0]["count(*)"])
@@ -162,7 +192,9 @@ class ImageCollection:
         self, expression: str, columns: Sequence[str], advice: str, **options: typing.Any
     ) -> list[dict[str, typing.Any]]:
         options |= {"filter": expression, "output_fields": [*columns], **STRONG}
-        return list(self.client.ask("query", self.name, advice=advice, **options))
+        return list(
+            self.client.ask(self.client.milvus.query, self.own_name, advice=advice, **options)
+        )
 
     def stored_images(self) -> Iterator[StoredImage]:
         """Yield each image's path, file size and modification time, ordered by path."""
@@ -201,7 +233,7 @@ class ImageCollection:
             advice = CHECK_FILTER if expression else self.client.damaged
             return self._query(wanted, columns, advice, limit=rows_a_page, **IN_ORDER)
 
-        with ThreadPoolExecutor(1) as pool:  # reads the next page while this one is used
+        with self.client.threads(1) as pool:  # reads the next page while this one is used
             coming, before = pool.submit(page_after, None), ""
             while page := coming.result():
                 last = page[-1][KEY]
@@ -233,8 +265,8 @@ class ImageCollection:
 
         def request(start: int) -> list[list[Match]]:
             answers = self.client.ask(
-                "search",
-                self.name,
+                self.client.milvus.search,
+                self.own_name,
                 data=list(embeddings[start : start + at_once]),
                 limit=top_k,
                 filter=expression,
@@ -247,7 +279,7 @@ class ImageCollection:
                 [Match(hit[KEY], min(hit["distance"], 1.0)) for hit in hits] for hits in answers
             ]
 
-        with ThreadPoolExecutor(SEARCH_THREADS) as pool:
+        with self.client.threads(SEARCH_THREADS) as pool:
             yield from pool.map(request, range(0, len(embeddings), at_once))
 
     def use_index(self, kind: Index) -> bool:
@@ -260,15 +292,31 @@ class ImageCollection:
 
     # --- As a whole ---------------------------------------------------------------------------
 
-    def drop(self) -> None:
-        """Delete the collection with all its rows."""
-        self.client.ask("drop_collection", self.name)
+    def aliases(self) -> list[str]:
+        """Return the aliases that lead to the collection."""
+        return list(self.client.ask(self.client.milvus.list_aliases, self.own_name)["aliases"])
 
-    def rename(self, name: str) -> None:
-        """Give the collection another name."""
-        self.client.ask("rename_collection", self.name, name)
-        self.name = self.index.name = name
-        self._open()
+    def drop(self) -> None:
+        """Delete the collection with all its rows; a server refuses while it has an alias."""
+        self.client.ask(self.client.milvus.drop_collection, self.own_name)
+
+    def replace(self) -> None:
+        """Take the name, and all other aliases, of the collection that has it; drop that one.
+
+        Each alias moves in one step. A collection of this very name must go before its name can
+        become an alias.
+        """
+        ask, milvus = self.client.ask, self.client.milvus
+        old = ImageCollection.find(self.client, self.name)
+        if old and old.own_name == self.own_name:
+            return
+        aliases = old.aliases() if old else []
+        for alias in aliases:
+            ask(milvus.alter_alias, self.own_name, alias)
+        if old:
+            old.drop()
+        if self.name not in aliases:
+            ask(milvus.create_alias, self.own_name, self.name)
 
 
 def _one_of(paths: Sequence[str]) -> str:

@@ -6,14 +6,13 @@ import re
 from urllib.parse import urlsplit
 
 from similar_images.milvus.client import (
+    GRPC_ADVICE,
     Client,
     CollectionError,
-    explained,
     is_lite,
     one_line,
-    open_pymilvus,
+    open_server,
     redact,
-    refusal,
 )
 from similar_images.milvus.lite import open_lite
 
@@ -62,14 +61,13 @@ def connect(uri: str, must_exist: bool = False) -> Client:
     from pymilvus.exceptions import MilvusException
 
     try:
-        return Client(open_pymilvus(uri), uri)
+        return Client(open_server(uri), uri)
     except (MilvusException, OSError, ValueError) as error:
-        if isinstance(error, MilvusException) and refusal(error):
-            raise explained(error, uri, advice="") from None
         reason = one_line(getattr(error, "message", error), uri)
+        code = getattr(getattr(error, "code", None), "name", "")
+        advice = GRPC_ADVICE.get(code, "start it, or check --milvus-uri and $MILVUS_TOKEN")
         raise CollectionError(
-            f"no Milvus answers at {redact(uri)} ({reason}); start it, or check --milvus-uri "
-            "and $MILVUS_TOKEN"
+            f"no Milvus answers at {redact(uri)} ({reason}); {advice}"
         ) from None  # its cause may hold the password
 
 

@@ -5,7 +5,6 @@ import errno
 import logging
 import os
 import sys
-import typing
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,9 +17,6 @@ from similar_images.milvus.client import (
     open_pymilvus,
 )
 from similar_images.whole_files import sync_folder
-
-if typing.TYPE_CHECKING:
-    from pymilvus.exceptions import MilvusException
 
 MEMTABLE_BYTES = 8 * 2**20  # with the default of 128 MB, all rows of a load stay in memory
 # pymilvus asks every ten seconds whether the server is alive. Lite, which runs in this process,
@@ -37,8 +33,6 @@ class LiteClient(Client):
     """A Milvus Lite file: open in this process alone, searched exactly, no retries."""
 
     exact_rows = sys.maxsize
-    needs_index = False  # a FLAT index would store the vectors twice, on disk and in memory
-    reads_rows_to_count = True
     is_own = True
     upsert_rows = 256  # a row costs the same from 64 to 1,000 at a time: 0.15 ms
     upserts_at_once = 1  # it must not be written to by two threads
@@ -46,7 +40,7 @@ class LiteClient(Client):
     _warned = False
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        super().__exit__(kind, error, traceback)
+        self.milvus.close()
         # Otherwise the file stays locked until the process ends.
         from milvus_lite.server_manager import server_manager_instance
 
@@ -65,9 +59,6 @@ class LiteClient(Client):
                 "(several GB for a million) and reads all of them for each request; use a server "
                 "(docs/server.md)"
             )
-
-    def _is_final(self, error: "MilvusException") -> bool:
-        return True
 
 
 def open_lite(uri: str, must_exist: bool) -> LiteClient:

@@ -81,44 +81,47 @@ class CollectionIndex:
     """The index of one collection: its description, and its replacement."""
 
     def __init__(self, client: Client, name: str) -> None:
-        """Send no request yet. name: the collection's."""
+        """Send no request yet. name: the collection's own, no alias."""
         self.client = client
         self.name = name
         self._described: dict[str, str] | None = None  # Milvus's last answer
 
     def current(self) -> dict[str, str]:
         """Return how the collection is searched: index_type, nlist etc.; empty if it cannot be."""
-        exact = {} if self.client.needs_index else {"index_type": FLAT.type}
+        exact = {"index_type": FLAT.type} if self.client.is_own else {}  # Lite needs no index
         return self.built() or exact
 
     def built(self) -> dict[str, str]:
         """Return Milvus's description of the index; empty if there is none."""
         if self._described is None:
-            advice, described = self.client.damaged, None
-            if VECTOR in self.client.ask("list_indexes", self.name, advice=advice):
-                described = self.client.ask("describe_index", self.name, VECTOR, advice=advice)
+            ask, milvus, described = self.client.ask, self.client.milvus, None
+            advice = self.client.damaged
+            if VECTOR in ask(milvus.list_indexes, self.name, advice=advice):
+                described = ask(milvus.describe_index, self.name, VECTOR, advice=advice)
             self._described = {key: str(value) for key, value in (described or {}).items()}
         return self._described
 
     def build(self, kind: Index) -> bool:
         """Replace the index by one of this kind; return whether anything was changed.
 
-        Afterwards the collection must be loaded again.
+        Afterwards the collection must be loaded again; a server answers no search meanwhile.
         """
+        ask, milvus = self.client.ask, self.client.milvus
         built = self.built().get("index_type")
-        wanted = kind.type if kind != FLAT or self.client.needs_index else None
+        # On Lite a FLAT index would store the vectors twice, on disk and in memory.
+        wanted = None if kind == FLAT and self.client.is_own else kind.type
         if built == wanted:
             return False
         self._described = None
         if built:
-            self.client.ask("release_collection", self.name)
-            self.client.ask("drop_index", self.name, VECTOR)
+            ask(milvus.release_collection, self.name)
+            ask(milvus.drop_index, self.name, VECTOR)
         if wanted:
-            parameters = self.client.milvus.prepare_index_params()
+            parameters = milvus.prepare_index_params()
             parameters.add_index(
                 VECTOR, index_type=wanted, metric_type=COSINE, params={**kind.build}
             )
-            self.client.ask("create_index", self.name, parameters)
+            ask(milvus.create_index, self.name, parameters)
         return True
 
     def words(self, parameters: Mapping[str, int]) -> str:

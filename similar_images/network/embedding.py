@@ -16,9 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
-from similar_images.console import warn, whole_number
-from similar_images.images.decode_task import Batch, Examine, Task
-from similar_images.images.decode_workers import FEW_IMAGES, Decoder, core_count
+from similar_images.console import options_from, warn, whole_number
+from similar_images.images.decode_workers import (
+    FEW_IMAGES,
+    Batch,
+    Decoder,
+    Examine,
+    Task,
+    core_count,
+)
 from similar_images.images.decoding import DecodedImage, Preprocessing
 from similar_images.images.image_files import Skipped
 from similar_images.network.find_network import torch_network_of
@@ -78,18 +84,12 @@ def make_embedder(
     GPU and they have changed.
     """
     device = choose_device(options.device, images)
-    precision, batch_size = options.precision, options.batch_size
+    how = options.precision, options.batch_size
     if isinstance(network, ConvertedNetwork):
         if device == "cpu":
-            return OpenVinoEmbedder(
-                network,
-                precision=precision,
-                batch_size=batch_size,
-                images=images,
-                cores=core_count(),
-            )
+            return OpenVinoEmbedder(network, *how, images, core_count())
         network = torch_network_of(network.model)
-    return TorchEmbedder(network, device=device, precision=precision, batch_size=batch_size)
+    return TorchEmbedder(network, device, *how)
 
 
 def choose_device(device: str, images: int) -> str:
@@ -200,8 +200,8 @@ def add_weights_options(parser: argparse.ArgumentParser) -> None:
         "--weights",
         default=PUBLISHED,
         metavar=f"{PUBLISHED}|{RANDOM}|FILE",
-        help="pretrained: the published ones, also called imagenet; FILE is a state dict of that "
-        f"model, .pth or .safetensors (default: {PUBLISHED})",
+        help="pretrained: the published ones; FILE is a state dict of that model, .pth or "
+        f".safetensors (default: {PUBLISHED})",
     )
 
 
@@ -217,8 +217,7 @@ def add_embedding_options(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=PRECISIONS,
         default="auto",
-        help="auto: float16 on a GPU, the fastest on a CPU; float32 is exact; a precision that the "
-        "CPU does not support is replaced, with a warning",
+        help="auto: float16 on a GPU, the fastest supported on a CPU; float32 matches torchvision",
     )
     parser.add_argument(
         "--batch-size",
@@ -236,12 +235,7 @@ def add_embedding_options(parser: argparse.ArgumentParser) -> None:
 
 def embedding_options(args: argparse.Namespace) -> EmbeddingOptions:
     """Return the values of the options that add_embedding_options() added."""
-    return EmbeddingOptions(
-        device=args.device,
-        precision=args.precision,
-        batch_size=args.batch_size,
-        workers=args.workers,
-    )
+    return options_from(EmbeddingOptions, args)
 
 
 def warn_if_random(model: Model) -> None:

@@ -13,14 +13,7 @@ import numpy as np
 
 from similar_images.console import warn
 from similar_images.network import network_cache
-from similar_images.network.model_description import (
-    OLDER_PUBLISHED,
-    PUBLISHED,
-    Model,
-    ModelError,
-    compared,
-    source_of,
-)
+from similar_images.network.model_description import Model, ModelError, package_of
 from similar_images.network.network_cache import ConvertedNetwork
 
 if typing.TYPE_CHECKING:
@@ -86,13 +79,11 @@ def torch_network_of(model: Model) -> "Network":
 def _check_same_vectors(model: Model, properties: Mapping[str, str]) -> None:
     if model.same_vectors(properties):
         return
-    expected = compared(properties)
-    what = f"SHA-256 of their values {(expected['weights_sha256'] or '')[:12]}…"
-    if expected["weights_sha256"] == model.weights_sha256:
-        what = f"preprocessing: {expected['preprocessing']}"
+    digest, preprocessing = (properties.get(key) for key in ("weights_sha256", "preprocessing"))
     raise ModelError(
-        f"the weights {model.weights} are not those that the collection was made with ({what}); "
-        "put those back, name them with --weights, or load again with --recreate"
+        f"the weights {model.weights} are not those that the collection was made with (SHA-256 of "
+        f"their values {str(digest)[:12]}…; preprocessing: {preprocessing}); put those back, name "
+        "them with --weights, or load again with --recreate"
     )
 
 
@@ -111,11 +102,11 @@ def has_openvino() -> bool:
 
 def torch_network(architecture: str, weights: str) -> "Network":
     """Return the network in torch; ModelError if its weights are not available."""
-    module = f"similar_images.network.{source_of(architecture).module}"
+    module = f"similar_images.network.{package_of(architecture)}_model"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchvision's, about its own networks
         load = importlib.import_module(module).load_network
-        network: Network = load(architecture, PUBLISHED if weights == OLDER_PUBLISHED else weights)
+        network: Network = load(architecture, weights)
         return network
 
 

@@ -3,37 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
-
-
-class Source(NamedTuple):
-    """A package that has networks.
-
-    module: of ours; its load_network(architecture, weights) returns a Network. package: the
-    distribution's name; another version of it may build a network differently.
-    """
-
-    module: str
-    package: str
-
-
-# By what a model's name has before the slash; torchvision's names have none.
-SOURCES = {
-    "": Source("torchvision_model", "torchvision"),
-    "timm": Source("timm_model", "timm"),
-}
 
 PUBLISHED, RANDOM = "pretrained", "random"  # weights that are not a file
-OLDER_PUBLISHED = "imagenet"  # what PUBLISHED was called; collections still say so
-NAMED_WEIGHTS = (PUBLISHED, OLDER_PUBLISHED, RANDOM)
+NAMED_WEIGHTS = (PUBLISHED, RANDOM)
 
-# Models that agree in these have comparable vectors. The layer is always the same; older versions
-# described it in other words.
+# Models that agree in these have comparable vectors.
 COMPARED = ("architecture", "weights_sha256", "preprocessing", "dimension")
-# torchvision's published weights of these expect input in another range, to which the network
-# itself then converts it; torchvision calls that transform_input.
-INPUT_TRANSFORMERS = ("googlenet", "inception_v3")
-TRANSFORM_INPUT = ", transform_input"
 
 
 class ModelError(Exception):
@@ -68,34 +43,20 @@ class Model:
 
     def same_vectors(self, properties: Mapping[str, str]) -> bool:
         """Return whether vectors made by the model of these properties are comparable with ours."""
-        return compared(self.properties()) == compared(properties)
+        return all(getattr(self, key) == properties.get(key) for key in COMPARED)
 
 
-def compared(properties: Mapping[str, str]) -> dict[str, str | None]:
-    """Return what determines the vectors, from the properties of a collection of any version.
-
-    Older versions did not record transform_input, which they set for the published weights alone.
-    """
-    values = {key: properties.get(key) for key in COMPARED}
-    transformed = values["architecture"] in INPUT_TRANSFORMERS
-    if transformed and properties.get("weights") == OLDER_PUBLISHED:
-        words = values["preprocessing"] or ""
-        values["preprocessing"] = words.removesuffix(TRANSFORM_INPUT) + TRANSFORM_INPUT
-    return values
-
-
-def source_of(architecture: str) -> Source:
-    """Return where a network comes from: torchvision, unless its name says otherwise."""
-    prefix, slash, _ = architecture.partition("/")
-    return SOURCES.get(prefix if slash else "", SOURCES[""])
+def package_of(architecture: str) -> str:
+    """Return the package that has a network: torchvision, unless the name says otherwise."""
+    return "timm" if architecture.startswith("timm/") else "torchvision"
 
 
 def named_or_path(weights: str) -> str:
     """Return weights as a collection records them: 'pretrained', 'random' or a file's whole path.
 
-    >>> named_or_path("imagenet")
+    >>> named_or_path("pretrained")
     'pretrained'
     """
     if weights in NAMED_WEIGHTS:
-        return RANDOM if weights == RANDOM else PUBLISHED
+        return weights
     return str(Path(weights).resolve())

@@ -26,7 +26,6 @@ class OpenVinoEmbedder:
     def __init__(
         self,
         network: ConvertedNetwork,
-        *,
         precision: str,
         batch_size: int | None,
         images: int,

@@ -19,7 +19,7 @@ class TorchEmbedder:
     """A network in torch, in half precision on a GPU; an Embedder."""
 
     def __init__(
-        self, network: "Network", *, device: str, precision: str, batch_size: int | None
+        self, network: "Network", device: str, precision: str, batch_size: int | None
     ) -> None:
         """Move the network to the device ('cpu', 'cuda' or 'mps').
 

@@ -15,12 +15,7 @@ import torchvision
 from torch import nn
 
 from similar_images.images.decoding import Preprocessing
-from similar_images.network.model_description import (
-    PUBLISHED,
-    SOURCES,
-    TRANSFORM_INPUT,
-    ModelError,
-)
+from similar_images.network.model_description import PUBLISHED, ModelError
 from similar_images.network.torch_network import Network, make_network
 from similar_images.network.weights import load_weights
 from similar_images.text import printable
@@ -38,10 +33,9 @@ def load_network(architecture: str, weights: str) -> Network:
     """
     if architecture not in model_names():
         near = difflib.get_close_matches(architecture, model_names(), 3, 0.4)
-        others = ", ".join(f"{source}/NAME" for source in SOURCES if source)
         raise ModelError(
             f"torchvision has no classifier {printable(architecture)}; "
-            f"choose --model {' or '.join(near or ['resnet18'])}, or {others}"
+            f"choose --model {' or '.join(near or ['resnet18'])}, or timm/NAME"
         )
     published = torchvision.models.get_model_weights(architecture).DEFAULT
     body, head, dimension = _without_last_layer(architecture)
@@ -60,7 +54,7 @@ def load_network(architecture: str, weights: str) -> Network:
         ),
         mean=tuple(transforms.mean),
         deviation=tuple(transforms.std),
-        remarks=TRANSFORM_INPUT if getattr(body, "transform_input", False) else "",
+        remarks=", transform_input" if getattr(body, "transform_input", False) else "",
     )
 
 

@@ -43,8 +43,8 @@ def state_of_file(file: Path) -> Mapping[str, object]:
     """
     try:
         state = _read(file)
-    except ModelError:
-        raise
+    except ImportError as error:
+        raise ModelError(f"{file} needs safetensors; run pip install safetensors") from error
     except FileNotFoundError as error:
         raise ModelError(f"there is no weights file {file}; check --weights") from error
     except Exception as error:  # what a damaged or hostile file raises has no common class
@@ -62,10 +62,8 @@ def state_of_file(file: Path) -> Mapping[str, object]:
 def _read(file: Path) -> object:
     if file.suffix.lower() != SAFETENSORS:
         return torch.load(file, map_location="cpu", weights_only=True)
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        raise ModelError(f"{file} needs safetensors; run pip install safetensors") from error
+    import safetensors.torch
+
     return safetensors.torch.load_file(file)
 
 
@@ -102,10 +100,9 @@ def load_state(
         given = state.get(key)
         if key.endswith(COUNTER) and given is None:
             continue
-        if not isinstance(given, torch.Tensor) or given.shape != tensor.shape:
-            raise ModelError(f"{mismatch} ({key} is missing or of another shape); check --weights")
-        if not _is_plain(given) or (tensor.is_floating_point() and not given.is_floating_point()):
-            raise ModelError(f"{mismatch} ({key} is of another kind of tensor); check --weights")
+        if not isinstance(given, torch.Tensor) or not _fits(given, tensor):
+            what = f"{key} is missing, or of another shape or kind"
+            raise ModelError(f"{mismatch} ({what}); check --weights")
         if not torch.isfinite(given).all():
             raise ModelError(
                 f"{source} is damaged ({key} holds values that are not numbers); get it again"
@@ -118,9 +115,11 @@ def load_state(
     body.load_state_dict(expected)
 
 
-def _is_plain(tensor: torch.Tensor) -> bool:
-    """Return whether a tensor has its values in memory, each by itself: sparse ones have not."""
-    return tensor.layout == torch.strided and tensor.device.type == "cpu"
+def _fits(given: torch.Tensor, tensor: torch.Tensor) -> bool:
+    """Return whether a given tensor has a tensor's shape and kind, and all values in memory."""
+    same_kind = given.is_floating_point() or not tensor.is_floating_point()
+    in_memory = given.layout == torch.strided and given.device.type == "cpu"  # not sparse
+    return given.shape == tensor.shape and same_kind and in_memory
 
 
 def sha256(body: nn.Module) -> str:

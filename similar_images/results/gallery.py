@@ -13,7 +13,7 @@ from similar_images.console import QUIET, Console
 from similar_images.images.reduction_store import ReductionStore, Thumbnail
 from similar_images.matching.findings import Findings
 from similar_images.matching.label_issues import LEAST_MARGIN
-from similar_images.matching.pairs import Pair, Summary, paths_to_show
+from similar_images.matching.pairs import Pair, Summary, nearest, paths_to_show
 from similar_images.results.rendering import letters, render
 
 SIDE = 96  # pixels: the square that shows an image
@@ -21,8 +21,7 @@ MAX_SECTION = 48  # pairs of a section
 MAX_GROUPS = 24  # of duplicates
 MAX_COPIES = 6  # that are shown of a group
 MAX_CELL = 3  # pairs that a cell of the confusion matrix links to
-MAX_CELLS = 120  # cells that link to their pairs: those with the most pairs
-MAX_LABELS = 24  # labels of the confusion matrix: the most frequent
+MAX_LABELS = 16  # labels of the confusion matrix: the most frequent
 MAX_BYTES = 8_000_000  # of all thumbnails
 BINS = 40  # of the distribution
 
@@ -38,16 +37,14 @@ class Shown(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A cell of the confusion matrix; one with an anchor links to the first of its pairs."""
+    """A cell of the confusion matrix."""
 
     query: str  # labels
     match: str
     pairs: list[Pair]  # the most similar first
-    anchor: str
 
 
 def gallery(
-    first: Sequence[Pair],
     drawn: Sequence[Pair],
     findings: Findings,
     summary: Summary,
@@ -57,10 +54,9 @@ def gallery(
 ) -> str:
     """Return the page as HTML: no script, nothing from elsewhere, at most some hundreds of pairs.
 
-    first: each query's nearest pair. drawn: those of the comparison picture, whose letters they
-    keep.
+    drawn: the pairs of the comparison picture, whose letters they keep.
     """
-    ordered = sorted(first, key=lambda pair: pair.similarity)
+    ordered = sorted(nearest(findings.rows), key=lambda pair: pair.similarity)
     labelled = [pair for pair in reversed(ordered) if pair.same_label is not None]
     sections = {
         "drawn": drawn,
@@ -71,7 +67,7 @@ def gallery(
     }
     label_counts = Counter(x for pair in labelled for x in (pair.query_label, pair.match_label))
     confusion = _confusion(labelled, [x for x, _ in label_counts.most_common(MAX_LABELS)])
-    cells = [cell.pairs[:MAX_CELL] for row in confusion for cell in row if cell.anchor]
+    cells = [cell.pairs[:MAX_CELL] for row in confusion for cell in row]
     on_page = [*itertools.chain(*(some[:MAX_SECTION] for some in sections.values()), *cells)]
     groups = findings.groups[:MAX_GROUPS]
     copies = [copy.path for group in groups for copy in group.copies[:MAX_COPIES]]
@@ -150,16 +146,9 @@ def _distribution(labelled: Sequence[Pair]) -> tuple[float, list[int], list[int]
 
 
 def _confusion(labelled: Sequence[Pair], labels: Iterable[str]) -> list[list[Cell]]:
-    """Return the rows of the confusion matrix; the cells with the most pairs have an anchor."""
+    """Return the rows of the confusion matrix; labelled: its pairs, the most similar first."""
     cells: dict[tuple[str, str], list[Pair]] = defaultdict(list)
     for pair in labelled:
         cells[pair.query_label, pair.match_label].append(pair)
     labels = sorted(labels)
-    there = [labels_of for labels_of in itertools.product(labels, labels) if labels_of in cells]
-    fullest = sorted(there, key=lambda labels_of: -len(cells[labels_of]))[:MAX_CELLS]
-    anchors = {labels_of: f"cell-{number}" for number, labels_of in enumerate(fullest)}
-
-    def cell(query: str, match: str) -> Cell:
-        return Cell(query, match, cells[query, match], anchors.get((query, match), ""))
-
-    return [[cell(query, match) for match in labels] for query in labels]
+    return [[Cell(query, match, cells[query, match]) for match in labels] for query in labels]

@@ -1,4 +1,4 @@
-"""Write observations.md: what was run, and what the pairs show."""
+"""Write observations.md: the settings of a run, and statistics of its pairs."""
 
 import datetime
 import itertools
@@ -17,7 +17,7 @@ LISTED = 5  # rows of each list in the report
 
 
 class Agreement(NamedTuple):
-    """How many pairs share a label, of those that have two."""
+    """How many of the pairs with two labels share one."""
 
     same: int
     of: int
@@ -52,16 +52,9 @@ def wilson_interval(part: int, whole: int) -> tuple[float, float]:
     return centre - half, centre + half
 
 
-def report(
-    rows: Sequence[Sequence[Pair]],
-    drawn: Sequence[Pair],
-    findings: Findings,
-    summary: Summary,
-) -> str:
-    """Return the report in Markdown.
-
-    rows: each query's pairs, nearest first. drawn: the nearest pairs of those in the image.
-    """
+def report(drawn: Sequence[Pair], findings: Findings, summary: Summary) -> str:
+    """Return the report in Markdown; drawn: the pairs of the comparison picture."""
+    rows = findings.rows
     first = nearest(rows)
     ordered = sorted(first, key=lambda pair: pair.similarity)
     wrong = Counter((p.query_label, p.match_label) for p in first if p.same_label is False)
@@ -102,7 +95,7 @@ def _most_frequent(words: Iterable[str], number: int) -> list[str]:
 
 
 def _label_rows(first: Sequence[Pair]) -> list[tuple[str, Agreement, str]]:
-    """Return the query labels, how often each was matched, and what it is most confused with."""
+    """Return the query labels, their agreement, and the label most often confused with each."""
     by_label = defaultdict(list)
     for pair in (pair for pair in first if pair.same_label is not None):
         by_label[pair.query_label].append(pair)

@@ -9,7 +9,10 @@ from pathlib import Path
 from similar_images.console import Console, warn, whole_number
 from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.findings import Findings
+from similar_images.matching.label_issues import LEAST_MATCHES
 from similar_images.matching.pairs import Pair, Summary, choose_rows, nearest
+from similar_images.matching.queries import Queries
+from similar_images.matching.search import Search
 from similar_images.network.model_description import Model
 from similar_images.results.comparison_picture import picture_bytes
 from similar_images.results.gallery import gallery
@@ -22,21 +25,29 @@ from similar_images.results.tables import (
 )
 from similar_images.text import counted, printable, share
 
+Files = Mapping[Path, bytes | Iterable[str] | None]  # contents; None for a list without a row
+
 
 @dataclass(frozen=True)
 class ResultOptions:
-    """What is written, and where."""
+    """The files to write, and the form of the output."""
 
-    folder: Path
+    output: Path  # the folder
     pairs: int  # in the image
     seed: int  # of their random choice
-    near_duplicates: bool  # whether images are compared
-    named: bool  # the queries were named one by one: the first are in the image, the only file
+    near_duplicates: bool  # whether images of a folder are compared
+    named: list[str]  # queries: if there are any, an image of the first ones is the only file
+    json: bool  # print for programs
+
+    @property
+    def compares(self) -> bool:
+        """Whether images are compared."""
+        return self.near_duplicates and not self.named
 
     @property
     def picture(self) -> Path:
         """Where the image is written; that of named queries replaces no file of a folder's."""
-        return self.folder / ("named_comparison.png" if self.named else "comparison.png")
+        return self.output / ("named_comparison.png" if self.named else "comparison.png")
 
 
 def title_of(rows: Sequence[list[Pair]], model: Model) -> str:
@@ -50,54 +61,97 @@ def title_of(rows: Sequence[list[Pair]], model: Model) -> str:
 
 
 def files_of(
-    rows: Sequence[list[Pair]],
     findings: Findings,
-    summary: Summary,
-    title: str,
+    search: Search,
+    queries: Queries,
     options: ResultOptions,
     reductions: ReductionStore,
     console: Console,
-) -> Mapping[Path, bytes | Iterable[str]]:
-    """Return the files to write, with their contents.
-
-    rows: each query's pairs, nearest first.
-    """
-    drawn_rows = choose_rows(rows, options.pairs, options.seed)
+) -> Files:
+    """Return the files to write, with their contents, in order; None for a list without a row."""
+    title = title_of(findings.rows, queries.model)
+    if options.named:
+        return _file_of_named(findings.rows, title, options, reductions, console)
+    summary = summary_of(findings, search, queries, options)
+    drawn_rows = choose_rows(findings.rows, options.pairs, options.seed)
     drawn = nearest(drawn_rows)
-    page = gallery(nearest(rows), drawn, findings, summary, title, reductions, console)
-    return {
-        options.folder / "pairings.txt": pairings_text(rows),
-        options.folder / "near_duplicates.txt": near_duplicates_text(findings.near),
-        options.folder / "duplicate_groups.txt": groups_text(findings.groups),
-        options.folder / "label_issues.txt": label_issues_text(findings.issues),
-        options.folder / "observations.md": [report(rows, drawn, findings, summary)],
-        options.folder / "gallery.html": [page],
-        options.picture: picture_bytes(drawn_rows, title, reductions, console),
+    page = gallery(drawn, findings, summary, title, reductions, console)
+    files: dict[str, bytes | Iterable[str] | None] = {
+        "pairings.txt": pairings_text(findings.rows),
+        "comparison.png": picture_bytes(drawn_rows, title, reductions, console),
+        "gallery.html": [page],
+        "near_duplicates.txt": near_duplicates_text(findings.near) if findings.near else None,
+        "duplicate_groups.txt": groups_text(findings.groups) if findings.groups else None,
+        "label_issues.txt": label_issues_text(findings.issues) if findings.issues else None,
+        "observations.md": [report(drawn, findings, summary)],
     }
+    return {options.output / name: content for name, content in files.items()}
 
 
-def files_of_named(
+def _file_of_named(
     rows: Sequence[list[Pair]],
     title: str,
     options: ResultOptions,
     reductions: ReductionStore,
     console: Console,
-) -> Mapping[Path, bytes]:
-    """Return the only file of queries that were named one by one: an image of the first ones."""
+) -> Files:
     if len(rows) > options.pairs:
         queries = counted(len(rows), "query", "queries")
         console.say(f"The image shows the first {options.pairs} of {queries}; see --pairs")
     return {options.picture: picture_bytes(rows[: options.pairs], title, reductions, console)}
 
 
-def warn_if_not_compared(summary: Summary) -> None:
-    """Warn that images of some pairs could not be compared."""
-    if summary.compares and summary.not_compared:
+def summary_of(
+    findings: Findings, search: Search, queries: Queries, options: ResultOptions
+) -> Summary:
+    """Return the settings and counts of a run; warn if some pairs could not be compared."""
+    pairs = sum(map(len, findings.rows))
+    not_compared = pairs - findings.compared if options.compares else 0
+    if not_compared:
         warn(
-            f"{summary.not_compared:,} of {counted(summary.pairs, 'pair')} could not be checked "
-            "for near-duplicates: an image can't be read, or may not be opened; name the folder of "
-            "the collection's images with --collection-images"
+            f"{not_compared:,} of {counted(pairs, 'pair')} could not be checked for "
+            "near-duplicates, because an image cannot be read or may not be opened; name the "
+            "folder of the collection's images with --collection-images"
         )
+    return Summary(
+        queries=len(queries.paths),
+        pairs=pairs,
+        images=search.collection.count(search.options.filter),
+        model=queries.model.words,
+        index=search.collection.index.words(search.parameters),
+        recall=findings.recall,
+        device=queries.device,
+        filter=search.options.filter,
+        min_similarity=search.options.min_similarity,
+        skipped=[skipped.path for skipped in queries.skipped],
+        unmatched=len(queries.paths) - len(findings.rows),
+        compares=options.compares,
+        not_compared=not_compared,
+    )
+
+
+def written_in_words(files: Files, findings: Findings, options: ResultOptions) -> str:
+    """Return the names of the files written, and the lists without a row."""
+    written = ", ".join(path.name for path, content in files.items() if content is not None)
+    missing = []
+    if options.compares and not findings.near:
+        missing.append("near-duplicates")
+    if not options.named and not findings.issues and max(map(len, findings.rows)) >= LEAST_MATCHES:
+        missing.append("label issues")
+    none = f"; found no {' and no '.join(missing)}" if missing else ""
+    return f"Wrote {written} in {options.output}{none}"
+
+
+def print_results(
+    rows: Sequence[list[Pair]], options: ResultOptions, model: Model, console: Console
+) -> None:
+    """Print the matches, of named queries or for programs, or else how many labels agree."""
+    if options.json:
+        print_json(rows)
+    elif options.named:
+        print_matches(rows)
+    else:
+        console.say(title_of(rows, model))
 
 
 def print_matches(rows: Iterable[Sequence[Pair]]) -> None:
@@ -148,15 +202,4 @@ def add_result_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object per match, and nothing else"
-    )
-
-
-def result_options(args: argparse.Namespace) -> ResultOptions:
-    """Return what add_result_options() has read."""
-    return ResultOptions(
-        folder=args.output,
-        pairs=args.pairs,
-        seed=args.seed,
-        near_duplicates=args.near_duplicates,
-        named=bool(args.images),
     )

@@ -34,20 +34,12 @@ def near_duplicates_text(found: Sequence[NearDuplicate]) -> Iterator[str]:
 
 def groups_text(groups: Sequence[Group]) -> Iterator[str]:
     """Yield the groups as tab-separated lines under a header; control characters are escaped."""
-    header = ["group", *Copy._fields]
-    return tab_separated(
-        header,
-        (
-            [str(number), *_copy_cells(copy)]
-            for number, group in enumerate(groups, start=1)
-            for copy in group.copies
-        ),
-    )
+    rows = ((number, copy) for number, group in enumerate(groups, 1) for copy in group.copies)
+    return tab_separated(["group", *Copy._fields], ([str(n), *_cells(copy)] for n, copy in rows))
 
 
-def _copy_cells(copy: Copy) -> list[str]:
-    numbers = [str(number) for number in (copy.width, copy.height, copy.file_size)]
-    return [copy.path, *numbers, f"{copy.similarity:.6f}", copy.change, copy.keep]
+def _cells(copy: Copy) -> list[str]:
+    return [f"{value:.6f}" if isinstance(value, float) else str(value) for value in copy]
 
 
 def label_issues_text(issues: Iterable[LabelIssue]) -> Iterator[str]:

@@ -1,158 +1,146 @@
 """Reads CIFAR-10 as published: from its folder of batches, its archive, or a download."""
 
-import os
-import re
-import shutil
+import http.client
+import io
+import pickle
 import tarfile
-import zlib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from similar_images.console import Console
-from similar_images.splitting.pickle_reader import read_pickle, to_array
+from similar_images.splitting.download import download
 from similar_images.splitting.split import ImageSet, ImageSetError
 from similar_images.text import printable
 
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+MD5 = "c58f30108f718f92721af3b95e74349a"
 BATCH_FOLDER = "cifar-10-batches-py"
 ARCHIVE = "cifar-10-python.tar.gz"
-META = "batches.meta"
 BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
-PUBLISHED_IMAGES = 50_000
+LABELS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 SIDE = 32
 PIXELS = 3 * SIDE * SIDE
-MAX_FILE_BYTES = 64 * 2**20  # a published batch has 31 MB
+ENCODE = "_codecs.encode"  # which Python 3's pickles of bytes name, in protocols up to 2
+RECONSTRUCT = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
+NAMES = (ENCODE, *RECONSTRUCT, "numpy.dtype", "numpy.ndarray")
 
 
-def read_label_names(data: bytes) -> list[str]:
-    """Return the label names of batches.meta; an exception if they can't name folders."""
-    names = read_pickle(data)["label_names"]
-    names = [name.decode() if isinstance(name, bytes) else name for name in names]
-    for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
-            raise ValueError(f"the label name {name[:100]!r} can't name a folder")
-    if not names or len(set(names)) != len(names):
-        raise ValueError("its label names are missing or repeated")
-    return names
+@dataclass(eq=False, repr=False)
+class _Named:
+    """Stands in for what a pickle of an array names; records how it is called, and its state.
+
+    NumPy's own would obey the file: from a made-up type they make arrays of arbitrary pointers,
+    which crash the process, or worse, before the result can be examined.
+    """
+
+    name: str
+    arguments: tuple[Any, ...] = ()
+    state: Any = None
+
+    def __call__(self, *arguments: Any) -> "_Named | bytes":
+        if self.name == ENCODE:  # of bytes that were decoded as Latin-1
+            return bytes(arguments[0].encode("latin1"))
+        return _Named(self.name, arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
 
 
-def read_batch(data: bytes, number: int, label_count: int) -> tuple[np.ndarray, np.ndarray]:
+class _Unpickler(pickle.Unpickler):
+    """Builds plain values and _Named; nothing that a file names is looked up or executed."""
+
+    def find_class(self, module: str, name: str) -> _Named:
+        if f"{module}.{name}" not in NAMES:
+            raise ValueError(f"it names {module}.{name}")
+        return _Named(f"{module}.{name}")
+
+
+def _to_array(value: Any) -> np.ndarray:
+    """Return a pickled array of shape (N, PIXELS), uint8; an exception for any other value."""
+    if not (isinstance(value, _Named) and value.name in RECONSTRUCT and value.state):
+        raise ValueError("data is not an array")
+    _version, shape, dtype, column_order, data = value.state
+    if not (isinstance(dtype, _Named) and dtype.arguments[0] in ("u1", b"u1")):
+        raise ValueError("data is not of dtype uint8")
+    if column_order or not isinstance(data, bytes) or shape != (len(data) // PIXELS, PIXELS):
+        raise ValueError(f"data is not of shape (N, {PIXELS})")
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def read_batch(data: bytes, number: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the images and labels of pickled batch `number` (1 to 5).
 
     Images are (N, 32, 32, 3) uint8, labels (N,) int64. Raises an exception, usually ValueError,
     if the keys, shape, dtype or labels aren't those of a CIFAR-10 batch.
     """
-    batch = read_pickle(data)
-    title = batch.get("batch_label", b"training batch %d of 5" % number)
-    if title not in (f"training batch {number} of 5", b"training batch %d of 5" % number):
-        raise ValueError(f"its batch_label is {title!r}")
-    pixels = to_array(batch["data"], PIXELS)
-    labels = batch["labels"]
+    content = _Unpickler(io.BytesIO(data), encoding="bytes").load()
+    batch = {key.decode() if isinstance(key, bytes) else key: content[key] for key in content}
+    title = f"training batch {number} of 5"
+    if batch.get("batch_label", title) not in (title, title.encode()):
+        raise ValueError(f"its batch_label is not {title!r}")
+    pixels, labels = _to_array(batch["data"]), batch["labels"]
     if not isinstance(labels, list) or not len(labels) == len(pixels) > 0:
         raise ValueError(f"it doesn't have one label for each of its {len(pixels)} images")
-    if not all(type(label) is int and 0 <= label < label_count for label in labels):
-        raise ValueError(f"its labels are not all numbers from 0 to {label_count - 1}")
+    if not all(type(label) is int and 0 <= label < len(LABELS) for label in labels):
+        raise ValueError("its labels are not all numbers from 0 to 9")
     images = pixels.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(images), np.array(labels, dtype=np.int64)
 
 
-def read_folder(folder: Path) -> dict[str, bytes]:
-    """Return the contents of batches.meta and the five batches in a folder, by file name."""
-    contents = {}
-    for name in (META, *BATCHES):
-        path = folder / name
-        if not path.is_file():
-            raise ImageSetError(f"{path} is missing; unpack {ARCHIVE} again or leave out --cifar")
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ImageSetError(f"{path} is too large for a CIFAR-10 batch; unpack {ARCHIVE} again")
-        contents[name] = path.read_bytes()
-    return contents
-
-
-def read_archive(archive: Path) -> dict[str, bytes]:
-    """Return the contents of batches.meta and the five batches in the archive, by file name.
-
-    Nothing is unpacked to disk, so no path or link inside the archive is followed.
-    """
-    wanted = {f"{BATCH_FOLDER}/{name}": name for name in (META, *BATCHES)}
+def _read_archive(archive: Path) -> dict[str, bytes]:
+    """Return the contents of the batches in an archive, by path there; nothing is unpacked."""
+    wanted = {f"{BATCH_FOLDER}/{name}" for name in BATCHES}
     contents: dict[str, bytes] = {}
-    try:
-        with tarfile.open(archive, "r|gz") as tar:
-            for member in tar:
-                name = wanted.get(member.name)
-                if name and member.isreg() and member.size <= MAX_FILE_BYTES:
-                    stream = tar.extractfile(member)
-                    contents[name] = stream.read() if stream else b""
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise ImageSetError(
-            f"{archive} can't be read ({error}); delete it to download it again"
-        ) from error
-    missing = sorted(set(wanted.values()) - set(contents))
-    if missing:
-        raise ImageSetError(f"{archive} has no {missing[0]}; delete it to download it again")
+    with tarfile.open(archive, "r|gz") as tar:
+        for member in tar:
+            if member.name in wanted and member.isreg() and (stream := tar.extractfile(member)):
+                contents[Path(member.name).name] = stream.read()
     return contents
 
 
-def download_archive(archive: Path) -> None:
-    """Download the published archive and check its MD5; nothing appears at `archive` otherwise.
-
-    Source: https://www.cs.toronto.edu/~kriz/cifar.html
-    """
-    from torchvision.datasets import CIFAR10  # two seconds to import: only for a download
-    from torchvision.datasets.utils import download_url
-
-    partial = archive.with_name(f".{ARCHIVE}.partial")
+def read_source(source: Path) -> ImageSet:
+    """Return the training images of a batch folder or an archive, in published order."""
+    name = ""
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        download_url(CIFAR10.url, str(partial), ARCHIVE, CIFAR10.tgz_md5)
-        os.replace(partial / ARCHIVE, archive)
-    except (OSError, RuntimeError) as error:
+        contents = _read_archive(source) if source.is_file() else {}
+        batches = []
+        for number, name in enumerate(BATCHES, start=1):
+            data = contents.pop(name) if source.is_file() else (source / name).read_bytes()
+            batches.append(read_batch(data, number))
+    except Exception as error:  # those of damaged archives and pickles have no common base class
+        cause = printable(str(error)[:200])[:200] or type(error).__name__
         raise ImageSetError(
-            f"{CIFAR10.url} could not be downloaded ({error}); put {ARCHIVE} here yourself "
-            "or add --sample"
+            f"{source / name} can't be read as CIFAR-10 ({cause}); "
+            "delete it and leave out --cifar to download it again"
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    pixels, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    return ImageSet(pixels, labels, LABELS)
 
 
 def find_source(folder: Path | None, console: Console) -> Path:
     """Return the batch folder or archive to read: from `folder`, from here, or downloaded."""
     place = folder or Path()
-    if (place / BATCHES[0]).exists():
-        return place
-    for candidate in (place / BATCH_FOLDER, place / ARCHIVE):
-        if candidate.exists():
-            return candidate
+    for source in (place, place / BATCH_FOLDER, place / ARCHIVE):
+        if source.is_file() or (source / BATCHES[0]).exists():
+            return source
     if folder:
         raise ImageSetError(f"there is no CIFAR-10 in {folder}; leave out --cifar to download it")
-    console.say(f"Downloading CIFAR-10 (170 MB) to {place / ARCHIVE}")
-    download_archive(place / ARCHIVE)
-    return place / ARCHIVE
-
-
-def read_source(source: Path) -> ImageSet:
-    """Return the training images of a batch folder or an archive, in published order."""
-    contents = read_archive(source) if source.is_file() else read_folder(source)
-    name = META
+    console.say(f"Downloading CIFAR-10 (170 MB) to {ARCHIVE}")
     try:
-        label_names = read_label_names(contents[META])
-        batches = []
-        for number, name in enumerate(BATCHES, start=1):
-            batches.append(read_batch(contents.pop(name), number, len(label_names)))
-    except Exception as error:  # exceptions caused by damaged pickles have no common base class
-        cause = printable(str(error)[:200]) or type(error).__name__
-        reason = f"{name} is not a CIFAR-10 batch ({cause[:200]})"
-        raise ImageSetError(f"{source}: {reason}; get it again or leave out --cifar") from error
-    pixels, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-    return ImageSet(pixels, labels, label_names)
+        download(URL, Path(ARCHIVE), MD5, console)
+    except (OSError, http.client.HTTPException) as error:
+        raise ImageSetError(
+            f"{URL} could not be downloaded ({error}); run it again to continue, "
+            f"put {ARCHIVE} here yourself or add --sample"
+        ) from error
+    return Path(ARCHIVE)
 
 
 def load_cifar10(folder: Path | None, console: Console) -> ImageSet:
     """Find and return CIFAR-10's training images; ImageSetError if they can't be read."""
     source = find_source(folder, console)
     console.say(f"Splitting CIFAR-10 from {source}")
-    images = read_source(source)
-    if len(images) != PUBLISHED_IMAGES:
-        published = f"CIFAR-10 as published has {PUBLISHED_IMAGES:,}"
-        console.trouble(f"note: {len(images):,} images; {published}")
-    return images
+    return read_source(source)

@@ -1,34 +1,20 @@
 """Splits a data set, and writes two folders of PNG files, both completely or neither."""
 
-import concurrent.futures
 import contextlib
-import functools
-import multiprocessing
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from PIL import Image
 
-from similar_images.console import Console
-from similar_images.images.decode_workers import end_with_parent, interrupts_held
-from similar_images.text import printable
-from similar_images.whole_files import leftovers, partial_of, put_back, replacing_together
-
-CHUNK = 500  # images that a worker writes at a time
-MANIFEST = ".written_by_split_images"  # in each folder: the paths of its images, one a line
-LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})  # files that systems add to folders
+from similar_images.console import Console, Progress
 
 
 class ImageSetError(Exception):
-    """A data set can't be read; the message says what to do."""
-
-
-class SplitError(Exception):
-    """A split can't be made or written; the message says what to do."""
+    """A data set can't be read, split or written; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -60,148 +46,67 @@ def split_positions(count: int, query_fraction: float, seed: int) -> tuple[np.nd
             np.arange(count), test_size=query_fraction, random_state=seed
         )
     except ValueError as error:
-        raise SplitError(
+        raise ImageSetError(
             f"{count} images can't be split into {1 - query_fraction:g} and {query_fraction:g}; "
             "choose another --query-fraction"
         ) from error
     return np.sort(database), np.sort(queries)
 
 
-def check_targets(folders: Sequence[Path], overwrite: bool) -> None:
-    """Raise SplitError unless a split may be written to these folders; undo a killed run's steps.
+def check_targets(folders: Iterable[Path]) -> None:
+    """Raise ImageSetError, or OSError, unless each folder is missing or empty."""
+    for folder in folders:
+        if os.path.ismount(folder):
+            raise ImageSetError(f"{folder} is a mount point; choose a folder inside it")
+        with contextlib.suppress(FileNotFoundError):
+            if any(folder.iterdir()):
+                raise ImageSetError(
+                    f"{folder} is not empty; delete it, or choose other folders with "
+                    "--database-set and --query-set"
+                )
 
-    A folder that is not empty is replaced only if overwrite is set, and only if it holds nothing
-    but what this script wrote: a user's own files are never deleted.
+
+def write_split(images: ImageSet, sets: Mapping[Path, np.ndarray], console: Console) -> None:
+    """Write both sets, or neither: each beside its place first, renamed when all is written.
+
+    sets: folder → positions of its images. Raises ImageSetError if a folder is not empty, OSError
+    if the disk is full or read-only.
     """
-    places = [folder.resolve() for folder in folders]
-    for place in places:
-        for folder in (place, *leftovers(place)):
-            _check(folder, folder, overwrite=True)
-    put_back(places, discard=_discard)
-    for folder, place in zip(folders, places, strict=True):
-        if os.path.ismount(place):
-            raise SplitError(f"{folder} is a mount point; choose a folder inside it")
-        _check(place, folder, overwrite)
-
-
-def _check(found: Path, folder: Path, overwrite: bool) -> None:
-    """Raise SplitError, which names the folder, unless the content that was found may go."""
-    if foreign := _foreign_file(found):
-        raise SplitError(
-            f"{folder} holds what split_images.py did not write "
-            f"({printable(foreign)}); empty it yourself"
-        )
-    if not overwrite and _files(found):
-        raise SplitError(f"{folder} is not empty; add --overwrite to replace it")
-
-
-def _files(folder: Path) -> list[str]:
-    """Return the paths of all files and links in a folder, with '/', without LITTER."""
-    found = []
-    for parent, folders, files in os.walk(folder):
-        inside = Path(parent).relative_to(folder)
-        links = [name for name in folders if Path(parent, name).is_symlink()]
-        found += [(inside / name).as_posix() for name in [*files, *links] if name not in LITTER]
-    return found
-
-
-def _foreign_file(folder: Path) -> str | None:
-    """Return the path of a file in a folder that no split wrote, if there is one."""
-    if folder.is_symlink() or not folder.is_dir():
-        return "it is not a folder" if os.path.lexists(folder) else None
-    ours = {MANIFEST, *_manifest(folder)}
-    return next((path for path in _files(folder) if path not in ours), None)
-
-
-def _manifest(folder: Path) -> list[str]:
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        return (folder / MANIFEST).read_text(encoding="utf-8").splitlines()
-    return []
-
-
-def _discard(folder: Path) -> None:
-    """Delete a folder that a split wrote; SplitError if it holds anything else, which is kept.
-
-    Only files that the manifest names are deleted, and folders only when they are empty. So a
-    file that is added at any time is kept, unless it replaces one of the split's own under the
-    same name. The manifest goes last: the next run continues a deletion that was interrupted.
-    """
-    _check(folder, folder, overwrite=True)
-    ours = set(_manifest(folder))
-    for path in _files(folder):
-        if path in ours:
-            (folder / path).unlink()
-    for parent, _folders, files in os.walk(folder, topdown=False):
-        for name in LITTER.intersection(files):
-            Path(parent, name).unlink()
-        if Path(parent) == folder:
-            (folder / MANIFEST).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # not empty
-            os.rmdir(parent)
-    _check(folder, folder, overwrite=True)  # names what was added meanwhile
-    if folder.exists():
-        folder.rmdir()  # says why it can't be deleted
-
-
-def write_split(
-    images: ImageSet, sets: Mapping[Path, np.ndarray], console: Console, overwrite: bool
-) -> None:
-    """Write each set beside its folder first, and replace both folders when all is written.
-
-    sets: folder → positions of its images; overwrite: as for check_targets. Raises SplitError if
-    a folder may not be replaced or a worker is killed, OSError if the disk is full or read-only.
-    """
-    places = {folder.resolve(): positions for folder, positions in sets.items()}
-    workers = min(len(images) // CHUNK + 1, os.cpu_count() or 1)
-    check = functools.partial(_check, overwrite=overwrite)
-    try:
-        with replacing_together(list(places), check, _discard):
-            partials = {partial_of(place): positions for place, positions in places.items()}
-            _write_sets(images, partials, workers, console)
-    except BrokenProcessPool as error:
-        raise SplitError(
-            "a process that wrote images was killed (out of memory?); run it again"
-        ) from error
-
-
-def _write_sets(
-    images: ImageSet, sets: Mapping[Path, np.ndarray], workers: int, console: Console
-) -> None:
-    """Write the images at the positions of each root to <root>/<label>/<position>.png."""
-    spawn = multiprocessing.get_context("spawn")
-    chunks = (
-        chunk for root, positions in sets.items() for chunk in _chunks(images, positions, root)
-    )
-    total = sum(map(len, sets.values()))
+    written: dict[Path, Path] = {}  # place → what will be renamed to it
     with (
-        console.progress("images", total) as progress,
-        concurrent.futures.ProcessPoolExecutor(workers, spawn, end_with_parent) as pool,
+        contextlib.ExitStack() as temporaries,
+        console.progress("images", sum(map(len, sets.values()))) as progress,
     ):
+        for folder, positions in sets.items():
+            place = folder.resolve()
+            place.parent.mkdir(parents=True, exist_ok=True)
+            beside = TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent)
+            written[place] = Path(temporaries.enter_context(beside), place.name)
+            _write_set(images, positions, written[place], progress)
         try:
-            with interrupts_held():
-                futures = [pool.submit(_write_chunk, *chunk) for chunk in chunks]
-            for future in concurrent.futures.as_completed(futures):
-                progress.update(future.result())
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
+            _rename_together(written)
+        except OSError:
+            check_targets(sets)  # names the folder that another run or the user has filled
             raise
 
 
-def _chunks(
-    images: ImageSet, positions: np.ndarray, root: Path
-) -> Iterator[tuple[list[Path], np.ndarray]]:
-    """Make the folders and the manifest; yield paths and pixels of CHUNK images at a time."""
-    names = [images.label_names[label] for label in images.labels[positions]]
-    files = [f"{name}/{i:05d}.png" for name, i in zip(names, positions, strict=True)]
+def _write_set(images: ImageSet, positions: np.ndarray, root: Path, progress: Progress) -> None:
+    """Write the images at these positions to <root>/<label>/<position>.png."""
     for name in images.label_names:
-        (root / name).mkdir(parents=True, exist_ok=True)
-    (root / MANIFEST).write_text("\n".join(files) + "\n", encoding="utf-8")
-    for start in range(0, len(positions), CHUNK):
-        part = slice(start, start + CHUNK)
-        yield [root / file for file in files[part]], images.pixels[positions[part]]
+        (root / name).mkdir(parents=True)
+    for position in positions:
+        path = root / images.label_names[images.labels[position]] / f"{position:05d}.png"
+        # PNG is lossless at every level.
+        Image.fromarray(images.pixels[position]).save(path, compress_level=1)
+        progress.update(1)
 
 
-def _write_chunk(paths: list[Path], pixels: np.ndarray) -> int:
-    for path, image in zip(paths, pixels, strict=True):
-        Image.fromarray(image).save(path, compress_level=1)  # PNG is lossless at every level
-    return len(paths)
+def _rename_together(written: Mapping[Path, Path]) -> None:
+    """Rename all folders to their places, or none; OSError if a place is not empty."""
+    with contextlib.ExitStack() as undo:
+        for place, folder in reversed(list(written.items())):  # what is read next comes last
+            with contextlib.suppress(FileNotFoundError):
+                place.rmdir()
+            folder.rename(place)
+            undo.callback(place.rename, folder)
+        undo.pop_all()

@@ -34,13 +34,14 @@ class Verdict(NamedTuple):
 
     kind: SAME or PART. changes: in words that hold in both directions; none: the same pixels.
     better: which of two that are the SAME has more to keep: 1 the first, -1 the second, 0 neither.
-    by_pixels: whether that is so because it has more pixels.
+    by_pixels: whether that is so because it has more pixels. softer: whether it is less sharp.
     """
 
     kind: str
     changes: tuple[str, ...] = ()
     better: int = 0
     by_pixels: bool = False
+    softer: bool = False
 
     @property
     def words(self) -> str:
@@ -150,8 +151,8 @@ def _pixel_scale(one: Reduction, other: Reduction, transform: Transform) -> floa
     return transform.scale * second / first
 
 
-def _better(found: Difference, scale: float) -> tuple[int, bool]:
-    """Return which of two whole images has more to keep, and whether by its pixels alone.
+def _better(found: Difference, scale: float) -> tuple[int, bool, bool]:
+    """Return which of two whole images has more to keep, by its pixels alone, and less sharp.
 
     Without a border before with one, colour before toned, then more detail.
     """
@@ -168,14 +169,18 @@ def _better(found: Difference, scale: float) -> tuple[int, bool]:
         (found.greyed[1], found.greyed[0]),
     ):
         if more != less:
-            return (1 if more else -1), False
+            return (1 if more else -1), False, False
     if abs(found.sharper) >= MUCH_SHARPER:
-        return (1 if found.sharper > 0 else -1), False
+        return (1 if found.sharper > 0 else -1), False, False
     if not 1 / MORE_PIXELS <= scale <= MORE_PIXELS:
-        return (1 if scale > 1 else -1), True
+        return (
+            (1 if scale > 1 else -1),
+            True,
+            (found.sharper < 0) == (scale > 1) and found.sharper != 0,
+        )
     if abs(found.sharper) >= SHARPER:
-        return (1 if found.sharper > 0 else -1), False
-    return 0, False
+        return (1 if found.sharper > 0 else -1), False, False
+    return 0, False, False
 
 
 def _moves(transform: Transform) -> list[str]:

@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 import query_code
-from similar_images.images import decode_task
+from similar_images.images import decode_workers
 from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.near_duplicates import find_near_duplicates
 from similar_images.matching.pairs import Pair
@@ -86,14 +86,14 @@ def test_a_query_decodes_each_image_once(
     assert load("--images", "database") == 0
     decoded: Counter[str] = Counter()
     scales: set[int | None] = set()
-    decode = decode_task.decode
+    decode = decode_workers.decode
 
     def note(folder: Path, path: str, least_side: int | None) -> object:
         decoded[str(folder / path)] += 1
         scales.add(least_side)
         return decode(folder, path, least_side)
 
-    monkeypatch.setattr(decode_task, "decode", note)
+    monkeypatch.setattr(decode_workers, "decode", note)
     assert query_code.main(["--queries", "queries", "--top-k", top_k]) == 0
     assert decoded.keys() >= {row[side] for row in pairings() for side in ("query", "match")}
     assert set(decoded.values()) == {1}

@@ -1,4 +1,4 @@
-"""What a load prunes and keeps, replaces and refuses; on Milvus Lite and on a server."""
+"""What a load prunes and keeps, and what it says; on Milvus Lite and on a server."""
 
 import os
 import shutil
@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import LOAD, MODEL, load, on_both_engines, rows
+from helpers import LOAD, load, on_both_engines, rows
 from PIL import Image
 
 import embed_and_load
 from similar_images.images import image_files
-from similar_images.milvus.collection import ImageCollection
 
 Fails = Callable[..., str]
 milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
@@ -130,46 +129,3 @@ def test_a_folder_of_nothing_else_says_what_it_holds(own_folder: Path, fails: Fa
         Path(f"phone/{number}.svg").write_bytes(b"")
     error = fails(embed_and_load.main, *LOAD, "--images", "phone")
     assert "phone holds no images (left out: 3 .svg)" in error
-
-
-def interrupted_recreate(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run --recreate until it drops the old collection, or renames the new one."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ImageCollection, step, interrupt)
-        assert load("--recreate") == 130
-
-
-def test_a_recreated_collection_is_not_dropped_for_another_model_or_folder(
-    loaded: Path, monkeypatch: pytest.MonkeyPatch, fails: Fails
-) -> None:
-    before = rows()
-    interrupted_recreate("rename", monkeypatch)
-    shutil.copytree("database_set", "other")
-    error = fails(embed_and_load.main, *LOAD, "--images", "other")
-    assert "holds the folder" in error
-    assert "--recreate" in error
-    error = fails(embed_and_load.main, *MODEL[2:], "--model", "resnet18", "--workers", "0")
-    assert "was made with another model" in error
-    assert "--recreate" in error
-    after = rows()
-    assert set(after) == set(before)
-    assert all(after[path]["inserted_at"] > before[path]["inserted_at"] for path in before)  # type: ignore[operator]
-    assert load() == 0
-    assert rows() == after
-
-
-def test_an_interrupted_recreate_is_mentioned(
-    loaded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    interrupted_recreate("drop", monkeypatch)
-    said = "an interrupted --recreate has left the collection images_being_recreated"
-    capsys.readouterr()
-    assert load() == 0
-    assert capsys.readouterr().err.count(said) == 1
-    assert load("--recreate") == 0
-    assert load() == 0
-    assert said not in capsys.readouterr().err

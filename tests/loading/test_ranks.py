@@ -1,4 +1,4 @@
-"""ranks.py: every image belongs to one rank; one progress bar for all of them."""
+"""ranks.py: every image belongs to one rank; what the environment says of them."""
 
 from collections.abc import Callable
 
@@ -6,10 +6,7 @@ import pytest
 from helpers import LOAD
 
 import embed_and_load
-from similar_images.console import Progress
-from similar_images.loading.inventory import ListedPaths
-from similar_images.loading.progress import SharedProgress
-from similar_images.loading.ranks import RankError, Ranks
+from similar_images.loading.ranks import Ranks
 
 
 def test_every_path_belongs_to_one_rank() -> None:
@@ -26,80 +23,37 @@ def test_every_path_belongs_to_one_rank() -> None:
     assert all(200 < owners.count(rank) < 300 for rank in range(4))
 
 
-@pytest.mark.parametrize(("rank", "prefix"), [("0", "rank 0: "), ("3", "rank 3: ")])
-def test_an_error_says_which_rank_met_it(rank: str, prefix: str) -> None:
-    ranks = Ranks()
-    assert ranks.prefix == ""
-    ranks.count, ranks.rank = 4, int(rank)
-    assert ranks.prefix == prefix
-
-
-def test_the_total_is_unknown_until_all_ranks_know_theirs() -> None:
-    ranks = Ranks()
-    ranks.count = 2
-    known: list[int | None] = [10, None]
-    bars = [Progress("images", None, quiet=True) for _ in known]
-    first, second = (
-        SharedProgress(ranks, lambda n=n: known[n], bar)  # type: ignore[misc]
-        for n, bar in enumerate(bars)
-    )
-    first.update(3)
-    second.update(4)
-    first.update()
-    assert (bars[0].n, bars[0].total) == (7, None)
-    known[1] = 20
-    second.update(5)
-    first.update()
-    assert (bars[0].n, bars[0].total) == (12, 30)
-
-
-def test_listed_paths_are_compared_without_their_order() -> None:
-    def listed(*paths: str) -> dict[str, int]:
-        found = ListedPaths()
-        for path in paths:
-            found.add(path)
-        return vars(found)
-
-    assert listed("a1", "b2", "猫.png") == listed("猫.png", "b2", "a1")
-    assert listed("a1", "b2") != listed("a2", "b1")
-    assert listed("a1") != listed("a1", "a1")
-
-
-def test_variables_that_torchrun_did_not_set_are_named(
-    monkeypatch: pytest.MonkeyPatch, fails: Callable[..., str]
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    error = fails(embed_and_load.main, *LOAD)
-    assert "not set: RANK, MASTER_ADDR, MASTER_PORT" in error
-    assert "torchrun" in error
-
-
 @pytest.mark.parametrize("count", ["", "1", None])
 def test_without_several_ranks_the_other_variables_mean_nothing(
     count: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if count is not None:
         monkeypatch.setenv("WORLD_SIZE", count)
-    for name in ("RANK", "LOCAL_RANK", "GROUP_RANK"):
+    for name in ("RANK", "LOCAL_RANK"):
         monkeypatch.setenv(name, "1")
     with Ranks() as ranks:
-        assert (ranks.count, ranks.rank, ranks.local_rank, ranks.node) == (1, 0, 0, 0)
+        assert (ranks.count, ranks.rank, ranks.local_rank, ranks.prefix) == (1, 0, 0, "")
         assert ranks.first
 
 
 @pytest.mark.parametrize(
-    "variables",
+    ("variables", "said"),
     [
-        {"RANK": "x"},
-        {"RANK": "2"},
-        {"RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "abc"},
+        ({}, "RANK expected, but not set"),
+        ({"RANK": "x"}, "RANK is not from 0 to 1"),
+        ({"RANK": "2"}, "RANK is not from 0 to 1"),
+        ({"RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "abc"}, "abc"),
     ],
 )
-def test_variables_that_cannot_be_right_end_in_an_error_of_ours(
-    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+def test_variables_that_cannot_be_right_end_in_one_line(
+    variables: dict[str, str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    fails: Callable[..., str],
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(RankError, match="; "), Ranks():
-        pass
+    error = fails(embed_and_load.main, *LOAD)
+    assert said in error
+    assert "unset" in error

@@ -2,8 +2,6 @@
 
 import csv
 import io
-import weakref
-from collections.abc import Iterator
 from fractions import Fraction
 
 import pytest
@@ -87,22 +85,6 @@ def test_margins_are_those_of_the_definition(queries: list[tuple[str, str]]) -> 
             margin = Fraction(max(others) - labels.count(label), len(known))
             assert issue.margin == float(margin)
             assert issue.votes == labels.count(issue.suggested) == max(others)
-
-
-def test_rows_are_read_once_and_only_what_is_listed_is_kept() -> None:
-    class Row(list[Pair]):
-        """Other than a list or a tuple, it can have weak references."""
-
-    alive: list[weakref.ref[Row]] = []
-
-    def rows() -> Iterator[Row]:
-        for number in range(200):
-            some = Row(row(str(number), "a", "bbbbb" if number % 100 == 0 else "aabbb"))
-            alive.append(weakref.ref(some))
-            yield some
-            assert sum(ref() is not None for ref in alive) <= 2
-
-    assert [issue.pair.query for issue in label_issues(rows())] == ["0", "100"]
 
 
 @given(st.lists(st.tuples(st.text(min_size=1), st.text("ab\t\n", min_size=1)), max_size=5))

@@ -1,6 +1,7 @@
 """near_duplicates.py: the same image, changed in known ways; and other images."""
 
 import functools
+import io
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,6 @@ import pytest
 from PIL import Image, ImageColor, ImageEnhance, ImageOps
 from sklearn.datasets import load_digits, load_sample_images
 
-from benchmarks.graphics import barcode
-from benchmarks.near_duplicates import compressed, shifted
 from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.near_duplicates import (
     Comparison,
@@ -27,6 +26,18 @@ Change = Callable[[Image.Image], Image.Image]
 def comparison_of(pairs: list[Pair]) -> Comparison:
     with ReductionStore() as reductions:
         return find_near_duplicates([pairs], reductions)
+
+
+def shifted(image: Image.Image) -> Image.Image:
+    moved = Image.new("RGB", image.size)
+    moved.paste(image, (image.width // 10, image.height // 10))
+    return moved
+
+
+def compressed(image: Image.Image) -> Image.Image:
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=50)
+    return Image.open(out).convert("RGB")
 
 
 def half(image: Image.Image) -> Image.Image:
@@ -153,10 +164,20 @@ def test_flat_images_are_near_duplicates_only_of_equal_ones() -> None:
         assert words_of(image, image.copy()) == "the same pixels"
 
 
+def barcode(digits: list[int], guards: bool) -> Image.Image:
+    """An EAN-13 that begins with 0, of 12 digits, perhaps with longer guard bars."""
+    widths = [f"{code:07b}" for code in (13, 25, 19, 61, 35, 49, 47, 59, 55, 11)]
+    left, right = ("".join(widths[digit] for digit in half) for half in (digits[:6], digits[6:]))
+    bars = np.array([*map(int, f"101{left}01010{right.translate(str.maketrans('01', '10'))}101")])
+    guard = np.isin(np.arange(95), [0, 2, 46, 48, 92, 94])
+    lines = np.concatenate([np.tile(bars, (60, 1)), np.tile(bars * guard, (7 * guards, 1))])
+    lines = np.pad(lines, 9).repeat(2, axis=0).repeat(2, axis=1)
+    return Image.fromarray((255 * (1 - lines)).astype(np.uint8)).convert("RGB")
+
+
 @pytest.mark.parametrize("guards", [False, True])
 def test_different_barcodes_are_no_near_duplicates(guards: bool) -> None:
-    rng = np.random.default_rng(0)
-    numbers = ["".join(map(str, rng.integers(0, 10, 12))) for _ in range(40)]
+    numbers = np.random.default_rng(0).integers(0, 10, (40, 12)).tolist()
     codes = [barcode(number, guards) for number in numbers]
     pairs = list(itertools.combinations(pairs_of(codes, codes), 2))
     pairs = [Pair(first.query, second.match, 0.9) for first, second in pairs]

@@ -1,6 +1,7 @@
 """recall.py: the exact search equals brute force; similarities that an index claims don't count."""
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from similar_images.milvus.connection import connect, resolve_uri
 from similar_images.milvus.schema import Match
 from similar_images.milvus.vector_index import Index
 from similar_images.network.embedding import embed_images
+from similar_images.network.model_description import Model
 
 milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
 
@@ -31,24 +33,28 @@ def oracle() -> tuple[list[str], np.ndarray, np.ndarray]:
 
 def queries_of(embeddings: np.ndarray) -> Queries:
     count = len(embeddings)
-    return Queries([""] * count, [""] * count, embeddings, [set() for _ in embeddings], [], "")
+    model = cast(Model, None)  # not looked at
+    rows: list[set[str]] = [set() for _ in embeddings]
+    return Queries([""] * count, [""] * count, embeddings, rows, [], model, "")
 
 
 def test_exact_search_equals_brute_force(loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_collection, "READ_EMBEDDINGS", 50)  # several pages
     names, embeddings, similarities = oracle()
+    nothing: list[list[Match]] = [[] for _ in embeddings]
+    threes = [place for place, name in enumerate(names) if name.startswith("3/")]
+    own = [{names[row.argmax()]} for row in similarities]
     with connect(resolve_uri(None)) as client:
         collection = existing_collection(client, "images")
-        nothing: list[list[Match]] = [[] for _ in embeddings]
         found, _ = compare_exactly(collection, embeddings, nothing, 5)
         some, _ = compare_exactly(collection, embeddings, nothing, 5, expression='path like "3/%"')
-    for row, matches in enumerate(found):
-        nearest = np.sort(similarities[row])[::-1][:5]
-        np.testing.assert_allclose([match.similarity for match in matches], nearest, atol=2e-6)
-        for match in matches:
-            ours = similarities[row, names.index(match.path)]
-            assert match.similarity == pytest.approx(ours, abs=2e-6)
-    assert {match.path[:2] for matches in some for match in matches} == {"3/"}
+        others, _ = compare_exactly(collection, embeddings, nothing, 5, left_out=own)
+        all_rows, _ = compare_exactly(collection, embeddings, nothing, 500, left_out=own)
+    ordered = np.sort(similarities)[:, ::-1]
+    np.testing.assert_allclose(found, ordered[:, :5], atol=2e-6)
+    np.testing.assert_allclose(some, np.sort(similarities[:, threes])[:, :-6:-1], atol=2e-6)
+    np.testing.assert_allclose(others, ordered[:, 1:6], atol=2e-6)
+    np.testing.assert_allclose(all_rows, ordered[:, 1:], atol=2e-6)
     assert recall(found, found) == 1
     assert 0 < recall(some, found) < 1
     assert recall([[] for _ in found], found) == 0
@@ -68,7 +74,7 @@ def test_a_match_counts_by_its_exact_similarity(
     names, embeddings, similarities = oracle()
     order = np.argsort(-similarities, axis=1)
     found = [[Match(names[row[rank]], claimed) for rank in ranks] for row in order]
-    options = SearchOptions(top_k=5, recall_sample=100)
+    options = SearchOptions(5, None, "", {}, recall_sample=100)
     with connect(resolve_uri(None)) as client:
         collection = existing_collection(client, "images")
         folder = CollectionFolder(collection, None)
@@ -86,8 +92,7 @@ def test_matches_of_a_quantised_index_get_their_exact_similarities(loaded: Path)
         nearest, rescored = compare_exactly(collection, embeddings, found, 5)
     hits = 0
     for row, (before, after) in enumerate(zip(found, rescored, strict=True)):
-        assert [match.path for match in after] == [match.path for match in before]
-        exact = [similarities[row, names.index(match.path)] for match in after]
-        np.testing.assert_allclose([match.similarity for match in after], exact, atol=2e-6)
+        exact = [similarities[row, names.index(match.path)] for match in before]
+        np.testing.assert_allclose(after, exact, atol=2e-6)
         hits += sum(similarity >= np.sort(similarities[row])[-5] - 2e-6 for similarity in exact)
     assert recall(rescored, nearest) == hits / 100

@@ -1,45 +1,42 @@
-"""matching.py and query_code.py: what counts as a match, and what is said of the others."""
+"""search.py and query_code.py: what counts as a match, and what is said of the others."""
 
-import csv
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import pytest
 from helpers import pairings
 
 import query_code
-from similar_images.matching.matches import Matches
-from similar_images.matching.search import strong_enough
+from similar_images.matching.collection_folder import CollectionFolder
+from similar_images.matching.pairs import RowNames
+from similar_images.matching.queries import Queries
+from similar_images.matching.search import Search, SearchOptions
+from similar_images.milvus.collection import existing_collection
+from similar_images.milvus.connection import connect, resolve_uri
 from similar_images.milvus.schema import Match
+from similar_images.network.model_description import Model
 
 Fails = Callable[..., str]
 
 
-def matches_of(*rows: list[Match]) -> Matches:
-    matches = Matches()
-    for row in rows:
-        matches.append(row)
-    return matches
-
-
-def test_matches_are_kept_as_they_were_found() -> None:
-    rows = [[Match("a", 0.75), Match("b", 0.5)], [], [Match("a", 0.25)]]
-    matches = matches_of(*rows)
-    assert [*matches] == rows
-    assert matches[1:] == rows[1:]
-    assert matches.paths == ["a", "b"]
-
-
-def test_weaker_matches_are_dropped() -> None:
-    matches = matches_of([Match("a", 0.75), Match("b", 0.5)], [Match("c", 0.25)])
-    assert strong_enough(matches, None) is matches
-    assert [*strong_enough(matches, 0.5)] == [[Match("a", 0.75), Match("b", 0.5)], []]
-    assert [*strong_enough(matches, 0.95)] == [[], []]
-    copies = matches_of([Match("a", 0.9999995), Match("b", 0.99999)])
-    (kept,) = strong_enough(copies, 1.0)
-    assert [match.path for match in kept] == ["a"], "equal, up to rounding"
+def test_weaker_matches_are_dropped(loaded: Path) -> None:
+    """Whether a similarity is reached is judged up to rounding."""
+    found = [[Match("a", 0.75), Match("b", 0.5)], [Match("c", 0.25)], [Match("d", 0.4999995)]]
+    queries = Queries(
+        ["x", "y", "z"], [""] * 3, np.empty((3, 2)), [set()] * 3, [], cast(Model, None), ""
+    )
+    with connect(resolve_uri(None)) as client:
+        folder = CollectionFolder(existing_collection(client, "images"), None)
+        for least, kept in ((None, "abcd"), (0.5, "abd"), (0.6, "a"), (0.95, "")):
+            options = SearchOptions(1, least, "", {}, 0)
+            search = Search(
+                collection=folder.collection, folder=folder, options=options, parameters={}
+            )
+            rows = search.pairs(queries, found, RowNames(queries, folder))
+            assert [Path(pair.match).name for row in rows for pair in row] == list(kept)
 
 
 def test_queries_without_a_match_are_counted_everywhere(
@@ -65,19 +62,4 @@ def test_queries_without_a_match_are_counted_everywhere(
     dropped = {row["query"] for row in before} - {row["query"] for row in strong}
     assert len(dropped) == 8
     assert not any(query in page for query in dropped)
-    assert "check --filter and --min-similarity" in fails(
-        query_code.main, "--min-similarity", "1.05"
-    )
-
-
-def test_near_duplicates_have_the_pairings_form(loaded: Path) -> None:
-    """The queries are copies of the database."""
-    shutil.copytree("database_set", "copies")
-    assert query_code.main(["--queries", "copies"]) == 0
-    with open("results/near_duplicates.txt", encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    assert len(rows) == 180
-    assert {row["change"] for row in rows} == {"the same pixels"}
-    report = Path("results/observations.md").read_text()
-    assert "For 180 of 180 queries, the nearest match is a near-duplicate" in report
-    assert "100.0% with them. Queries" in report
+    assert "no query has a match" in fails(query_code.main, "--min-similarity", "1.05")

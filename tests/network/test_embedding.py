@@ -166,7 +166,7 @@ def test_the_function_gives_a_vector_of_unit_length(photos: Path) -> None:
     embedder = make_embedder(find_network("resnet18", "random"), options, 1)
     (batch,) = embed_images(embedder, image.parent, [image.name])
     np.testing.assert_array_equal(vector, batch.embeddings[0])
-    with pytest.raises(ImageError, match=r"nowhere.png can't be read"):
+    with pytest.raises(ImageError, match=r"^cannot read nowhere\.png: No such file"):
         image_to_embedding("nowhere.png", weights="random")
 
 
@@ -224,9 +224,8 @@ def test_help_imports_nothing_heavy(name: str) -> None:
     assert done.stdout.endswith("LOADED []\n")
 
 
-@pytest.mark.parametrize("name", ["images.decode_workers", "splitting.split"])
-def test_a_worker_process_starts_with_little(name: str) -> None:
-    code = f"import sys, similar_images.{name}; print(len(sys.modules), 'csv' in sys.modules)"
+def test_a_worker_process_starts_with_little() -> None:
+    code = "import sys, similar_images.images.decode_workers; print(len(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
     )

@@ -11,14 +11,14 @@ from PIL import Image
 
 from similar_images.images.decoding import decode
 from similar_images.images.image_files import Listing, iter_images
-from similar_images.network import network_cache, networks, torchvision_model
+from similar_images.network import find_network as networks
+from similar_images.network import network_cache, torchvision_model
 from similar_images.network.embedding import EmbeddingOptions, make_embedder
 from similar_images.network.find_network import find_network
 from similar_images.network.model_description import ModelError
 from similar_images.network.torchvision_model import load_network
 
-# The untrained weights of the first version, which knew ResNet18 alone: its collections must still
-# answer queries.
+# The untrained weights: collections of other machines must answer queries here.
 RANDOM_SHA256 = "1ed140bb97b8dbed27430c125a97560647b2e8e93e187e7954d6bc6acc494f27"
 MODELS = ["resnet18", "resnet50", "convnext_tiny", "efficientnet_v2_s", "vit_b_16", "swin_t"]
 
@@ -117,19 +117,12 @@ def test_random_weights_are_the_same_each_time_and_as_ever() -> None:
     assert one.weights_sha256 == RANDOM_SHA256
 
 
-def test_a_collection_made_by_an_older_version_still_answers() -> None:
-    older = {
-        "weights": "random",
-        "weights_sha256": RANDOM_SHA256,
-        "architecture": "resnet18",
-        "layer": "global average pool, unit length",
-        "preprocessing": "resize 256 bilinear, centre crop 224, ImageNet mean and deviation",
-        "dimension": "512",
-    }
+def test_models_that_differ_in_anything_that_counts_are_not_comparable() -> None:
     model = load_network("resnet18", "random").model
-    assert model.same_vectors(older)
+    properties = model.properties()
+    assert model.same_vectors({**properties, "weights": "moved.pth"})
     for name in ("weights_sha256", "architecture", "preprocessing", "dimension"):
-        assert not model.same_vectors({**older, name: "another"})
+        assert not model.same_vectors({**properties, name: "another"})
 
 
 def test_transform_input_is_part_of_the_model(
@@ -144,9 +137,9 @@ def test_transform_input_is_part_of_the_model(
     state = load_network("googlenet", "random").layers.get_submodule("body").state_dict()
     torch.save(state, file)
     monkeypatch.setattr(torchvision_model, "_published_state", lambda _: state)
-    models, older = {}, {}
-    for weights in ("imagenet", str(file)):
-        transformed = weights == "imagenet"
+    models = {}
+    for weights in ("pretrained", str(file)):
+        transformed = weights == "pretrained"
         oracle = Oracle("googlenet", state, init_weights=False, transform_input=transformed)
         expected = np.stack([oracle.embedding(image) for image in reductions[:3]])
         for _ in ("converted", "from the cache"):
@@ -157,18 +150,16 @@ def test_transform_input_is_part_of_the_model(
             pixels = np.stack([embedder.preprocessing(image) for image in reductions[:3]])
             np.testing.assert_allclose(embedder.embed(pixels), expected, rtol=0, atol=1e-4)
         models[weights] = network.model
-        words = "resize 256 bilinear, centre crop 224, ImageNet mean and deviation"
-        older[weights] = {**network.model.properties(), "preprocessing": words, "weights": weights}
     assert len({model.weights_sha256 for model in models.values()}) == 1
     for weights, model in models.items():
         for other in models:
-            for properties in (models[other].properties(), older[other]):
-                assert model.same_vectors(properties) == (weights == other)
-                kept = network_cache.find_by_properties(properties)
-                assert kept is not None
-                assert kept.model == models[other]
-    with pytest.raises(ModelError, match=r"not those .* \(preprocessing: .*transform_input\)"):
-        networks.network_of_collection(older["imagenet"], str(file))
+            properties = models[other].properties()
+            assert model.same_vectors(properties) == (weights == other)
+            kept = network_cache.find_by_properties(properties)
+            assert kept is not None
+            assert kept.model == models[other]
+    with pytest.raises(ModelError, match=r"not those .*preprocessing: .*transform_input"):
+        networks.network_of_collection(models["pretrained"].properties(), str(file))
 
 
 def test_a_model_is_its_weights_values_and_not_their_file(weights: Path, tmp_path: Path) -> None:

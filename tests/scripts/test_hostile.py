@@ -122,7 +122,7 @@ def test_a_folder_of_nothing_but_bad_files_says_so(own_folder: Path, fails: Fail
         Path(f"bad/{number}.png").write_bytes(b"bad")
     assert load("--images", "bad") == 0
     assert rows() == {}
-    assert "can't be read" in fails(query_code.main, "--queries", "bad")
+    assert "cannot read" in fails(query_code.main, "--queries", "bad")
     assert "query_code.py takes folders with --queries" in fails(query_code.main, "bad")
 
 

@@ -1,7 +1,7 @@
 """embed_and_load.py and query_code.py, on Milvus Lite and on a server, against brute force."""
 
+import csv
 import os
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +14,8 @@ from PIL import Image
 import embed_and_load
 import query_code
 import split_images
-from similar_images.images import image_files
-from similar_images.loading import inventory
 from similar_images.milvus import lite
-from similar_images.milvus.collection import STRONG, ImageCollection
-from similar_images.milvus.connection import connect, resolve_uri
 from similar_images.network import weights as network_weights
-from similar_images.network.openvino_embedder import OpenVinoEmbedder
 
 Fails = Callable[..., str]
 milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
@@ -74,31 +69,14 @@ def test_only_new_and_changed_images_are_embedded_and_lost_ones_pruned(
     assert set(rows()) == set(after) - {second, third}
 
 
-def test_images_are_embedded_while_the_folder_is_still_listed(
+def test_many_rows_for_milvus_lite_are_warned_of(
     milvus: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert split_images.main(["--sample", "--limit", "200"]) == 0
-    found, embed = image_files._found, OpenVinoEmbedder.embed
-    listed, listed_at_a_batch = [], []
-
-    def note_listed(path: str, status: os.stat_result) -> object:
-        listed.append(path)
-        return found(path, status)
-
-    def note_batch(self: OpenVinoEmbedder, pixels: np.ndarray) -> np.ndarray:
-        listed_at_a_batch.append(len(listed))
-        return embed(self, pixels)
-
-    monkeypatch.setattr(inventory, "LISTED_FIRST", 20)
     monkeypatch.setattr(lite, "MANY_ROWS", 180)
-    monkeypatch.setattr(image_files, "_found", note_listed)
-    monkeypatch.setattr(OpenVinoEmbedder, "embed", note_batch)
-    assert load("--batch-size", "4") == 0
-    assert listed_at_a_batch[0] < 100, "the 180 are not all listed when embedding begins"
-    captured = capsys.readouterr()
-    announced = re.search(r"more than 20 images to embed", captured.out)
-    assert announced
-    assert ("180 rows are many for Milvus Lite" in captured.err) == (milvus == "./milvus.db")
+    assert load() == 0
+    said = "180 rows are many for Milvus Lite"
+    assert (said in capsys.readouterr().err) == (milvus == "./milvus.db")
     assert len(rows()) == 180
 
 
@@ -132,56 +110,6 @@ def test_another_folder_is_refused_and_a_moved_one_taken(loaded: Path, fails: Fa
     assert rows() == before
     assert query_code.main([]) == 0
     assert pairings()[0]["match"].startswith("moved_set/")
-
-
-def test_recreate_replaces_only_when_it_is_done(
-    loaded: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = rows()
-    with monkeypatch.context() as patch:
-        patch.setattr(OpenVinoEmbedder, "embed", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            load("--recreate")
-    assert rows() == before
-    assert load("--recreate") == 0
-    after = rows()
-    assert set(after) == set(before)
-    assert all(after[path]["inserted_at"] > before[path]["inserted_at"] for path in before)  # type: ignore[operator]
-    with connect(resolve_uri(None)) as client:
-        assert client.milvus.list_collections() == ["images"]
-
-
-@pytest.mark.parametrize("step", ["drop", "rename"])
-def test_a_recreate_that_ends_at_its_last_steps_is_finished_by_the_next_run(
-    step: str, loaded: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = rows()
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ImageCollection, step, interrupt)
-        assert load("--recreate") == 130
-    assert load(*(["--recreate"] if step == "drop" else [])) == 0
-    after = rows()
-    assert set(after) == set(before)
-    assert all(after[path]["inserted_at"] > before[path]["inserted_at"] for path in before)  # type: ignore[operator]
-    with connect(resolve_uri(None)) as client:
-        assert client.milvus.list_collections() == ["images"]
-
-
-@pytest.mark.parametrize("recreate", [False, True])
-def test_a_foreign_collection_is_left_alone(recreate: bool, loaded: Path, fails: Fails) -> None:
-    uri = resolve_uri(None)
-    with connect(uri) as client:
-        client.milvus.create_collection("foreign", dimension=512, **STRONG)
-        client.milvus.insert("foreign", [{"id": 1, "vector": [0.5] * 512}])
-    options = ["--collection", "foreign", *(["--recreate"] if recreate else [])]
-    assert "stays as it is" in fails(embed_and_load.main, *LOAD, *options)
-    with connect(uri) as client:
-        client.milvus.load_collection("foreign")
-        assert client.milvus.get("foreign", ids=[1])[0]["id"] == 1
 
 
 def test_mistakes_end_in_one_line(loaded: Path, fails: Fails) -> None:
@@ -261,21 +189,26 @@ def test_results_are_the_same_for_the_same_seed(loaded: Path) -> None:
     for folder in ("one", "two"):
         assert query_code.main(["--output", folder, "--seed", "7"]) == 0
     assert query_code.main(["--output", "three", "--seed", "8"]) == 0
-    reductions = [Path(name, "comparison.png").read_bytes() for name in ("one", "two", "three")]
-    assert reductions[0] == reductions[1] != reductions[2]
-    assert sorted(os.listdir("one")) == [
-        "comparison.png",
-        "duplicate_groups.txt",
-        "gallery.html",
-        "label_issues.txt",
-        "near_duplicates.txt",
-        "observations.md",
-        "pairings.txt",
-    ]
+    images = [Path(name, "comparison.png").read_bytes() for name in ("one", "two", "three")]
+    assert images[0] == images[1] != images[2]
 
 
-def test_split_then_load_then_query_with_no_flags_but_the_sample(milvus: str) -> None:
-    assert split_images.main(["--sample", "--limit", "60"]) == 0
-    assert embed_and_load.main(["--weights", "random"]) == 0
+def test_a_list_without_a_row_is_not_written_and_an_older_one_removed(
+    loaded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree("database_set", "copies")
+    assert query_code.main(["--queries", "copies"]) == 0
+    with open("results/near_duplicates.txt", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert len(rows) == 180
+    assert {row["change"] for row in rows} == {"the same pixels"}
+    report = Path("results/observations.md").read_text()
+    assert "For 180 of 180 queries, the nearest match is a near-duplicate" in report
+    assert "100.0% with them. Queries" in report
+    assert Path("results/duplicate_groups.txt").exists()
+    assert "Wrote pairings.txt, comparison.png, gallery.html, near" in capsys.readouterr().out
     assert query_code.main([]) == 0
-    assert len(pairings()) == 6
+    assert sorted(os.listdir("results")) == [
+        *("comparison.png", "gallery.html", "observations.md", "pairings.txt")
+    ]
+    assert "found no near-duplicates\n" in capsys.readouterr().out

@@ -34,10 +34,13 @@ from similar_images.milvus.connection import connect
 # published checksums at its files. The download code itself is untouched.
 SITE = """
 import os, sys
-if {"split_images.py", "embed_and_load.py"} & set(map(os.path.basename, sys.orig_argv)):
-    import torchvision.datasets, torchvision.models
-    torchvision.datasets.CIFAR10.url = os.environ["LOCAL_CIFAR"]
-    torchvision.datasets.CIFAR10.tgz_md5 = os.environ["LOCAL_CIFAR_MD5"]
+scripts = {os.path.basename(argument): argument for argument in sys.orig_argv}
+if "split_images.py" in scripts:
+    sys.path.insert(0, os.path.dirname(os.path.abspath(scripts["split_images.py"])))
+    from similar_images.splitting import cifar10
+    cifar10.URL, cifar10.MD5 = os.environ["LOCAL_CIFAR"], os.environ["LOCAL_CIFAR_MD5"]
+if "embed_and_load.py" in scripts:
+    import torchvision.models
     weights = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.value
     object.__setattr__(weights, "url", os.environ["LOCAL_WEIGHTS"])
 """
@@ -129,19 +132,14 @@ NOT_RUN_HERE = {
         "installs; .ci/run does"
     ),
     "python -m benchmarks.scale --sizes 10000 100000 1000000": "test_benchmarks.py, smaller",
-    "python -m benchmarks.near_duplicates cifar-10/database_set ~/Pictures": "test_benchmarks.py",
-    "python -m benchmarks.photographs --photographs ~/Pictures": "test_benchmarks.py, smaller",
-    "python -m benchmarks.photographs --photographs ~/Pictures --count 400": "likewise",
-    "python -m benchmarks.formats --photographs ~/Pictures": "test_benchmarks.py, smaller",
-    "python -m benchmarks.upserts --milvus-uri http://localhost:19530": "test_benchmarks.py",
-    "python -m benchmarks.models timm/mobilenetv4_conv_small timm/vit_small_patch14_dinov2": (
-        "test_benchmarks.py, torchvision's"
-    ),
-    "python -m benchmarks.judged_pairs --cifar ~/Downloads": "test_near_duplicate_benchmarks.py",
-    "python -m benchmarks.different_images ~/Pictures": "test_near_duplicate_benchmarks.py",
+    "python -m benchmarks.run --images photographs/database --queries photographs/queries "
+    "--parts steady exactness load query --runs 5 --output photographs.md": "test_benchmarks.py",
+    "python -m benchmarks.judged_pairs --cifar ~/Downloads": "test_benchmarks.py",
     "python -m benchmarks.label_issues --images cifar-10/database_set "
     "--queries cifar-10/query_set": "test_benchmarks.py",
     "docker compose up --detach --wait": "wants a container engine",
+    "torchrun --nnodes 2 --nproc-per-node 2 --rdzv-backend c10d --rdzv-endpoint HOST:29400 "
+    "--rdzv-id load embed_and_load.py --milvus-uri http://SERVER:19530": "test_torchrun.py",
 }
 
 
@@ -164,15 +162,14 @@ def provoked(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     random = ["--weights", "random"]
     load, query = embed_and_load.main, query_code.main
     database = folder / "milvus.db"
-    if name.startswith("… does not exist"):
+    if name.startswith("there is no folder"):
         yield [load, "--images", "nowhere", *random]
     elif name.startswith("… holds no images"):
         (folder / "phone").mkdir()
         (folder / "phone/a.svg").write_bytes(b"")
         yield [load, "--images", "phone", *random]
-    elif "did not write" in name:
-        (folder / "query_set/mine.jpg").write_bytes(b"")
-        yield [split_images.main, "--sample", "--overwrite"]
+    elif "is not empty" in name:
+        yield [split_images.main, "--sample"]
     elif "made with another model" in name:
         yield [load, *random]
     elif "holds the folder" in name:
@@ -226,7 +223,7 @@ def provoked(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         yield [load]
     elif "has no classifier" in name:
         yield [load, "--model", "resnet19", *random]
-    elif name.startswith("no image matches"):
+    elif name.startswith("no query has a match"):
         yield [query, "--min-similarity", "1.05"]
     else:
         pytest.fail(f"no test provokes: {name}")
@@ -353,7 +350,7 @@ def test_the_server_lines(published: dict[str, str], clone: Path, server: Server
     env = {"XDG_CACHE_HOME": published["XDG_CACHE_HOME"], "MILVUS_TOKEN": TOKEN}
     first = on_server(the_command("MILVUS_TOKEN", "embed_and_load.py"), server.uri)
     assert "Loaded 270 images" in run_line(first, clone, published).stdout
-    again = on_server(the_command("torchrun"), server.uri)
+    again = on_server(the_command("torchrun --nproc-per-node"), server.uri)
     assert "270 were already in the collection" in run_line(again, clone, env).stdout
     index = on_server(the_command("--index hnsw"), server.uri)
     assert "Index: approximate (HNSW" in run_line(index, clone, env).stdout
@@ -363,14 +360,14 @@ def test_the_server_lines(published: dict[str, str], clone: Path, server: Server
 
 
 def test_the_benchmarks_lines(digits: Path, own_folder: Path) -> None:
-    output = ["--output", str(own_folder)]
     folders = {"cifar-10/database_set": "database_set", "cifar-10/query_set": "query_set"}
-    line = the_command("benchmarks.run")
+    line = the_command("benchmarks.run", "cifar-10")
     for readme, ours in folders.items():
         line = line.replace(readme, str(digits / ours))
-    small = [*MODEL[:4], "--parts", "agreement", "--repetitions", "1", "--agreement", "16"]
-    run_line(" ".join([line, *small, *output]), PROJECT, {})
-    assert "equal nearest matches" in (own_folder / "results.md").read_text()
+    small = [*MODEL[:4], "--parts", "agreement"]
+    output = own_folder / "results.md"
+    run_line(" ".join([line, *small, "--output", str(output)]), PROJECT, {})
+    assert "equal nearest matches" in output.read_text()
 
 
 def test_a_download_with_another_checksum_is_refused(

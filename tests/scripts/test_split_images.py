@@ -28,7 +28,7 @@ def test_pixels_and_labels_survive_bit_for_bit(own_folder: Path) -> None:
     contents = [
         (own_folder / "cifar-10-batches-py" / f"data_batch_{n}").read_bytes() for n in range(1, 6)
     ]
-    labels = np.concatenate([read_batch(data, n, 10)[1] for n, data in enumerate(contents, 1)])
+    labels = np.concatenate([read_batch(data, n)[1] for n, data in enumerate(contents, 1)])
     for position, path in {**database, **queries}.items():
         np.testing.assert_array_equal(np.asarray(Image.open(path)), pixels[position])
         assert path.parent.name == LABELS[labels[position]]
@@ -71,36 +71,28 @@ def test_other_mistakes_end_in_one_line(fails: Fails) -> None:
     assert "can't be split" in fails(split_images.main, "--sample", *fraction)
 
 
-# Run whole; once it has given a worker something to write, it waits.
+# Run whole; once it has written an image, it waits.
 HELD_SPLIT = """
-import concurrent.futures, sys, threading
+import sys, threading
 import split_images
-from similar_images.splitting import split
+from similar_images.console import Progress
 
-def held(futures):
-    concurrent.futures.wait(futures[:1])
+def held(*arguments):
     print("HELD", flush=True)
     threading.Event().wait()
 
-if __name__ == "__main__":
-    split.concurrent.futures.as_completed = held
-    sys.exit(split_images.main(sys.argv[1:]))
+Progress.update = held
+sys.exit(split_images.main(["--sample"]))
 """
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_an_interrupted_run_leaves_what_was_there(
-    own_folder: Path, stop: signal.Signals, overwrite: bool
+def test_an_interrupted_run_leaves_nothing_in_the_way(
+    own_folder: Path, stop: signal.Signals
 ) -> None:
-    write_batches(own_folder / "cifar-10-batches-py", per_batch=200)
-    if overwrite:
-        assert split_images.main(["--sample", "--limit", "50"]) == 0
-    before = {path: path.read_bytes() for path in own_folder.rglob("*_set/*/*.png")}
-    (own_folder / "held.py").write_text(HELD_SPLIT)
     process = subprocess.Popen(
-        [sys.executable, "held.py", *(["--overwrite"] if overwrite else [])],
+        [sys.executable, "-c", HELD_SPLIT],
         env={**os.environ, "PYTHONPATH": str(PROJECT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -108,40 +100,13 @@ def test_an_interrupted_run_leaves_what_was_there(
     )
     assert process.stdout is not None
     assert "HELD\n" in iter(process.stdout.readline, "")
-    assert any(own_folder.glob(".database_set.partial/*/*.png"))
+    assert any(own_folder.glob(".database_set.*/database_set/*/*.png"))
     process.send_signal(stop)
     _, errors = process.communicate()
     assert process.returncode == (130 if stop == signal.SIGINT else -signal.SIGKILL)
-    assert {path: path.read_bytes() for path in own_folder.rglob("*_set/*/*.png")} == before
+    assert not list(own_folder.glob("*_set"))
     if stop == signal.SIGINT:
-        assert errors == "interrupted: both folders are as before, or complete; run it again\n"
-        assert not list(own_folder.glob(".*"))
-    assert split_images.main(["--overwrite"] if overwrite else []) == 0  # what was left is gone
-    assert len(written(Path("database_set"))) == 900
-    assert not list(own_folder.glob(".*"))
-
-
-WORKER_KILLED = """
-import os, signal, sys
-import split_images
-from similar_images.splitting import split
-
-def killed(paths, pixels):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-split._write_chunk = killed
-if __name__ == "__main__":
-    sys.exit(split_images.main(sys.argv[1:]))
-"""
-
-
-@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
-def test_a_killed_worker_ends_in_one_line(own_folder: Path) -> None:
-    (own_folder / "killed.py").write_text(WORKER_KILLED)
-    command = [sys.executable, "killed.py", "--sample"]
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: a process that wrote images was killed")
-    assert len(done.stderr.splitlines()) == 1
-    assert os.listdir(own_folder) == ["killed.py"]
+        assert errors.startswith("interrupted: nothing was written")
+        assert not os.listdir(own_folder)
+    assert split_images.main(["--sample", "--limit", "50"]) == 0
+    assert len(written(Path("database_set"))) == 45

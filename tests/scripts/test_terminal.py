@@ -43,8 +43,13 @@ def test_each_script_begins_with_its_task_and_ends_with_the_next_command(
 ) -> None:
     steps: list[tuple[Callable[[list[str]], int], list[str], str, str]] = [
         (split_images.main, ["--sample", "--limit", "60"], "Splitting", "python embed_and_load.py"),
-        (embed_and_load.main, LOAD, "Loading database_set into images", "python query_code.py"),
-        (query_code.main, [], "Matching 6 images of query_set", "open results/comparison.png"),
+        (
+            embed_and_load.main,
+            LOAD,
+            'Loading database_set into collection "images"',
+            "python query_code.py",
+        ),
+        (query_code.main, [], "Matching 6 images from query_set", "open results/comparison.png"),
     ]
     for main, args, first, last in steps:
         assert main(args) == 0
@@ -56,8 +61,9 @@ def test_each_script_begins_with_its_task_and_ends_with_the_next_command(
 
 def test_bars_show_on_a_terminal_alone_and_never_when_quiet(loaded: Path) -> None:
     for args in (["--prune"], []):
-        next(iter(sorted(Path("database_set").rglob("*.png")))).touch()
-        assert "1/1" in on_a_terminal("embed_and_load.py", *LOAD, *args)
+        for path in sorted(Path("database_set").rglob("*.png"))[:2]:
+            path.touch()
+        assert "2/2" in on_a_terminal("embed_and_load.py", *LOAD, *args)
     next(iter(sorted(Path("database_set").rglob("*.png")))).touch()
     assert "1/1" not in on_a_terminal("embed_and_load.py", *LOAD, "--quiet")
     assert "20/20" in on_a_terminal("query_code.py")
@@ -76,7 +82,7 @@ def test_each_phase_of_a_query_has_its_bar(loaded: Path) -> None:
 def test_colours_show_on_a_terminal_alone_and_not_with_no_color(own_folder: Path) -> None:
     assert RED in on_a_terminal("query_code.py", "--queries", "nowhere")
     plain = on_a_terminal("query_code.py", "--queries", "nowhere", env={"NO_COLOR": "1"})
-    assert plain.startswith("error: nowhere does not exist")
+    assert plain.startswith("error: there is no folder nowhere; check --queries")
     assert "\x1b" not in plain
     piped = run_script("query_code.py", "--queries", "nowhere", cwd=own_folder).stderr
     assert piped.startswith("error: ")

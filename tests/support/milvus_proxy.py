@@ -3,18 +3,21 @@
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Event
 
 import grpc
 
 
 class Proxy(grpc.GenericRpcHandler):
-    """Refuses as many requests as it is told to with a status code; passes the others on."""
+    """Refuses as many requests as it is told to, or never answers; passes the others on."""
 
     def __init__(self, behind: str) -> None:
         self.uri = ""
         self.code = grpc.StatusCode.OK
         self.refusals = 0  # still to come
         self.methods: tuple[str, ...] = ()  # only these are refused; none: all
+        self.hangs = False  # whether these are never answered
+        self.ended = Event()
         self.refused: list[str] = []  # methods
         self._channel = grpc.insecure_channel(behind.removeprefix("http://")) if behind else None
 
@@ -27,6 +30,9 @@ class Proxy(grpc.GenericRpcHandler):
                 self.refusals -= 1
                 self.refused.append(method)
                 context.abort(self.code, f"the proxy's\n\x1b[31mwords on {method}")
+            if self.hangs and method in self.methods:
+                self.refused.append(method)
+                self.ended.wait()
             if self._channel is None:
                 return b""  # a message whose fields all have their defaults: success
             forward = self._channel.unary_unary(call.method)
@@ -47,4 +53,5 @@ def running_proxy(behind: str = "", options: Mapping[str, int] | None = None) ->
     try:
         yield proxy
     finally:
+        proxy.ended.set()
         server.stop(0).wait()

@@ -121,23 +121,28 @@ class Server:
             )
 
     def collections(self) -> list[str]:
-        """The collections' names, once it answers; it is started again if it has been killed."""
+        """The names without "__" and what follows, once it answers; it is restarted if killed."""
         if self._process.poll() is not None:
             self.restart()
             self._wait_until_it_answers()
         while True:
             try:
                 with connect(self.uri) as client:
-                    return list(client.milvus.list_collections())
+                    return [name.partition("__")[0] for name in client.milvus.list_collections()]
             except (CollectionError, MilvusException):
                 assert self._process.poll() is None, "the Milvus server has ended"
                 time.sleep(0.2)
 
     def drop_all(self, but: Container[str] = ()) -> None:
-        """Remove all collections but these."""
-        for name in self.collections():
-            if name not in but:
-                with connect(self.uri) as client:
+        """Remove all collections but those that these aliases lead to."""
+        self.collections()
+        with connect(self.uri) as client:
+            for name in client.milvus.list_collections():
+                aliases = client.milvus.list_aliases(name)["aliases"]
+                for alias in aliases:
+                    if alias not in but:
+                        client.milvus.drop_alias(alias)
+                if not {*aliases} & {*but}:
                     client.milvus.drop_collection(name)
 
     def stop(self) -> None:
