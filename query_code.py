@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
     seconds = time.perf_counter() - start
     console.say(f"Done in {seconds:.1f} s. Next: open {written.picture}")
     if args.named and queries.skipped:
-        unread = f"{len(queries.skipped)} of {len(args.named)} images"
+        unread = f"{len(queries.skipped)} of {len(images.paths)} images"
         raise ImageError(f"cannot read {unread}; check their paths (the others were matched)")
 
 

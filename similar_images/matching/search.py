@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from similar_images.console import QUIET, Console, options_from, warn, whole_number
+from similar_images.console import QUIET, Console, add_number, options_from, warn
 from similar_images.images.image_files import check_folder
 from similar_images.matching.collection_folder import CollectionFolder
 from similar_images.matching.pairs import Pair, RowNames
@@ -138,14 +138,9 @@ def report_problems(queries: Queries, rows: Sequence[list[Pair]]) -> None:
         print(f"without a match: {counted(unmatched, 'query', 'queries')}", file=sys.stderr)
 
 
-# --- Command line -----------------------------------------------------------------------------
-
-
 def add_search_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of SearchOptions."""
-    parser.add_argument(
-        "--top-k", type=whole_number(1, MAX_TOP_K), default=1, metavar="N", help="default: 1"
-    )
+    add_number(parser, "--top-k", 1, MAX_TOP_K, 1, "matches of each query")
     parser.add_argument(
         "--min-similarity",
         type=float,
@@ -162,10 +157,5 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=N",
         help="parameters of an approximate index: ef=200 (hnsw), nprobe=64 (ivf_flat)",
     )
-    parser.add_argument(
-        "--recall-sample",
-        type=whole_number(0, 10_000),
-        default=0,
-        metavar="N",
-        help="also search exactly for N of the queries, and report the recall of the index",
-    )
+    text = "also search exactly for N of the queries, and report the recall of the index"
+    add_number(parser, "--recall-sample", 0, 10_000, 0, text)
