@@ -1,4 +1,4 @@
-"""Terminal output and exit status: lines, progress bars, colours, errors.
+"""Terminal output and exit status: lines, progress bars, errors.
 
 Whatever is printed here is escaped here: no text can control the terminal or begin a line.
 """
@@ -16,11 +16,9 @@ from tqdm import tqdm
 from similar_images import __version__
 from similar_images.text import printable
 
-RED, YELLOW, PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[0m"
 LINE_SECONDS = 60  # between two progress lines where stderr is not a terminal
 UNKNOWN_SECONDS = 2  # after which a bar without a total appears: most such work is short
 GC_THRESHOLD = 100_000  # with Python's far lower default, imports take longer
-CLOSED_PIPE = 141  # as a shell reports a program that wrote into a closed pipe
 RUN_AGAIN = "run it again"
 CHECK_DISK = "check that path, its permissions and the free space"
 
@@ -95,13 +93,7 @@ class Console:
 
 def warn(text: str) -> None:
     """Print a warning on stderr."""
-    tqdm.write(f"{_coloured('warning:', YELLOW)} {escaped(text)}", file=sys.stderr)
-
-
-def _coloured(word: str, colour: str) -> str:
-    if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
-        return f"{colour}{word}{PLAIN}"
-    return word
+    tqdm.write(f"warning: {escaped(text)}", file=sys.stderr)
 
 
 def status_of(
@@ -128,7 +120,7 @@ def status_of(
         message = str(error)
     except BrokenPipeError:  # the reader has ended, as in `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return CLOSED_PIPE
+        return 141  # as a shell reports it
     except OSError as error:
         message = f"{error}; {CHECK_DISK}"
     except KeyboardInterrupt:
@@ -137,7 +129,7 @@ def status_of(
         return 130
     else:
         return 0
-    print(f"{_coloured('error:', RED)} {escaped(prefix + message)}", file=sys.stderr)
+    print(f"error: {escaped(prefix + message)}", file=sys.stderr)
     return 1
 
 

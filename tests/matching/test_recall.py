@@ -15,7 +15,6 @@ from similar_images.milvus import collection as image_collection
 from similar_images.milvus.collection import existing_collection
 from similar_images.milvus.connection import connect, resolve_uri
 from similar_images.milvus.schema import Match
-from similar_images.milvus.vector_index import Index
 from similar_images.network.embedding import embed_images
 from similar_images.network.model_description import Model
 
@@ -80,19 +79,3 @@ def test_a_match_counts_by_its_exact_similarity(
         folder = CollectionFolder(collection, None)
         search = Search(collection=collection, folder=folder, options=options, parameters={})
         assert measured_recall(search, queries_of(embeddings), found, seed=1).startswith(words)
-
-
-def test_matches_of_a_quantised_index_get_their_exact_similarities(loaded: Path) -> None:
-    names, embeddings, similarities = oracle()
-    with connect(resolve_uri(None)) as client:
-        collection = existing_collection(client, "images")
-        collection.use_index(Index("IVF_SQ8", {"nlist": 8}, {"nprobe": 4}))
-        answers = collection.search(embeddings, 5, "", {"nprobe": 4})
-        found = [matches for some in answers for matches in some]
-        nearest, rescored = compare_exactly(collection, embeddings, found, 5)
-    hits = 0
-    for row, (before, after) in enumerate(zip(found, rescored, strict=True)):
-        exact = [similarities[row, names.index(match.path)] for match in before]
-        np.testing.assert_allclose(after, exact, atol=2e-6)
-        hits += sum(similarity >= np.sort(similarities[row])[-5] - 2e-6 for similarity in exact)
-    assert recall(rescored, nearest) == hits / 100

@@ -79,13 +79,6 @@ def test_top_k_gives_a_row_for_each_query() -> None:
     )
 
 
-def test_the_page_has_bounds() -> None:
-    names = images(2)
-    row = [Pair(names[0], names[1], 0.9, rank) for rank in range(1, 1001)]
-    page = draw([row])
-    assert page.width < 3000
-
-
 def test_a_match_that_may_not_be_opened_is_not() -> None:
     names = images(2)
     page = draw_pairs([Pair(*names, 0.9, 1, "a", "a", may_open_match=False)])
