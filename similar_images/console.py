@@ -157,11 +157,8 @@ def script_parser(description: str | None) -> argparse.ArgumentParser:
 
 def add_quiet_option(parser: argparse.ArgumentParser) -> None:
     """Add --quiet."""
-    parser.add_argument(
-        "--quiet",
-        action="store_true",
-        help="print results, warnings and errors only; no progress bars",
-    )
+    text = "print results, warnings and errors only; no progress bars"
+    parser.add_argument("--quiet", action="store_true", help=text)
 
 
 def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:

@@ -147,16 +147,12 @@ class _Page:
             problem = printable(thumbnail.problem)
             self.text(x + GAP, y + CELL // 2, problem, TEXT_SIZE, PALE, CELL - 2 * GAP)
         else:
-            shown = fit(Image.open(io.BytesIO(thumbnail.data)))
+            image = Image.open(io.BytesIO(thumbnail.data))
+            factor = max(1, CELL // max(image.size))  # crisp: each pixel becomes a square
+            shown = ImageOps.scale(image, factor, Image.Resampling.NEAREST)
             offset = (CELL - shown.width) // 2, (CELL - shown.height) // 2
             self.image.paste(shown, (x + offset[0], y + offset[1]))
         self.text(x, y + CELL + GAP // 2, printable(label or Path(path).name), TEXT_SIZE)
-
-
-def fit(image: Image.Image) -> Image.Image:
-    """Return a thumbnail in the size that fits its square: enlarged by a whole number, crisp."""
-    factor = max(1, CELL // max(image.size))
-    return ImageOps.scale(image, factor, Image.Resampling.NEAREST)
 
 
 @cache

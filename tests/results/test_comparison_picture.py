@@ -96,14 +96,6 @@ def test_a_wrong_label_is_marked_by_more_than_colour() -> None:
     assert (difference > 100).sum() > 200
 
 
-@pytest.mark.parametrize("size", [(1, 1), (31, 7), (192, 192), (96, 5), (3, 150)])
-def test_images_keep_their_shape(size: tuple[int, int]) -> None:
-    shown = comparison_picture.fit(Image.new("RGB", size))
-    assert max(shown.size) <= CELL
-    assert max(shown.size) > CELL // 2
-    assert shown.width / shown.height == size[0] / size[1]
-
-
 def test_odd_labels_and_lost_files_fit() -> None:
     (name,) = images(1)
     labels = ["", "猫" * 40, "a very long label indeed that never ends", "evil\nline\u202e"]
