@@ -11,7 +11,7 @@ Usage:
 
 Reads:  the query images, and the collection that embed_and_load.py made
 Writes: results/pairings.txt, comparison.png, observations.md, gallery.html, near_duplicates.txt,
-        duplicate_groups.txt, label_issues.txt;
+        duplicate_groups.txt, copies.txt, label_issues.txt;
         for images named on the command line: their matches to the terminal, and
         results/named_comparison.png. If one of them can't be read, the exit status is 1.
 """
@@ -45,6 +45,7 @@ from similar_images.results.result_files import (
     print_results,
     written_in_words,
 )
+from similar_images.verifying.features import examine
 from similar_images.whole_files import write_together
 
 
@@ -91,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
         search = open_search(existing_collection(client, args.collection), args)
         network = network_for_queries(search.collection, args.weights)
         side = least_side(network.preprocessing, args.precision == "float32")
-        with ReductionStore(side, args.workers) as reductions:
+        with ReductionStore(examine, side, args.workers) as reductions:
             kept = reductions if written.compares else None
             queries = embed_queries(images, network, embedding, search.folder, kept, console)
             findings = find_all(search, queries, kept, args.seed, console)
@@ -102,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
     seconds = time.perf_counter() - start
     console.say(f"Done in {seconds:.1f} s. Next: open {written.picture}")
     if args.named and queries.skipped:
-        unread = f"{len(queries.skipped)} of {len(args.named)} images"
+        unread = f"{len(queries.skipped)} of {len(images.paths)} images"
         raise ImageError(f"cannot read {unread}; check their paths (the others were matched)")
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from similar_images.console import (
     Console,
     add_quiet_option,
-    number_between,
+    add_seed_option,
     script_parser,
     status_of,
     whole_number,
@@ -43,15 +43,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.add_argument(option, type=Path, default=Path(name), metavar="DIR", help=text)
     parser.add_argument(
         "--query-fraction",
-        type=number_between(0, 1),
+        type=float,
         default=0.1,
         metavar="FRACTION",
         help="fraction of the images that become queries (default: 0.1)",
     )
-    seeds = whole_number(0, 2**32 - 1)
-    parser.add_argument(
-        "--seed", type=seeds, default=42, metavar="N", help="random seed of the split (default: 42)"
-    )
+    add_seed_option(parser, "random seed of the split")
     parser.add_argument(
         "--limit", type=whole_number(2, 10**9), metavar="N", help="use only the first N images"
     )
@@ -60,6 +57,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add_quiet_option(parser)
     args = parser.parse_args(argv)
+    if not 0 < args.query_fraction < 1:
+        parser.error("--query-fraction must be between 0 and 1")
     if args.sample and args.cifar:
         parser.error("--sample and --cifar can't be used together")
     database, queries = args.database_set.resolve(), args.query_set.resolve()

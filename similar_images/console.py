@@ -1,45 +1,26 @@
-"""Terminal output and exit status: lines, progress bars, colours, errors.
+"""Terminal output and exit status: lines, progress bars, errors.
 
 Whatever is printed here is escaped here: no text can control the terminal or begin a line.
 """
 
 import argparse
 import atexit
-import errno
 import gc
 import os
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import fields
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 from tqdm import tqdm
 
 from similar_images import __version__
 from similar_images.text import printable
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-RED, YELLOW, PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[0m"
 LINE_SECONDS = 60  # between two progress lines where stderr is not a terminal
 UNKNOWN_SECONDS = 2  # after which a bar without a total appears: most such work is short
 GC_THRESHOLD = 100_000  # with Python's far lower default, imports take longer
-CLOSED_PIPE = 141  # as a shell reports a program that wrote into a closed pipe
 RUN_AGAIN = "run it again"
-# Advice on an error of the operating system, by its number.
-SYSTEM_ADVICE = {
-    code: advice
-    for advice, codes in {
-        "make room or choose another folder": (errno.ENOSPC, errno.EDQUOT),
-        "check the permissions or choose another folder": (errno.EACCES, errno.EPERM),
-        "choose a folder that can be written to": (errno.EROFS,),
-        "check that path": (errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP),
-        "choose another path": (errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
-    }.items()
-    for code in codes
-}
+CHECK_DISK = "check that path, its permissions and the free space"
 
 
 def escaped(text: str) -> str:
@@ -54,54 +35,32 @@ def escaped(text: str) -> str:
     return "".join(map(printable, text))
 
 
-class Progress:
+class _Lines:
+    """A file for tqdm where stderr is not a terminal: each state is a line of its own."""
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            print(text.strip(), file=sys.stderr, flush=True)
+
+
+class Progress(tqdm):  # type: ignore[misc]
     """A progress bar on a terminal; elsewhere a plain line about once a minute.
 
-    A context manager. Where several processes share a terminal, prefix names this one, and row is
-    the place of its bar.
+    Where several processes share a terminal, prefix names this one, and row is its bar's place.
     """
 
     def __init__(
         self, unit: str, total: int | None, quiet: bool, prefix: str = "", row: int = 0
     ) -> None:
-        self.n = 0
-        self._prefix = prefix
-        self._unit = unit
-        self.total = total
-        self._lines = not quiet and not sys.stderr.isatty()
-        hidden = quiet or self._lines or total in (0, 1)
-        self._bar: tqdm[None] = tqdm(
-            desc=prefix.rstrip(": "),
-            total=total,
-            unit=f" {unit}",
-            delay=UNKNOWN_SECONDS if total is None else 0,
-            disable=hidden,
-            position=row or None,
+        look: dict[str, object] = {"delay": UNKNOWN_SECONDS if total is None else 0}
+        if not sys.stderr.isatty():
+            look = {"file": _Lines(), "ncols": 0, "leave": False, "delay": LINE_SECONDS}
+            look["mininterval"] = LINE_SECONDS
+        hidden = quiet or total in (0, 1)
+        name, place = prefix.rstrip(": "), row or None
+        super().__init__(
+            None, name, total, unit=f" {unit}", disable=hidden, position=place, miniters=1, **look
         )
-        self._start = self._last = time.monotonic()
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        self._bar.close()
-
-    def update(self, count: int) -> None:
-        """Add to the number of units done."""
-        self.n += count
-        self._bar.total = self.total
-        self._bar.update(count)
-        now = time.monotonic()
-        if self._lines and now - self._last >= LINE_SECONDS:
-            self._last = now
-            tqdm.write(self._line(now - self._start), file=sys.stderr)  # locked: never in mid-line
-
-    def _line(self, seconds: float) -> str:
-        rate, of, left = self.n / seconds, "", ""
-        if self.total and rate:
-            of = f" of {self.total:,}"
-            left = f", about {max(self.total - self.n, 0) / rate / 60:.0f} min left"
-        return f"{self._prefix}{self.n:,}{of} {self._unit}, {rate:.1f} {self._unit}/s{left}"
 
 
 class Console:
@@ -134,13 +93,7 @@ class Console:
 
 def warn(text: str) -> None:
     """Print a warning on stderr."""
-    tqdm.write(f"{_coloured('warning:', YELLOW)} {escaped(text)}", file=sys.stderr)
-
-
-def _coloured(word: str, colour: str) -> str:
-    if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
-        return f"{colour}{word}{PLAIN}"
-    return word
+    tqdm.write(f"warning: {escaped(text)}", file=sys.stderr)
 
 
 def status_of(
@@ -167,16 +120,16 @@ def status_of(
         message = str(error)
     except BrokenPipeError:  # the reader has ended, as in `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return CLOSED_PIPE
+        return 141  # as a shell reports it
     except OSError as error:
-        message = f"{error}; {SYSTEM_ADVICE.get(error.errno or 0, RUN_AGAIN)}"
+        message = f"{error}; {CHECK_DISK}"
     except KeyboardInterrupt:
         left = interrupted if isinstance(interrupted, str) else interrupted()
         print(f"interrupted: {escaped(left)}", file=sys.stderr)
         return 130
     else:
         return 0
-    print(f"{_coloured('error:', RED)} {escaped(prefix + message)}", file=sys.stderr)
+    print(f"error: {escaped(prefix + message)}", file=sys.stderr)
     return 1
 
 
@@ -204,11 +157,8 @@ def script_parser(description: str | None) -> argparse.ArgumentParser:
 
 def add_quiet_option(parser: argparse.ArgumentParser) -> None:
     """Add --quiet."""
-    parser.add_argument(
-        "--quiet",
-        action="store_true",
-        help="print results, warnings and errors only; no progress bars",
-    )
+    text = "print results, warnings and errors only; no progress bars"
+    parser.add_argument("--quiet", action="store_true", help=text)
 
 
 def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
@@ -228,24 +178,26 @@ def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
     return whole
 
 
-def number_between(least: float, most: float) -> Callable[[str], float]:
-    """Return an argparse type: the numbers strictly between least and most."""
-
-    def number(text: str) -> float:
-        value = float(text)
-        if not least < value < most:
-            raise argparse.ArgumentTypeError(f"{text} is not between {least:g} and {most:g}")
-        return value
-
-    return number
+def add_number(
+    parser: argparse.ArgumentParser, option: str, least: int, most: int, default: int, text: str
+) -> None:
+    """Add an option that is a whole number, and its help: the text and the default."""
+    text += f" (default: {default})"
+    number = whole_number(least, most)
+    parser.add_argument(option, type=number, default=default, metavar="N", help=text)
 
 
-Options = TypeVar("Options", bound="DataclassInstance")
+def add_seed_option(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add --seed."""
+    add_number(parser, "--seed", 0, 2**32 - 1, 42, text)
+
+
+Options = TypeVar("Options")
 
 
 def options_from(kind: type[Options], args: argparse.Namespace) -> Options:
     """Return a dataclass of options, each read from the argument of the same name."""
-    return kind(**{field.name: getattr(args, field.name) for field in fields(kind)})
+    return kind(**{name: getattr(args, name) for name in kind.__annotations__})
 
 
 QUIET = Console(quiet=True)  # for callers that show no progress

@@ -40,20 +40,14 @@ def sync_folder(folder: Path) -> None:
 
     On Windows only files are synced: folders can't be opened there.
     """
-    for parent, _folders, files in os.walk(folder):
-        for name in files:
-            _sync(Path(parent, name), os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-        if os.name != "nt":
-            _sync(Path(parent), os.O_RDONLY)
-    if os.name != "nt":
-        _sync(folder.absolute().parent, os.O_RDONLY)
+    for path in (folder.absolute().parent, folder, *folder.rglob("*")):
+        if os.name != "nt" or path.is_file():
+            with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
+                _sync(path)
 
 
-def _sync(path: Path, flags: int) -> None:
-    try:
-        handle = os.open(path, flags)
-    except FileNotFoundError:  # deleted since it was listed
-        return
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from helpers import raising_at
 
-from similar_images import whole_files
 from similar_images.whole_files import sync_folder, write_together
 
 OLD = {Path("out/a.txt"): b"old a", Path("out/b.txt"): b"old b"}
@@ -43,14 +42,8 @@ def test_an_interrupted_run_leaves_whole_files(
 
 def test_what_cannot_be_written_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     write_together(OLD)
-    synced: list[int] = []
-
-    def full(handle: int) -> None:
-        synced.append(handle)
-        if len(synced) == 3:
-            raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr(os, "fsync", raising_at(3, full, os.fsync))
     with pytest.raises(OSError, match="No space"):
         write_together(NEW)
     assert contents() == OLD
@@ -59,29 +52,20 @@ def test_what_cannot_be_written_changes_nothing(monkeypatch: pytest.MonkeyPatch)
 def test_folders_are_synced_as_well_as_files(
     own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (own_folder / "top/inner").mkdir(parents=True)
+    Path("top/inner").mkdir(parents=True)
     for name in ("top/one", "top/inner/two"):
-        (own_folder / name).write_bytes(b"x")
-    synced = []
-
-    def note(handle: int) -> None:
-        synced.append(os.fstat(handle).st_ino)
-
-    monkeypatch.setattr(os, "fsync", note)
+        Path(name).write_bytes(b"x")
+    synced = set()
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.add(os.fstat(handle).st_ino))
     sync_folder(Path("top"))
     expected = {own_folder, *own_folder.rglob("*")}
     if os.name == "nt":
         expected = {path for path in expected if path.is_file()}
-    assert set(synced) == {path.stat().st_ino for path in expected}
+    assert synced == {path.stat().st_ino for path in expected}
 
 
 def test_a_sync_that_fails_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("top").mkdir()
-    Path("top/one").write_bytes(b"x")
-
-    def broken(_: int) -> None:
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(whole_files.os, "fsync", broken)
+    Path("one").write_bytes(b"x")
+    monkeypatch.setattr(os, "fsync", raising_at(1, OSError(5, "Input/output error"), os.fsync))
     with pytest.raises(OSError, match="Input/output"):
-        sync_folder(Path("top"))
+        sync_folder(Path())

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from similar_images.images.decoding import Decoded, DecodedImage, Preprocessing, decode
 from similar_images.images.image_files import ImageError, Skipped, skipped_for

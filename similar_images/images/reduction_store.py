@@ -4,6 +4,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from similar_images.console import QUIET, Console
 from similar_images.images.decode_workers import FEW_IMAGES, Decoder, Task, core_count
@@ -12,6 +13,13 @@ from similar_images.images.image_files import ImageError
 from similar_images.images.reductions import Reduction
 
 BATCH = 32  # images, of many: of few, each worker gets several batches
+
+
+class Thumbnail(NamedTuple):
+    """An image to show, as a small file, or why there is none."""
+
+    data: bytes = b""
+    problem: str = ""
 
 
 class ReductionStore:
@@ -85,6 +93,16 @@ class ReductionStore:
                 self.problems |= {skipped.path: skipped.reason for skipped in batch.skipped}
                 decoder.release(batch)
                 progress.update(len(batch.images) + len(batch.skipped))
+
+    def thumbnails(self, paths: Sequence[str], console: Console = QUIET) -> dict[str, Thumbnail]:
+        """Return images to show; those that can't be read have a problem instead."""
+        self.read(paths, console)
+        return {
+            path: Thumbnail(problem=self.problems[path])
+            if path in self.problems
+            else Thumbnail(self[path].view)
+            for path in paths
+        }
 
     def _execute(self, statement: str, values: Sequence[object]) -> sqlite3.Cursor:
         try:

@@ -21,7 +21,9 @@ class CollectionFolder:
 
     def opened(self, path: str) -> tuple[str, bool]:
         """Return a row's path as it can be opened from here, and whether it may be opened."""
-        return as_opened(self.root / path), self.may_open and stays_inside(path)
+        place, here = self.root / path, Path.cwd()
+        shown = place.relative_to(here) if place.is_relative_to(here) else place
+        return str(shown), self.may_open and stays_inside(path)
 
     def rows_of(self, image: str) -> set[str]:
         """Return the paths that this very file has in the collection, if it is in its folder."""
@@ -61,9 +63,3 @@ def stays_inside(path: str, system: type[PurePath] = PurePath) -> bool:
     """
     pure = system(path)
     return bool(pure.parts) and not pure.anchor and ".." not in pure.parts and "\0" not in path
-
-
-def as_opened(path: Path) -> str:
-    """Return a path that can be opened from the current folder: relative if it is below it."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

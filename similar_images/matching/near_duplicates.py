@@ -63,7 +63,10 @@ def verified(one: str, other: str, reductions: ReductionStore) -> Verdict | None
     return _verdict(one, other, reductions[one], reductions[other])
 
 
-def _verdict(one: str, other: str, first: Reduction, second: Reduction) -> Verdict | None:
+def _verdict(
+    one: str, other: str, first: Reduction | None, second: Reduction | None
+) -> Verdict | None:
+    assert first is not None and second is not None  # both were read
     if first.file_size == second.file_size and _equal_files(one, other):
         return Verdict(SAME)
     return verify(first, second)

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from similar_images.images.image_files import label_of
@@ -27,25 +26,6 @@ class Pair(NamedTuple):
         if not self.query_label or not self.match_label:
             return None
         return self.query_label == self.match_label
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The settings and counts of a run, for the reports."""
-
-    queries: int
-    pairs: int  # of queries and matches
-    images: int  # that were searched: with a filter, the rows that satisfy it
-    model: str
-    index: str  # how the collection was searched
-    device: str
-    recall: str = ""  # of an approximate index, if it was measured
-    filter: str = ""
-    min_similarity: float | None = None
-    skipped: list[str] = field(default_factory=list)
-    unmatched: int = 0
-    compares: bool = True  # False: images were not to be compared
-    not_compared: int = 0  # pairs with an image that could not be read or may not be opened
 
 
 class RowNames(dict[str, tuple[str, str, bool]]):
@@ -78,5 +58,4 @@ def nearest(rows: Iterable[Sequence[Pair]]) -> list[Pair]:
 
 def choose_rows(rows: Sequence[list[Pair]], count: int, seed: int) -> list[list[Pair]]:
     """Return `count` of the queries' rows at random, the same ones for the same seed."""
-    numbers = range(len(rows))
-    return [rows[i] for i in random.Random(seed).sample(numbers, min(count, len(rows)))]
+    return random.Random(seed).sample(rows, min(count, len(rows)))

@@ -4,7 +4,7 @@ import contextlib
 import os
 import typing
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -80,9 +80,12 @@ class Queries:
 
 
 def find_queries(images: list[str], folder: Path) -> QueryImages:
-    """Return the named images, else all of the folder's, sorted; ImageError if there are none."""
+    """Return the named images, each once, else all of the folder's, sorted.
+
+    ImageError if there are none.
+    """
     if images:
-        return QueryImages(Path(), images, labelled=False)
+        return QueryImages(Path(), list(dict.fromkeys(images)), labelled=False)
     check_folder(folder, "--queries")
     listing = Listing()
     paths = sorted(image.path for image in iter_images(folder, listing))
@@ -117,39 +120,35 @@ def embed_queries(
 
     reductions: keeps those of the embedded images. ImageError if none can be read.
     """
-    opened = [str(images.root / path) for path in images.paths]
-    rows = [folder.rows_of(path) for path in opened]
-    embeddings = dict(stored_embeddings(folder.collection, opened, rows))
+    rows = {path: folder.rows_of(str(images.root / path)) for path in images.paths}
+    embeddings = dict(stored_embeddings(folder.collection, images.root, rows))
     if embeddings:
         console.say(
             f"{counted(len(embeddings), 'embedding')} read from the collection: "
             "these files have not changed since they were loaded"
         )
-    new = [place for place in range(len(opened)) if place not in embeddings]
+    new = [path for path in images.paths if path not in embeddings]
     skipped, device = list(images.skipped), ""
     if new:
         embedder = make_embedder(network, options, len(new))
-        device = embedder.words
+        device, look = embedder.words, reductions.reduce if reductions else None
         console.say(f"{counted(len(new), 'image')} to embed: {device}")
-        paths = [images.paths[place] for place in new]
-        places, look = iter(new), reductions.reduce if reductions else None
         with console.progress("images", len(new)) as progress:
-            for batch in embed_images(embedder, images.root, paths, options.workers, examine=look):
+            for batch in embed_images(embedder, images.root, new, options.workers, examine=look):
                 for number, image in enumerate(batch.images):
-                    place = next(i for i in places if images.paths[i] == image.path)
-                    embeddings[place] = batch.embeddings[number]
+                    embeddings[image.path] = batch.embeddings[number]
                     if reductions:
-                        reductions.add(opened[place], batch.examined[number])
+                        reductions.add(str(images.root / image.path), batch.examined[number])
                 skipped += batch.skipped
                 progress.update(len(batch.images) + len(batch.skipped))
     if not embeddings:
         raise ImageError(f"cannot read {printable(skipped[0].path)}: {skipped[0].reason}")
-    readable = sorted(embeddings)
+    readable = [path for path in images.paths if path in embeddings]
     return Queries(
-        paths=[opened[i] for i in readable],
-        labels=[label_of(images.paths[i]) if images.labelled else "" for i in readable],
-        embeddings=np.stack([embeddings[i] for i in readable]),
-        rows=[rows[i] for i in readable],
+        paths=[str(images.root / path) for path in readable],
+        labels=[label_of(path) if images.labelled else "" for path in readable],
+        embeddings=np.stack([embeddings[path] for path in readable]),
+        rows=[rows[path] for path in readable],
         skipped=skipped,
         model=network.model,
         device=device,
@@ -157,16 +156,16 @@ def embed_queries(
 
 
 def stored_embeddings(
-    collection: ImageCollection, opened: list[str], rows: list[set[str]]
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the places and the embeddings of those images whose rows show the same file."""
-    places = defaultdict(list)
-    for place, names in enumerate(rows):
+    collection: ImageCollection, root: Path, rows: Mapping[str, set[str]]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the paths and the embeddings of those images whose rows show the same file."""
+    images = defaultdict(list)
+    for path, names in rows.items():
         for row in names:
-            places[row].append(place)
-    for stored, embedding in collection.embeddings_of(list(places)):
-        for place in places[stored.path]:
+            images[row].append(path)
+    for stored, embedding in collection.embeddings_of(list(images)):
+        for path in images[stored.path]:
             with contextlib.suppress(OSError):
-                status = os.stat(opened[place])
+                status = os.stat(root / path)
                 if (status.st_size, status.st_mtime_ns) == (stored.file_size, stored.modified_at):
-                    yield place, embedding
+                    yield path, embedding

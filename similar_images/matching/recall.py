@@ -1,14 +1,13 @@
 """Measure the recall of an index against an exact search, a matrix product outside Milvus."""
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from similar_images.console import QUIET, Console
 from similar_images.matching.queries import Queries
 from similar_images.matching.search import ROUNDING, Search
-from similar_images.milvus.collection import ImageCollection
 from similar_images.milvus.schema import Match
 from similar_images.text import counted
 
@@ -26,15 +25,8 @@ def measured_recall(
     if not sample:
         return ""
     chosen = sorted(random.Random(seed).sample(range(len(matches)), sample))
-    exact, found = compare_exactly(
-        search.collection,
-        queries.embeddings[chosen],
-        [matches[i] for i in chosen],
-        options.top_k,
-        expression=options.filter,
-        left_out=[queries.rows[i] for i in chosen],
-        console=console,
-    )
+    some = [matches[i] for i in chosen]
+    exact, found = compare_exactly(search, queries.some(chosen), some, console)
     if not any(exact):  # no row, or none for which the filter is true
         return ""
     words = (
@@ -46,33 +38,26 @@ def measured_recall(
 
 
 def compare_exactly(
-    collection: ImageCollection,
-    embeddings: np.ndarray,
-    found: Sequence[Sequence[Match]],
-    top_k: int,
-    *,
-    expression: str = "",
-    left_out: Sequence[Collection[str]] | None = None,
-    console: Console = QUIET,
+    search: Search, queries: Queries, found: Sequence[Sequence[Match]], console: Console = QUIET
 ) -> tuple[list[list[float]], list[list[float]]]:
-    """Return the exact similarities of each query's top_k nearest images, and of those found.
+    """Return the exact similarities of each query's nearest images, and of those found.
 
-    embeddings: (N, dimension) float32, unit length. found: the index's matches, whose own
-    similarities may be those of compressed vectors; rows that are gone are left out. left_out:
-    the paths that are no matches of each query. expression: a Milvus filter. Reads the whole
-    collection once, a page at a time, and compares all queries with it at once.
+    found: the index's matches, whose own similarities may be those of compressed vectors; rows
+    that are gone are left out. Reads the whole collection once, a page at a time, and compares
+    all queries with it at once.
     """
-    nearest = np.full((len(embeddings), top_k), -np.inf, np.float32)
+    top_k, expression = search.options.top_k, search.options.filter
+    nearest = np.full((len(queries.paths), top_k), -np.inf, np.float32)
     exact: list[list[float]] = [[] for _ in found]
-    total = None if expression else collection.count()
+    total = None if expression else search.collection.count()
     with console.progress("rows compared", total) as progress:
-        for paths, page in collection.stored_embeddings(expression):
+        for paths, page in search.collection.stored_embeddings(expression):
             places = {path: place for place, path in enumerate(paths)}
-            similarities = embeddings @ page.T
+            similarities = queries.embeddings @ page.T
             for query, matches in enumerate(found):
                 there = [places[match.path] for match in matches if match.path in places]
                 exact[query] += similarities[query, there].tolist()
-                own = places.keys() & (left_out[query] if left_out else ())
+                own = places.keys() & queries.rows[query]
                 similarities[query, [places[path] for path in own]] = -np.inf
             candidates = np.concatenate([nearest, similarities], axis=1)
             nearest = np.partition(candidates, -top_k, axis=1)[:, -top_k:]

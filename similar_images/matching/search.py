@@ -4,10 +4,11 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from similar_images.console import QUIET, Console, options_from, warn, whole_number
+from similar_images.console import QUIET, Console, add_number, options_from, warn
 from similar_images.images.image_files import check_folder
 from similar_images.matching.collection_folder import CollectionFolder
 from similar_images.matching.pairs import Pair, RowNames
@@ -31,6 +32,7 @@ class SearchOptions:
     filter: str
     search_params: dict[str, int]  # of an approximate index
     recall_sample: int  # queries that are also searched exactly
+    keep_in: list[Path]  # folders whose images are kept first
 
 
 def open_search(collection: ImageCollection, args: argparse.Namespace) -> "Search":
@@ -138,14 +140,9 @@ def report_problems(queries: Queries, rows: Sequence[list[Pair]]) -> None:
         print(f"without a match: {counted(unmatched, 'query', 'queries')}", file=sys.stderr)
 
 
-# --- Command line -----------------------------------------------------------------------------
-
-
 def add_search_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of SearchOptions."""
-    parser.add_argument(
-        "--top-k", type=whole_number(1, MAX_TOP_K), default=1, metavar="N", help="default: 1"
-    )
+    add_number(parser, "--top-k", 1, MAX_TOP_K, 1, "matches of each query")
     parser.add_argument(
         "--min-similarity",
         type=float,
@@ -163,9 +160,12 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
         help="parameters of an approximate index: ef=200 (hnsw), nprobe=64 (ivf_flat)",
     )
     parser.add_argument(
-        "--recall-sample",
-        type=whole_number(0, 10_000),
-        default=0,
-        metavar="N",
-        help="also search exactly for N of the queries, and report the recall of the index",
+        "--keep-in",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="of images that are the same, keep first those below this folder (repeatable)",
     )
+    text = "also search exactly for N of the queries, and report the recall of the index"
+    add_number(parser, "--recall-sample", 0, 10_000, 0, text)

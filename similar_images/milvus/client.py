@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from similar_images.console import RUN_AGAIN, SYSTEM_ADVICE, warn
+from similar_images.console import CHECK_DISK, RUN_AGAIN, warn
 
 if typing.TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -121,9 +121,8 @@ def explained(error: "MilvusException", uri: str, advice: str) -> CollectionErro
     """Return the error in one line that ends in advice, or in better advice if there is any."""
     reason = one_line(error.message, uri) or type(error).__name__
     advice = GRPC_ADVICE.get(getattr(error.code, "name", ""), advice)
-    for code in DISK_ERRORS:
-        if os.strerror(code) in reason:
-            advice = f"{SYSTEM_ADVICE[code]}, and run it again"
+    if any(os.strerror(code) in reason for code in DISK_ERRORS):
+        advice = f"{CHECK_DISK}, and run it again"
     if error.code == NO_COLLECTION:
         return NoCollectionError(f"Milvus at {redact(uri)}: {reason}; {REPLACED}")
     return CollectionError(f"Milvus at {redact(uri)}: {reason}; {advice}")

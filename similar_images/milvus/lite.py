@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from similar_images.console import SYSTEM_ADVICE, warn
+from similar_images.console import CHECK_DISK, warn
 from similar_images.milvus.client import (
     DISK_ERRORS,
     Client,
@@ -106,7 +106,7 @@ def _reason(uri: str, error: BaseException) -> str:
     """Return why a Milvus Lite file can't be opened, and what to do."""
     if type(error).__name__ != "DataDirLockedError":
         number = error.errno if isinstance(error, OSError) else None
-        advice = SYSTEM_ADVICE[number] if number in DISK_ERRORS else REBUILD
+        advice = CHECK_DISK if number in DISK_ERRORS else REBUILD
         return f"{uri} can't be opened as a Milvus Lite file ({one_line(error, uri)}); {advice}"
     if getattr(error.__cause__, "errno", errno.EAGAIN) in LOCKED:
         return f"{uri} is in use by {_holder(Path(uri))}; wait until it has ended"

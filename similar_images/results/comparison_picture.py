@@ -1,17 +1,20 @@
 """Draw queries beside their matches: comparison.png."""
 
+import contextlib
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from similar_images.console import QUIET, Console
 from similar_images.images.reduction_store import ReductionStore, Thumbnail
 from similar_images.matching.pairs import Pair, paths_to_show
 from similar_images.results.rendering import letters
 from similar_images.text import printable
+from similar_images.verifying.verdict import Verdict
 
 CELL = 192  # pixels: the square in which an image is shown; 6 × CIFAR-10's 32
 GAP = 10
@@ -31,23 +34,20 @@ SYSTEM_FONTS = (
     "msyh.ttc",
     "PingFang.ttc",
 )
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def picture_bytes(
-    rows: Sequence[Sequence[Pair]], title: str, reductions: ReductionStore, console: Console = QUIET
+    rows: Sequence[Sequence[Pair]],
+    title: str,
+    reductions: ReductionStore,
+    console: Console = QUIET,
+    verdicts: Mapping[Pair, Verdict] | None = None,
 ) -> bytes:
-    """Return queries with their matches, nearest first, drawn as PNG."""
-    out = io.BytesIO()
-    draw(rows, title, reductions, console).save(out, "PNG")
-    return out.getvalue()
+    """Return queries with their matches, nearest first, drawn as PNG.
 
-
-def draw(
-    rows: Sequence[Sequence[Pair]], title: str, reductions: ReductionStore, console: Console = QUIET
-) -> Image.Image:
-    """Draw lettered queries, each with its nearest matches to the right of it.
-
-    Queries with a single match stand side by side, five in a row.
+    Each query has a letter, and its nearest matches to the right of it. Queries with a single
+    match stand side by side, five in a row.
     """
     matches = max(map(len, rows))
     shown = [row[:MATCHES_IN_ROW] for row in rows]
@@ -55,18 +55,22 @@ def draw(
     step, columns = CELL + 3 * GAP, 1
     if matches == 1:
         step, columns = CELL + GAP, min(PAIRS_IN_ROW, len(rows))
-    thumbnails = reductions.thumbnails(paths_to_show(pairs), console)
-    cells = columns, -(-len(rows) // columns)
-    width = CELL + step * min(matches, MATCHES_IN_ROW)
-    page = _Page(cells, width, thumbnails, title, _legend(pairs, matches))
-    with console.progress("images drawn", len(rows) + len(pairs)) as progress:
-        for number, (row, letter) in enumerate(zip(shown, letters(), strict=False)):
-            x, y = page.place(*divmod(number, columns))
-            page.query(x, y, letter, row[0])
-            for place, pair in enumerate(row, start=1):
-                page.match(x + place * step, y, pair)
-            progress.update(1 + len(row))
-    return page.image
+    page = _Page(
+        columns,
+        -(-len(rows) // columns),
+        CELL + step * min(matches, MATCHES_IN_ROW),
+        reductions.thumbnails(paths_to_show(pairs), console),
+        title,
+        _legend(pairs, matches),
+    )
+    for number, (row, letter) in enumerate(zip(shown, letters(), strict=False)):
+        x, y = page.place(*divmod(number, columns))
+        page.query(x, y, letter, row[0])
+        for place, pair in enumerate(row, start=1):
+            page.match(x + place * step, y, pair, (verdicts or {}).get(pair))
+    out = io.BytesIO()
+    page.image.save(out, "PNG")
+    return out.getvalue()
 
 
 def _legend(pairs: Sequence[Pair], matches: int) -> str:
@@ -86,29 +90,29 @@ class _Page:
 
     def __init__(
         self,
-        cells: tuple[int, int],
+        columns: int,
+        rows: int,
         width: int,
         thumbnails: Mapping[str, Thumbnail],
         title: str,
         legend: str,
     ) -> None:
-        """cells: columns and rows. width: of a cell, in pixels. thumbnails: by path."""
-        columns, rows = cells
+        """width: of a cell, in pixels. thumbnails: by path."""
         self.thumbnails = thumbnails
         self.step_x, self.step_y = width + 3 * GAP, CELL + 4 * TEXT_SIZE + 3 * GAP
         inner = max(columns * self.step_x - 3 * GAP, LEAST_WIDTH)
-        above = _wrapped(title, TITLE_SIZE, inner)
-        below = _wrapped(legend, TEXT_SIZE, inner)
+        above, below = _wrapped(title, TITLE_SIZE, inner), _wrapped(legend, TEXT_SIZE, inner)
         self.top = MARGIN + len(above) * (TITLE_SIZE + GAP) + 2 * GAP
         bottom = self.top + rows * self.step_y
-        room = max(4 * TEXT_SIZE, len(below) * (TEXT_SIZE + 6) + 2 * GAP)
+        room = max(4 * TEXT_SIZE, len(below) * (TEXT_SIZE + GAP) + 2 * GAP)
         self.image = Image.new("RGB", (inner + 2 * MARGIN, bottom + room), PAPER)
         self.draw = ImageDraw.Draw(self.image)
-        for number, line in enumerate(above):
-            self.text(MARGIN, MARGIN + number * (TITLE_SIZE + GAP), line, TITLE_SIZE, INK, inner)
-        for number, line in enumerate(below):
-            y = bottom + GAP + number * (TEXT_SIZE + 6)
-            self.text(MARGIN, y, line, TEXT_SIZE, PALE, inner)
+        for y, lines, size, colour in (
+            (MARGIN, above, TITLE_SIZE, INK),
+            (bottom + GAP, below, TEXT_SIZE, PALE),
+        ):
+            for number, line in enumerate(lines):
+                self.text(MARGIN, y + number * (size + GAP), line, size, colour, inner)
 
     def place(self, row: int, column: int) -> tuple[int, int]:
         return MARGIN + column * self.step_x, self.top + row * self.step_y
@@ -125,18 +129,19 @@ class _Page:
         self.text(x, y, letter, TEXT_SIZE)
         self.show(x, y + TEXT_SIZE + GAP, self.thumbnails[pair.query], pair.query_label, pair.query)
 
-    def match(self, x: int, y: int, pair: Pair) -> None:
-        """Show a pair's match and similarity; a cross, words and a frame say that labels differ."""
+    def match(self, x: int, y: int, pair: Pair, verdict: Verdict | None) -> None:
+        """Show a pair's match, with similarity and verdict; a cross and a frame: labels differ."""
         top = y + TEXT_SIZE + GAP
         hidden = Thumbnail(problem="not opened")
         thumbnail = self.thumbnails[pair.match] if pair.may_open_match else hidden
         self.show(x, top, thumbnail, pair.match_label, pair.match)
         below = top + CELL + GAP // 2 + TEXT_SIZE + 4
-        self.text(x, below, f"{pair.similarity:.4f}", TEXT_SIZE, PALE)
+        near = f" {verdict.kind}" if verdict else ""
+        self.text(x, below, f"{pair.similarity:.4f}{near}", TEXT_SIZE, PALE)
         if pair.same_label is False:
-            near, far = 6, TEXT_SIZE - 6
-            self.draw.line((x + near, y + near, x + far, y + far), fill=DIFFERENT, width=5)
-            self.draw.line((x + near, y + far, x + far, y + near), fill=DIFFERENT, width=5)
+            start, end = 6, TEXT_SIZE - 6
+            self.draw.line((x + start, y + start, x + end, y + end), fill=DIFFERENT, width=5)
+            self.draw.line((x + start, y + end, x + end, y + start), fill=DIFFERENT, width=5)
             self.text(x + TEXT_SIZE, y, "other label", TEXT_SIZE, DIFFERENT, CELL - TEXT_SIZE)
             frame = (x - 5, top - 5, x + CELL + 4, top + CELL + 4)
             self.draw.rectangle(frame, outline=DIFFERENT, width=5)
@@ -148,68 +153,41 @@ class _Page:
             problem = printable(thumbnail.problem)
             self.text(x + GAP, y + CELL // 2, problem, TEXT_SIZE, PALE, CELL - 2 * GAP)
         else:
-            shown = fit(Image.open(io.BytesIO(thumbnail.data)))
+            image = Image.open(io.BytesIO(thumbnail.data))
+            factor = max(1, CELL // max(image.size))  # crisp: each pixel becomes a square
+            shown = ImageOps.scale(image, factor, Image.Resampling.NEAREST)
             offset = (CELL - shown.width) // 2, (CELL - shown.height) // 2
             self.image.paste(shown, (x + offset[0], y + offset[1]))
         self.text(x, y + CELL + GAP // 2, printable(label or Path(path).name), TEXT_SIZE)
 
 
-def fit(image: Image.Image) -> Image.Image:
-    """Return an image in the size that fits its square: aspect ratio kept, pixels crisp.
-
-    Small images are enlarged by a whole number, each pixel becoming a square of equal ones;
-    large ones are reduced.
-    """
-    longest = max(image.size)
-    if longest <= CELL:
-        factor = CELL // longest
-        size = image.width * factor, image.height * factor
-        return image.resize(size, Image.Resampling.NEAREST)
-    size = max(1, image.width * CELL // longest), max(1, image.height * CELL // longest)
-    return image.resize(size, Image.Resampling.LANCZOS)
-
-
 @cache
-def _fonts(size: int) -> tuple[ImageFont.FreeTypeFont | ImageFont.ImageFont, ...]:
+def _fonts(size: int) -> list[_Font]:
     fonts = [ImageFont.load_default(size)]
     for name in SYSTEM_FONTS:
-        try:
+        with contextlib.suppress(OSError):
             fonts.append(ImageFont.truetype(name, size))
-        except OSError:
-            continue
-    return tuple(fonts)
+    return fonts
 
 
-def _font_for(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont | None:
-    """Return the first font that has every letter of text; None if there is none."""
-    for font in _fonts(size):
-        unknown = bytes(font.getmask("\U0010ffff"))
-        if all(char == " " or bytes(font.getmask(char)) != unknown for char in set(text)):
-            return font
-    return None
+def _has_letters(font: _Font, text: str) -> bool:
+    unknown = bytes(font.getmask("\U0010ffff"))
+    return all(char == " " or bytes(font.getmask(char)) != unknown for char in set(text))
 
 
-def _fitting(
-    text: str, size: int, width: int
-) -> tuple[str, ImageFont.FreeTypeFont | ImageFont.ImageFont]:
+def _fitting(text: str, size: int, width: int) -> tuple[str, _Font]:
     """Return text, shortened to the width in pixels, and a font that can show it."""
-    font = _font_for(text, size)
+    font = next((font for font in _fonts(size) if _has_letters(font, text)), None)
     if font is None:  # better code points than empty boxes
         text = text.encode("ascii", "backslashreplace").decode()
         font = _fonts(size)[0]
-    if font.getlength(text) <= width:
-        return text, font
-    while text and font.getlength(text + "…") > width:
+    shown = text
+    while text and font.getlength(shown) > width:
         text = text[:-1]
-    return text + "…", font
+        shown = text + "…"
+    return shown, font
 
 
 def _wrapped(text: str, size: int, width: int) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and _fonts(size)[0].getlength(longer) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return lines
+    letter = _fonts(size)[0].getlength(text) / len(text)  # on average
+    return textwrap.wrap(text, int(0.95 * width / letter))

@@ -4,16 +4,17 @@ import base64
 import io
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from similar_images.console import QUIET, Console
 from similar_images.images.reduction_store import ReductionStore, Thumbnail
 from similar_images.matching.findings import Findings
 from similar_images.matching.label_issues import LEAST_MARGIN
-from similar_images.matching.pairs import Pair, Summary, nearest, paths_to_show
+from similar_images.matching.pairs import Pair, nearest, paths_to_show
 from similar_images.results.rendering import letters, render
 
 SIDE = 96  # pixels: the square that shows an image
@@ -36,18 +37,10 @@ class Shown(NamedTuple):
     crisp: bool = False  # enlarged by the browser, each pixel becoming a square
 
 
-class Cell(NamedTuple):
-    """A cell of the confusion matrix."""
-
-    query: str  # labels
-    match: str
-    pairs: list[Pair]  # the most similar first
-
-
 def gallery(
     drawn: Sequence[Pair],
     findings: Findings,
-    summary: Summary,
+    summary: Mapping[str, object],
     title: str,
     reductions: ReductionStore,
     console: Console = QUIET,
@@ -60,14 +53,15 @@ def gallery(
     labelled = [pair for pair in reversed(ordered) if pair.same_label is not None]
     sections = {
         "drawn": drawn,
-        "near": _of_every_label(_each_once(one.pair for one in findings.near)),
+        "same": _of_every_label(one.pair for one in findings.near if one.is_same),
+        "part": _of_every_label(one.pair for one in findings.near if not one.is_same),
         "different": [pair for pair in labelled if not pair.same_label],
         "issues": [issue.pair for issue in findings.issues],
         "weakest": ordered,
     }
     label_counts = Counter(x for pair in labelled for x in (pair.query_label, pair.match_label))
     confusion = _confusion(labelled, [x for x, _ in label_counts.most_common(MAX_LABELS)])
-    cells = [cell.pairs[:MAX_CELL] for row in confusion for cell in row]
+    cells = [some[:MAX_CELL] for row in confusion for _, _, some in row]
     on_page = [*itertools.chain(*(some[:MAX_SECTION] for some in sections.values()), *cells)]
     groups = findings.groups[:MAX_GROUPS]
     copies = [copy.path for group in groups for copy in group.copies[:MAX_COPIES]]
@@ -83,7 +77,7 @@ def gallery(
         all_groups=findings.groups,
         max_copies=MAX_COPIES,
         letters=dict(zip(sections["drawn"], letters(), strict=False)),
-        changes={one.pair: one.words for one in findings.near},
+        verdicts={one.pair: one.verdict for one in findings.near},
         distribution=_distribution(labelled) if labelled else None,
         confusion=confusion,
         max_cell=MAX_CELL,
@@ -91,22 +85,18 @@ def gallery(
     )
 
 
-def _each_once(pairs: Iterable[Pair]) -> list[Pair]:
-    """Return pairs without those of the same two images, as a folder matched with itself has."""
-    found: dict[frozenset[str], Pair] = {}
-    for pair in pairs:
-        found.setdefault(frozenset((pair.query, pair.match)), pair)
-    return list(found.values())
+def _of_every_label(pairs: Iterable[Pair]) -> list[Pair]:
+    """Return pairs, those of the same two images once; the first have as many labels as possible.
 
-
-def _of_every_label(pairs: Sequence[Pair]) -> list[Pair]:
-    """Return pairs in an order in which the first ones have as many labels as possible."""
+    A folder that is matched with itself has each pair twice.
+    """
     seen: Counter[str] = Counter()
-    turns = []
-    for pair in pairs:
-        turns.append(seen[pair.query_label])
+
+    def turn(pair: Pair) -> int:
         seen[pair.query_label] += 1
-    return [pairs[i] for i in sorted(range(len(pairs)), key=turns.__getitem__)]
+        return seen[pair.query_label]
+
+    return sorted({frozenset(pair[:2]): pair for pair in pairs}.values(), key=turn)
 
 
 def _thumbnails(
@@ -124,12 +114,17 @@ def _thumbnails(
 
 
 def _shown(thumbnail: Thumbnail) -> Shown:
-    image = Image.open(io.BytesIO(thumbnail.data))
+    image, data = Image.open(io.BytesIO(thumbnail.data)), thumbnail.data
     crisp = max(image.size) <= SIDE
+    if not crisp:  # twice as large as shown, for screens of high resolution
+        out = io.BytesIO()
+        image.thumbnail((2 * SIDE, 2 * SIDE))
+        image.save(out, "JPEG", quality=85)
+        data = out.getvalue()
     scale = SIDE // max(image.size) if crisp else SIDE / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
-    data = base64.b64encode(thumbnail.data).decode()
-    url = f"data:image/{'png' if crisp else 'jpeg'};base64,{data}"
+    text = base64.b64encode(data).decode()
+    url = f"data:image/{'png' if crisp else 'jpeg'};base64,{text}"
     return Shown("", url, width, height, crisp)
 
 
@@ -138,17 +133,19 @@ def _distribution(labelled: Sequence[Pair]) -> tuple[float, list[int], list[int]
     number of pairs in each: with equal labels, and with different ones.
     """
     low = min(0.999, *(pair.similarity for pair in labelled))
-    equal, different = [0] * BINS, [0] * BINS
-    for pair in labelled:
-        place = int((pair.similarity - low) / (1 - low) * BINS)
-        (equal if pair.same_label else different)[min(BINS - 1, place)] += 1
-    return low, equal, different
+    equal, different = (
+        np.histogram([p.similarity for p in labelled if p.same_label == same], BINS, (low, 1))[0]
+        for same in (True, False)
+    )
+    return low, equal.tolist(), different.tolist()
 
 
-def _confusion(labelled: Sequence[Pair], labels: Iterable[str]) -> list[list[Cell]]:
-    """Return the rows of the confusion matrix; labelled: its pairs, the most similar first."""
+def _confusion(
+    labelled: Sequence[Pair], labels: Iterable[str]
+) -> list[list[tuple[str, str, list[Pair]]]]:
+    """Return the confusion matrix: labels and pairs of each cell, the most similar first."""
     cells: dict[tuple[str, str], list[Pair]] = defaultdict(list)
     for pair in labelled:
         cells[pair.query_label, pair.match_label].append(pair)
     labels = sorted(labels)
-    return [[Cell(query, match, cells[query, match]) for match in labels] for query in labels]
+    return [[(query, match, cells[query, match]) for match in labels] for query in labels]

@@ -4,13 +4,12 @@ import datetime
 import itertools
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from similar_images.matching.findings import Findings
 from similar_images.matching.label_issues import LEAST_MARGIN
-from similar_images.matching.near_duplicates import NearDuplicate
-from similar_images.matching.pairs import Pair, Summary, nearest
+from similar_images.matching.pairs import Pair, nearest
 from similar_images.results.rendering import letters, render
 
 LISTED = 5  # rows of each list in the report
@@ -21,23 +20,6 @@ class Agreement(NamedTuple):
 
     same: int
     of: int
-
-
-class NearDuplicates(NamedTuple):
-    """Near-duplicates: how many are nearest matches, and how many have a lower rank."""
-
-    nearest: int
-    lower: int
-    changes: list[str]  # the most frequent among the nearest, with their counts
-    others: Agreement  # of the nearest matches that are no near-duplicates
-
-
-class Sampled(NamedTuple):
-    """A pair of the comparison picture; rank 1 is the most similar of all nearest pairs."""
-
-    letter: str
-    pair: Pair
-    rank: int
 
 
 def wilson_interval(part: int, whole: int) -> tuple[float, float]:
@@ -52,13 +34,15 @@ def wilson_interval(part: int, whole: int) -> tuple[float, float]:
     return centre - half, centre + half
 
 
-def report(drawn: Sequence[Pair], findings: Findings, summary: Summary) -> str:
+def report(drawn: Sequence[Pair], findings: Findings, summary: Mapping[str, object]) -> str:
     """Return the report in Markdown; drawn: the pairs of the comparison picture."""
     rows = findings.rows
     first = nearest(rows)
     ordered = sorted(first, key=lambda pair: pair.similarity)
     wrong = Counter((p.query_label, p.match_label) for p in first if p.same_label is False)
     agreement = _agreement(first)
+    near = {one.pair: one for one in findings.near if one.pair.rank == 1}
+    same = {pair for pair, one in near.items() if one.is_same}
     return render(
         "observations.md",
         now=datetime.datetime.now(datetime.UTC),
@@ -71,13 +55,16 @@ def report(drawn: Sequence[Pair], findings: Findings, summary: Summary) -> str:
         confusions=wrong.most_common(LISTED),
         lowest_rank=max(map(len, rows)),
         all_ranks=_agreement(itertools.chain.from_iterable(rows)),
-        near=_near_duplicates(first, findings.near),
+        same=len(same),
+        part=len(near) - len(same),
+        lower=sum(one.is_same for one in findings.near) - len(same),
+        changes=_most_frequent((near[pair].verdict.words for pair in same), LISTED),
+        others=_agreement(pair for pair in first if pair not in same),
         groups=findings.groups,
-        pairs=summary.pairs,
         issues=findings.issues,
         least_margin=LEAST_MARGIN,
         sample=[
-            Sampled(letter, pair, sum(other.similarity > pair.similarity for other in first) + 1)
+            (letter, pair, sum(other.similarity > pair.similarity for other in first) + 1)
             for letter, pair in zip(letters(), drawn, strict=False)
         ],
         median=statistics.median(pair.similarity for pair in first),
@@ -104,13 +91,3 @@ def _label_rows(first: Sequence[Pair]) -> list[tuple[str, Agreement, str]]:
         for label, group in by_label.items()
     }
     return [(x, _agreement(by_label[x]), "".join(confused[x]) or "none") for x in sorted(by_label)]
-
-
-def _near_duplicates(first: Sequence[Pair], near: Sequence[NearDuplicate]) -> NearDuplicates:
-    words = {one.pair: one.words for one in near if one.pair.rank == 1}
-    return NearDuplicates(
-        nearest=len(words),
-        lower=len(near) - len(words),
-        changes=_most_frequent(words.values(), LISTED),
-        others=_agreement(pair for pair in first if pair not in words),
-    )

@@ -59,13 +59,7 @@ def _environment() -> Any:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    filters = {
-        "md": md,
-        "code": code,
-        "row": row,
-        "counted": counted,
-        "share": share,
-        "megabytes": megabytes,
-    }
-    environment.filters |= {**filters, "thousands": "{:,}".format}
+    filters = [md, code, row, counted, share, megabytes]
+    environment.filters |= {function.__name__: function for function in filters}
+    environment.filters["thousands"] = "{:,}".format
     return environment

@@ -1,16 +1,17 @@
 """Write the results of a query run: its title, its files, its matches on the terminal."""
 
 import argparse
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from similar_images.console import Console, warn, whole_number
+from similar_images.console import Console, add_number, add_seed_option, warn
 from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.findings import Findings
 from similar_images.matching.label_issues import LEAST_MATCHES
-from similar_images.matching.pairs import Pair, Summary, choose_rows, nearest
+from similar_images.matching.pairs import Pair, choose_rows, nearest
 from similar_images.matching.queries import Queries
 from similar_images.matching.search import Search
 from similar_images.network.model_description import Model
@@ -18,7 +19,9 @@ from similar_images.results.comparison_picture import picture_bytes
 from similar_images.results.gallery import gallery
 from similar_images.results.observations import report
 from similar_images.results.tables import (
+    copies_text,
     groups_text,
+    is_one_line,
     label_issues_text,
     near_duplicates_text,
     pairings_text,
@@ -69,18 +72,26 @@ def files_of(
     console: Console,
 ) -> Files:
     """Return the files to write, with their contents, in order; None for a list without a row."""
-    title = title_of(findings.rows, queries.model)
+    rows, title = findings.rows, title_of(findings.rows, queries.model)
     if options.named:
-        return _file_of_named(findings.rows, title, options, reductions, console)
+        if len(rows) > options.pairs:
+            words = counted(len(rows), "query", "queries")
+            console.say(f"The image shows the first {options.pairs} of {words}; see --pairs")
+        return {options.picture: picture_bytes(rows[: options.pairs], title, reductions, console)}
     summary = summary_of(findings, search, queries, options)
-    drawn_rows = choose_rows(findings.rows, options.pairs, options.seed)
+    drawn_rows = choose_rows(rows, options.pairs, options.seed)
     drawn = nearest(drawn_rows)
+    spare = any(group.spare for group in findings.groups)
+    verdicts = {one.pair: one.verdict for one in findings.near}
     page = gallery(drawn, findings, summary, title, reductions, console)
     files: dict[str, bytes | Iterable[str] | None] = {
-        "pairings.txt": pairings_text(findings.rows),
-        "comparison.png": picture_bytes(drawn_rows, title, reductions, console),
+        "pairings.txt": pairings_text(rows),
+        "comparison.png": picture_bytes(drawn_rows, title, reductions, console, verdicts),
         "gallery.html": [page],
         "near_duplicates.txt": near_duplicates_text(findings.near) if findings.near else None,
+        "copies.txt": copies_text(findings.groups)
+        if any(g.spare for g in findings.groups)
+        else None,
         "duplicate_groups.txt": groups_text(findings.groups) if findings.groups else None,
         "label_issues.txt": label_issues_text(findings.issues) if findings.issues else None,
         "observations.md": [report(drawn, findings, summary)],
@@ -88,23 +99,10 @@ def files_of(
     return {options.output / name: content for name, content in files.items()}
 
 
-def _file_of_named(
-    rows: Sequence[list[Pair]],
-    title: str,
-    options: ResultOptions,
-    reductions: ReductionStore,
-    console: Console,
-) -> Files:
-    if len(rows) > options.pairs:
-        queries = counted(len(rows), "query", "queries")
-        console.say(f"The image shows the first {options.pairs} of {queries}; see --pairs")
-    return {options.picture: picture_bytes(rows[: options.pairs], title, reductions, console)}
-
-
 def summary_of(
     findings: Findings, search: Search, queries: Queries, options: ResultOptions
-) -> Summary:
-    """Return the settings and counts of a run; warn if some pairs could not be compared."""
+) -> dict[str, object]:
+    """Return a run's settings and counts, for the reports; warn if pairs could not be compared."""
     pairs = sum(map(len, findings.rows))
     not_compared = pairs - findings.compared if options.compares else 0
     if not_compared:
@@ -113,21 +111,22 @@ def summary_of(
             "near-duplicates, because an image cannot be read or may not be opened; name the "
             "folder of the collection's images with --collection-images"
         )
-    return Summary(
-        queries=len(queries.paths),
-        pairs=pairs,
-        images=search.collection.count(search.options.filter),
-        model=queries.model.words,
-        index=search.collection.index.words(search.parameters),
-        recall=findings.recall,
-        device=queries.device,
-        filter=search.options.filter,
-        min_similarity=search.options.min_similarity,
-        skipped=[skipped.path for skipped in queries.skipped],
-        unmatched=len(queries.paths) - len(findings.rows),
-        compares=options.compares,
-        not_compared=not_compared,
-    )
+    return {
+        "queries": len(queries.paths),
+        "pairs": pairs,
+        "images": search.collection.count(search.options.filter),  # that were searched
+        "model": queries.model.words,
+        "index": search.collection.index.words(search.parameters),
+        "recall": findings.recall,
+        "device": queries.device,
+        "filter": search.options.filter,
+        "min_similarity": search.options.min_similarity,
+        "skipped": [skipped.path for skipped in queries.skipped],
+        "unmatched": len(queries.paths) - len(findings.rows),
+        "compares": options.compares,
+        "not_compared": not_compared,
+        "unlisted": sum(not is_one_line(c.path) for g in findings.groups for c in g.spare),
+    }
 
 
 def written_in_words(files: Files, findings: Findings, options: ResultOptions) -> str:
@@ -147,7 +146,9 @@ def print_results(
 ) -> None:
     """Print the matches, of named queries or for programs, or else how many labels agree."""
     if options.json:
-        print_json(rows)
+        columns = ("query", "match", "similarity", "rank", "query_label", "match_label")
+        for pair in itertools.chain.from_iterable(rows):
+            print(json.dumps({column: getattr(pair, column) for column in columns}))
     elif options.named:
         print_matches(rows)
     else:
@@ -163,30 +164,10 @@ def print_matches(rows: Iterable[Sequence[Pair]]) -> None:
             print(f"  {pair.rank}  {pair.similarity:.4f}  {printable(pair.match)}{label}")
 
 
-def print_json(rows: Iterable[Sequence[Pair]]) -> None:
-    """Print each match for programs: one JSON object per line."""
-    columns = ("query", "match", "similarity", "rank", "query_label", "match_label")
-    for row in rows:
-        for pair in row:
-            print(json.dumps({column: getattr(pair, column) for column in columns}))
-
-
 def add_result_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of ResultOptions, and --json."""
-    parser.add_argument(
-        "--pairs",
-        type=whole_number(1, 100),
-        default=10,
-        metavar="N",
-        help="pairs in the image (default: 10)",
-    )
-    parser.add_argument(
-        "--seed",
-        type=whole_number(0, 2**32 - 1),
-        default=42,
-        metavar="N",
-        help="seed of the random choice of those pairs (default: 42)",
-    )
+    add_number(parser, "--pairs", 1, 100, 10, "pairs in the image")
+    add_seed_option(parser, "seed of the random choice of those pairs")
     parser.add_argument(
         "--output",
         type=Path,

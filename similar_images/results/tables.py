@@ -12,7 +12,7 @@ from similar_images.text import printable
 
 
 def pairings_text(rows: Iterable[Sequence[Pair]]) -> Iterator[str]:
-    r"""Yield the pairs as tab-separated lines under a header; control characters are escaped.
+    r"""Yield the pairs.
 
     >>> list(pairings_text([[Pair("q/cat/1.png", "d/cat/2.png", 0.5)]]))
     ['query\trank\tmatch\tsimilarity\n', 'q/cat/1.png\t1\td/cat/2.png\t0.500000\n']
@@ -21,29 +21,37 @@ def pairings_text(rows: Iterable[Sequence[Pair]]) -> Iterator[str]:
     return tab_separated(["query", "rank", "match", "similarity"], map(pairing, pairs))
 
 
-def pairing(pair: Pair) -> list[str]:
+def pairing(pair: Pair) -> list[object]:
     """Return a pair's cells in the pairings."""
-    return [pair.query, str(pair.rank), pair.match, f"{pair.similarity:.6f}"]
+    return [pair.query, pair.rank, pair.match, pair.similarity]
 
 
 def near_duplicates_text(found: Sequence[NearDuplicate]) -> Iterator[str]:
-    """Yield near-duplicates in the form of the pairings, with a column for the changes."""
-    header = ["query", "rank", "match", "similarity", "change"]
-    return tab_separated(header, ([*pairing(one.pair), one.words] for one in found))
+    """Yield near-duplicates in the form of the pairings, with the verdict and the changes."""
+    header = ["query", "rank", "match", "similarity", "verdict", "change"]
+    rows = ([*pairing(one.pair), one.verdict.kind, one.verdict.words] for one in found)
+    return tab_separated(header, rows)
 
 
 def groups_text(groups: Sequence[Group]) -> Iterator[str]:
-    """Yield the groups as tab-separated lines under a header; control characters are escaped."""
-    rows = ((number, copy) for number, group in enumerate(groups, 1) for copy in group.copies)
-    return tab_separated(["group", *Copy._fields], ([str(n), *_cells(copy)] for n, copy in rows))
+    """Yield the groups."""
+    rows = ([number, *copy] for number, group in enumerate(groups, 1) for copy in group.copies)
+    return tab_separated(["group", *Copy._fields], rows)
 
 
-def _cells(copy: Copy) -> list[str]:
-    return [f"{value:.6f}" if isinstance(value, float) else str(value) for value in copy]
+def copies_text(groups: Iterable[Group]) -> Iterator[str]:
+    """Yield the paths of copies as they are, one a line, without those that a line can't hold."""
+    for group in groups:
+        yield from (f"{copy.path}\n" for copy in group.spare if is_one_line(copy.path))
+
+
+def is_one_line(path: str) -> bool:
+    """Return whether a path can stand on a line of a UTF-8 file."""
+    return len(path.splitlines()) == 1 and not any("\ud800" <= char <= "\udfff" for char in path)
 
 
 def label_issues_text(issues: Iterable[LabelIssue]) -> Iterator[str]:
-    r"""Yield the issues as tab-separated lines under a header; control characters are escaped.
+    r"""Yield the issues.
 
     >>> pair = Pair("q/cat/1.png", "d/dog/2.png", 0.5, 2, "cat", "dog")
     >>> list(label_issues_text([LabelIssue(pair, 18, 1, 20)]))[1].split("\t")
@@ -53,10 +61,10 @@ def label_issues_text(issues: Iterable[LabelIssue]) -> Iterator[str]:
     return tab_separated(header, map(_issue_cells, issues))
 
 
-def _issue_cells(issue: LabelIssue) -> list[str]:
-    pair, counts = issue.pair, [str(issue.votes), str(issue.matches)]
+def _issue_cells(issue: LabelIssue) -> list[object]:
+    pair = issue.pair
     labels = [pair.query_label, issue.suggested, f"{issue.margin:.4f}"]
-    return [pair.query, *labels, *counts, pair.match, f"{pair.similarity:.6f}"]
+    return [pair.query, *labels, issue.votes, issue.matches, pair.match, pair.similarity]
 
 
 class _Echo:
@@ -64,9 +72,13 @@ class _Echo:
         return text
 
 
-def tab_separated(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Yield rows of text under a header, separated by tabs, as people and pandas read them."""
+def tab_separated(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    """Yield rows under a header, separated by tabs; control characters are escaped."""
     writer = csv.writer(_Echo(), delimiter="\t", lineterminator="\n")
     yield writer.writerow(header)
     for row in rows:
-        yield writer.writerow(map(printable, row))
+        yield writer.writerow(printable(_cell(value)) for value in row)
+
+
+def _cell(value: object) -> str:
+    return f"{value:.6f}" if isinstance(value, float) else str(value)

@@ -15,8 +15,8 @@ def is_enlarged(more: str, fewer: str, softer: bool) -> bool:
     """Return whether the image with more pixels only repeats those of the other one.
 
     Both show the same. Each is reduced by as much as the second is smaller, and enlarged again: an
-    image that was enlarged loses next to nothing. softer: whether the first is the less sharp one at
-    the size of a view. Raises ImageError if one can't be read.
+    image that was enlarged loses next to nothing. softer: whether the first is less sharp at the
+    size of a view. Raises ImageError if one can't be read.
     """
     images = [decode(Path(path).parent, Path(path).name).rgb for path in (more, fewer)]
     factor = max(images[1].size) / max(images[0].size)

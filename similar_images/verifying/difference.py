@@ -2,10 +2,10 @@
 
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from similar_images.images.reductions import Reduction, opened
+from similar_images.verifying.opencv import cv2
 from similar_images.verifying.transform import Transform
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # the weights of ITU-R BT.601

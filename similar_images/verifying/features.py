@@ -3,12 +3,12 @@
 from functools import cache
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from PIL import Image
 
 from similar_images.images.decoding import Decoded
 from similar_images.images.reductions import Reduction, fitted, opened, reduced
+from similar_images.verifying.opencv import cv2
 
 SIDE = 320  # pixels: the longest side of the image in which features are found
 MOST = 500  # features of an image
@@ -30,7 +30,6 @@ class Features(NamedTuple):
 
 @cache
 def _detector() -> Any:
-    cv2.setNumThreads(1)  # the program's own threads and processes share the cores
     # With OpenCV's default threshold (20) dim photographs have too few features.
     return cv2.ORB_create(nfeatures=MOST, fastThreshold=5, edgeThreshold=15)
 

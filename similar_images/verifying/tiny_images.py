@@ -8,11 +8,11 @@ row and of its column, which leaves out lines of text, bars and horizons.
 
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from similar_images.images.reductions import TINY
 from similar_images.verifying.difference import LUMA, fitted_tone
+from similar_images.verifying.opencv import cv2
 
 SAME = 0.75  # correlation of the fine structure from which on two images are the same
 LIKELY = 0.3  # correlation of the coarse structure below which they are not aligned
@@ -21,7 +21,6 @@ OVERLAP, STRETCH = 0.6, 0.3  # the least share in common; the most stretch, rota
 REACH = 10  # pixels: the greatest first shift
 STAGES = ((5, 12), (3, 12))  # pixels of blur, and iterations, of the alignment
 WINDOW = np.outer(np.hanning(TINY + 2)[1:-1], np.hanning(TINY + 2)[1:-1]).astype(np.float32)
-STEPS = cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT
 
 
 class TinyMatch(NamedTuple):
@@ -93,15 +92,14 @@ def _aligned(one: np.ndarray, other: np.ndarray, mirrored: bool) -> TinyMatch | 
         return None
     try:
         for blur, steps in STAGES:
-            _, warp = cv2.findTransformECC(
-                one, other, warp, cv2.MOTION_AFFINE, (STEPS, steps, 1e-4), None, blur
-            )
+            until = cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, steps, 1e-4
+            warp = cv2.findTransformECC(one, other, warp, cv2.MOTION_AFFINE, until, None, blur)[1]
     except cv2.error:  # it does not converge
         return None
     inside, laid = _laid(other - cv2.blur(other, (5, 5)), warp)
     fine = one - cv2.blur(one, (5, 5))
-    sides = [_without_stripes(side, inside) for side in (fine, laid)]
-    return TinyMatch(_correlation(*sides, inside), float(inside.mean()), warp, mirrored)
+    fine, laid = (_without_stripes(side, inside) for side in (fine, laid))
+    return TinyMatch(_correlation(fine, laid, inside), float(inside.mean()), warp, mirrored)
 
 
 def _first_shift(one: np.ndarray, other: np.ndarray) -> np.ndarray | None:

@@ -2,10 +2,10 @@
 
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from similar_images.verifying.features import SIDE, Features, matched
+from similar_images.verifying.opencv import cv2
 
 LEAST_PLACES = 10  # of unlike photographs at most 5 agree, of altered ones 24 and more
 REACH = 3.0  # pixels at the size of the features, by which a match may miss the map

@@ -245,7 +245,7 @@ def _of_tiny(one: Reduction, other: Reduction) -> Verdict | None:
         changes.append("zoomed")
     if (one.width, one.height) != (other.width, other.height):
         changes.append("resized")
-    rest = tiny_images.rest(*(side.tiny_pixels for side in (one, other)), found)
+    rest = tiny_images.rest(one.tiny_pixels, other.tiny_pixels, found)
     if rest > tiny_images.MOST_REST:
         return Verdict(PART, (*changes, "a part differs"))
     pixels = one.width * one.height - other.width * other.height

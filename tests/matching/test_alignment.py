@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from PIL import Image
-
 from similar_images.matching.alignment import CENTRE, SIDE, align, laid_over, stretch
 
 LARGE = 3 * SIDE  # pixels: what is cut from it never shows its edge

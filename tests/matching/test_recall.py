@@ -12,10 +12,10 @@ from similar_images.matching.queries import Queries
 from similar_images.matching.recall import compare_exactly, measured_recall, recall
 from similar_images.matching.search import Search, SearchOptions
 from similar_images.milvus import collection as image_collection
+from similar_images.milvus.client import Client
 from similar_images.milvus.collection import existing_collection
 from similar_images.milvus.connection import connect, resolve_uri
 from similar_images.milvus.schema import Match
-from similar_images.milvus.vector_index import Index
 from similar_images.network.embedding import embed_images
 from similar_images.network.model_description import Model
 
@@ -31,25 +31,31 @@ def oracle() -> tuple[list[str], np.ndarray, np.ndarray]:
     return [path.removeprefix("database_set/") for path in database], embeddings, similarities
 
 
-def queries_of(embeddings: np.ndarray) -> Queries:
-    count = len(embeddings)
+def search_of(client: Client, top_k: int, expression: str = "") -> Search:
+    folder = CollectionFolder(existing_collection(client, "images"), None)
+    options = SearchOptions(top_k, None, expression, {}, recall_sample=100)
+    return Search(collection=folder.collection, folder=folder, options=options, parameters={})
+
+
+def queries_of(embeddings: np.ndarray, rows: list[set[str]] | None = None) -> Queries:
+    count, rows = len(embeddings), rows or [set() for _ in embeddings]
     model = cast(Model, None)  # not looked at
-    rows: list[set[str]] = [set() for _ in embeddings]
     return Queries([""] * count, [""] * count, embeddings, rows, [], model, "")
 
 
 def test_exact_search_equals_brute_force(loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_collection, "READ_EMBEDDINGS", 50)  # several pages
     names, embeddings, similarities = oracle()
+    queries = queries_of(embeddings)
     nothing: list[list[Match]] = [[] for _ in embeddings]
     threes = [place for place, name in enumerate(names) if name.startswith("3/")]
     own = [{names[row.argmax()]} for row in similarities]
     with connect(resolve_uri(None)) as client:
-        collection = existing_collection(client, "images")
-        found, _ = compare_exactly(collection, embeddings, nothing, 5)
-        some, _ = compare_exactly(collection, embeddings, nothing, 5, expression='path like "3/%"')
-        others, _ = compare_exactly(collection, embeddings, nothing, 5, left_out=own)
-        all_rows, _ = compare_exactly(collection, embeddings, nothing, 500, left_out=own)
+        five, without = search_of(client, 5), queries_of(embeddings, own)
+        found, _ = compare_exactly(five, queries, nothing)
+        some, _ = compare_exactly(search_of(client, 5, 'path like "3/%"'), queries, nothing)
+        others, _ = compare_exactly(five, without, nothing)
+        all_rows, _ = compare_exactly(search_of(client, 500), without, nothing)
     ordered = np.sort(similarities)[:, ::-1]
     np.testing.assert_allclose(found, ordered[:, :5], atol=2e-6)
     np.testing.assert_allclose(some, np.sort(similarities[:, threes])[:, :-6:-1], atol=2e-6)
@@ -74,25 +80,6 @@ def test_a_match_counts_by_its_exact_similarity(
     names, embeddings, similarities = oracle()
     order = np.argsort(-similarities, axis=1)
     found = [[Match(names[row[rank]], claimed) for rank in ranks] for row in order]
-    options = SearchOptions(5, None, "", {}, recall_sample=100)
     with connect(resolve_uri(None)) as client:
-        collection = existing_collection(client, "images")
-        folder = CollectionFolder(collection, None)
-        search = Search(collection=collection, folder=folder, options=options, parameters={})
+        search = search_of(client, 5)
         assert measured_recall(search, queries_of(embeddings), found, seed=1).startswith(words)
-
-
-def test_matches_of_a_quantised_index_get_their_exact_similarities(loaded: Path) -> None:
-    names, embeddings, similarities = oracle()
-    with connect(resolve_uri(None)) as client:
-        collection = existing_collection(client, "images")
-        collection.use_index(Index("IVF_SQ8", {"nlist": 8}, {"nprobe": 4}))
-        answers = collection.search(embeddings, 5, "", {"nprobe": 4})
-        found = [matches for some in answers for matches in some]
-        nearest, rescored = compare_exactly(collection, embeddings, found, 5)
-    hits = 0
-    for row, (before, after) in enumerate(zip(found, rescored, strict=True)):
-        exact = [similarities[row, names.index(match.path)] for match in before]
-        np.testing.assert_allclose(after, exact, atol=2e-6)
-        hits += sum(similarity >= np.sort(similarities[row])[-5] - 2e-6 for similarity in exact)
-    assert recall(rescored, nearest) == hits / 100

@@ -23,12 +23,8 @@ ON_WINDOWS = [
     r"\x.png",
     r"\\host\share\x.png",
     r"\\?\C:\x.png",
-    r"\\.\COM1",
-    "D:x.png",
-    "D:..\\x.png",
-    "C:/x.png",
-    r"C:\x.png",
 ]
+ON_WINDOWS += [r"\\.\COM1", "D:x.png", "D:..\\x.png", "C:/x.png", r"C:\x.png"]
 INSIDE = ["frog/1.png", "x.png", "a..b/..x.png", "a b/é猫.png"]
 
 

@@ -10,7 +10,9 @@ from PIL import Image
 
 import embed_and_load
 import query_code
+from similar_images.console import CHECK_DISK
 from similar_images.milvus import lite
+from similar_images.milvus.client import DISK_ERRORS
 
 Fails = Callable[..., str]
 
@@ -54,20 +56,9 @@ def test_a_lock_that_another_process_holds_is_a_file_in_use(
     assert "in use by another process" in fails(embed_and_load.main, *reductions)
 
 
-@pytest.mark.parametrize(
-    ("number", "advice"),
-    [
-        (errno.ENOSPC, "make room or choose another folder"),
-        (errno.EACCES, "check the permissions or choose another folder"),
-        (errno.EROFS, "choose a folder that can be written to"),
-    ],
-)
+@pytest.mark.parametrize("number", DISK_ERRORS)
 def test_a_healthy_file_is_not_called_damaged(
-    number: int,
-    advice: str,
-    reductions: list[str],
-    fails: Fails,
-    monkeypatch: pytest.MonkeyPatch,
+    number: int, reductions: list[str], fails: Fails, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk refuses, whatever the file is like: nothing is to be moved away."""
     opened = os.open
@@ -80,7 +71,7 @@ def test_a_healthy_file_is_not_called_damaged(
     monkeypatch.setattr(os, "open", refuse)
     error = fails(embed_and_load.main, *reductions)
     assert os.strerror(number) in error
-    assert error.endswith(f"; {advice}")
+    assert error.endswith(f"; {CHECK_DISK}")
 
 
 def test_a_file_in_a_folder_that_does_not_exist(reductions: list[str], fails: Fails) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import SUMMARY
 from PIL import Image
 
 from similar_images.images.reduction_store import ReductionStore
@@ -16,11 +17,10 @@ from similar_images.matching.duplicate_groups import Copy, Group
 from similar_images.matching.findings import Findings
 from similar_images.matching.label_issues import LabelIssue
 from similar_images.matching.near_duplicates import NearDuplicate
-from similar_images.matching.pairs import Pair, Summary
+from similar_images.matching.pairs import Pair
 from similar_images.results import gallery as module
 from similar_images.results.gallery import gallery
 
-SUMMARY = Summary(queries=3, pairs=3, images=9, model="m", index="exact", device="cpu")
 EVIL = "a\"><script>alert(1)</script>&'`|{{ 7 * 7 }}\u202e\u202f\n"
 VOID = {"meta", "img", "br"}
 
@@ -155,7 +155,7 @@ def test_no_name_can_break_out_of_the_page() -> None:
     (name,) = paint(1)
     pair = Pair(EVIL, name, 0.5, 1, EVIL, "b")
     gone = Pair(name, EVIL, 0.4, 1, "b", EVIL)
-    summary = Summary(queries=2, pairs=2, images=9, model=EVIL, index=EVIL, device=EVIL)
+    summary = {**SUMMARY, "model": EVIL, "index": EVIL, "device": EVIL}
     near = [NearDuplicate(gone, (EVIL,))]
     copies = [Copy(name, 9, 9, 5, 1, "", "keep"), Copy(EVIL, 9, 9, 5, 0.5, EVIL, "copy")]
     issues = [LabelIssue(pair, 5, 0, 5)]

@@ -1,38 +1,37 @@
 """observations.py: the report's numbers and words."""
 
-import dataclasses
 import itertools
 import re
 from collections.abc import Sequence
 
 import pytest
+from helpers import SUMMARY
 
 from similar_images.matching.findings import Findings
 from similar_images.matching.label_issues import LabelIssue
 from similar_images.matching.near_duplicates import NearDuplicate
-from similar_images.matching.pairs import Pair, Summary
+from similar_images.matching.pairs import Pair
 from similar_images.results.observations import report
 
-SUMMARY = Summary(queries=3, pairs=3, images=9, model="m", index="exact", device="cpu")
 EVIL = "a|b](http://x)<script>`'\"``|{{ 7 * 7 }}\u202e\u202f\n# heading\n\n- item"
 
 
-def full_summary(name: str) -> Summary:
+def full_summary(name: str) -> dict[str, object]:
     """A summary in which nothing is missing, with a name wherever there can be one."""
     names = dict.fromkeys(["model", "index", "device", "recall", "filter"], name)
-    return Summary(3, 3, 9, **names, min_similarity=0.5, skipped=[name] * 7, unmatched=2)  # type: ignore[arg-type]
+    return {**SUMMARY, **names, "min_similarity": 0.5, "skipped": [name] * 7, "unmatched": 2}
 
 
 def report_of(
     pairs: Sequence[Pair],
     drawn: Sequence[Pair],
-    near: Sequence[NearDuplicate],
-    issues: Sequence[LabelIssue],
-    summary: Summary,
+    near: Sequence[NearDuplicate] = (),
+    issues: Sequence[LabelIssue] = (),
+    summary: dict[str, object] = SUMMARY,
 ) -> str:
     """The report on pairs, of which those of a query follow each other."""
     rows = [list(row) for _, row in itertools.groupby(pairs, lambda pair: pair.query)]
-    summary = dataclasses.replace(summary, pairs=len(pairs))
+    summary = {**summary, "pairs": len(pairs)}
     findings = Findings(rows, near=list(near), issues=list(issues))
     return report([pair for pair in drawn if pair.rank == 1], findings, summary)
 
@@ -63,11 +62,12 @@ def test_observations_count_right() -> None:
         Pair("q/dog/1", "d/dog/2", 0.9, 1, "dog", "dog"),
         Pair("q/dog/1", "d/cat/9", 0.8, 2, "dog", "cat"),
     ]
-    text = report_of(pairs, pairs[:3], [NearDuplicate(pairs[0], ("mirrored",))], [], SUMMARY)
+    text = report_of(pairs, pairs[:3], [NearDuplicate(pairs[0], ("mirrored",))])
     assert "**2 of 3 pairs share a label: 66.7%**" in text
     assert "| cat | 2 | 1 | 50.0% | dog (1) |" in text
     assert "| dog | 1 | 1 | 100.0% | none |" in text
     assert "- 1 pair: cat → dog" in text
+    assert "Of all 4 matches up to rank 2, 50.0% share the query's label." in text
     assert "The least similar of them is B, at 0.7000." in text
     assert "Pairs with different labels: B." in text
     assert "Similarity rank 3 of 3." in text
@@ -85,14 +85,12 @@ def test_near_duplicates_of_lower_rank_are_counted_by_themselves() -> None:
     ]
     changed = [("mirrored",), ("recoloured",), None, ("recoloured",)]
     near = [NearDuplicate(p, change) for p, change in zip(pairs, changed, strict=True) if change]
-    text = report_of(pairs, pairs[:1], near, [], SUMMARY)
+    text = report_of(pairs, pairs[:1], near)
     assert "For 1 of 2 queries, the nearest match" in text
     assert "The most frequent changes: mirrored (1).\n" in text
     assert "recoloured" not in text
     assert "Near-duplicates among the matches of lower rank: 2." in text
-    assert "For 0 of 2 queries, the nearest match" in report_of(
-        pairs, pairs[:1], near[1:], [], SUMMARY
-    )
+    assert "For 0 of 2 queries, the nearest match" in report_of(pairs, pairs[:1], near[1:])
 
 
 @pytest.mark.parametrize("name", ["plain", EVIL])
@@ -127,23 +125,21 @@ def test_labels_cannot_break_out_of_the_report() -> None:
 
 def test_a_backslash_before_a_bar_does_not_split_a_cell() -> None:
     pair = Pair(r"a\|<b>", "b", 0.5)
-    text = checked(report_of([pair], [pair], [], [], SUMMARY))
+    text = checked(report_of([pair], [pair]))
     assert r"| A | a\\\|\<b\> | `b` |" in text
 
 
 def test_what_was_run_is_said() -> None:
-    summary = Summary(
-        queries=3,
-        pairs=1,
-        images=9,
-        model="resnet18, weights x",
-        index="approximate (HNSW)",
-        device="cpu, bfloat16",
-        recall="97.50% recall@1",
-        filter="width > 3",
-        skipped=["q/broken.png"],
-    )
-    text = report_of([Pair("q", "d", 0.5)], [Pair("q", "d", 0.5)], [], [], summary)
+    summary = {
+        **SUMMARY,
+        "model": "resnet18, weights x",
+        "index": "approximate (HNSW)",
+        "device": "cpu, bfloat16",
+        "recall": "97.50% recall@1",
+        "filter": "width > 3",
+        "skipped": ["q/broken.png"],
+    }
+    text = report_of([Pair("q", "d", 0.5)], [Pair("q", "d", 0.5)], summary=summary)
     for words in ("resnet18, weights x", "HNSW", "bfloat16", "97.50% recall@1", "`width > 3`"):
         assert words in text
     assert "could not be read: 1 (`q/broken.png`)" in text
@@ -151,26 +147,16 @@ def test_what_was_run_is_said() -> None:
     assert "comparison.png" in text
 
 
-def test_the_nearest_few_are_rated_together() -> None:
-    pairs = [
-        Pair("q/a/1", f"d/{label}/1", 0.9, 1 + n, "a", label) for n, label in enumerate("abaa")
-    ]
-    text = report_of(pairs, pairs, [], [], SUMMARY)
-    assert "Of all 4 matches up to rank 4, 75.0% share the query's label." in text
-
-
 @pytest.mark.parametrize("label", ["1. Holiday", "-", "2)", "    spaces"])
 def test_a_label_that_reads_as_a_list_item_stays_text(label: str) -> None:
     pair = Pair(f"{label}/a.png", "b/b.png", 0.5, 1, label, "b")
-    items = [
-        line for line in report_of([pair], [pair], [], [], SUMMARY).splitlines() if label in line
-    ]
+    items = [line for line in report_of([pair], [pair]).splitlines() if label in line]
     assert any(line == f"- 1 pair: {label} → b" for line in items), items
     assert not any(line.startswith(f"- {label}") for line in items)
 
 
 def test_no_share_is_given_where_every_match_is_a_near_duplicate() -> None:
     pair = Pair("cat/a.png", "cat/b.png", 0.5, 1, "cat", "cat")
-    text = report_of([pair], [pair], [NearDuplicate(pair, ())], [], SUMMARY)
+    text = report_of([pair], [pair], [NearDuplicate(pair, ())])
     assert "100.0% with them. Queries" in text
     assert "n/a" not in text

@@ -32,6 +32,14 @@ TOKEN = "root:Milvus"  # a new server's own
 LABELS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
+# Of a run, for the reports: see summary_of().
+SUMMARY: dict[str, object] = (
+    {"queries": 3, "pairs": 3, "images": 9, "model": "m", "index": "exact", "device": "cpu"}
+    | {"recall": "", "filter": "", "min_similarity": None, "skipped": [], "unmatched": 0}
+    | {"compares": True, "not_compared": 0}
+)
+
+
 def _short(text: bytes) -> bytes:
     if len(text) < 256:
         return b"U" + bytes([len(text)]) + text
