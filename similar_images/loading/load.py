@@ -122,7 +122,7 @@ def embed_and_upsert(job: Load, paths: Sequence[str], tally: Tally) -> None:
     job.collection.set_properties(**{LOAD: BEGUN})
     with (
         job.console.progress("images", len(paths), ranks.prefix, ranks.local_rank) as progress,
-        RowWriter(job.collection, progress) as writer,
+        RowWriter(job.collection, progress.update) as writer,
     ):
         # At least one worker, even for a single image: one that kills it is skipped, see Decoder.
         for batch in embed_images(embedder, job.options.folder, paths, job.workers, for_few=1):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from similar_images.console import options_from, warn, whole_number
+from similar_images.console import warn, whole_number
 from similar_images.images.decode_workers import (
     FEW_IMAGES,
     Batch,
@@ -54,25 +54,8 @@ class EmbeddingOptions:
     workers: int | None = None
 
 
-class Embedder(typing.Protocol):
-    """A network ready to embed; several threads may use it at once.
-
-    streams: how many batches to submit at a time. words: device and precision, for reports.
-    exact: whether float32 was asked for, so that images are decoded whole.
-    """
-
-    preprocessing: Preprocessing
-    batch_size: int
-    streams: int
-    words: str
-    exact: bool
-
-    def embed(self, pixels: np.ndarray) -> np.ndarray:
-        """Return the embeddings of preprocessed images.
-
-        pixels: (N, crop, crop, 3) uint8, N <= batch_size. Returns (N, dimension) float32, unit
-        length.
-        """
+# A network ready to embed; several threads may use it at once.
+Embedder = OpenVinoEmbedder | TorchEmbedder
 
 
 def make_embedder(
@@ -152,31 +135,29 @@ def embed_images(
     first = list(itertools.islice(paths, FEW_IMAGES + 1))
     if workers is None:
         workers = for_few if len(first) <= FEW_IMAGES else core_count()
-    ahead = embedder.streams + 1
-    waiting: collections.deque[tuple[Batch, Future[np.ndarray]]] = collections.deque()
     task = Task(
         root=root,
         preprocessing=embedder.preprocessing,
         least_side=least_side(embedder.preprocessing, embedder.exact),
         examine=examine,
     )
+    ahead = embedder.streams + 1
+    waiting: collections.deque[tuple[Batch, Future[np.ndarray]]] = collections.deque()
+
+    def embedded() -> EmbeddedBatch:
+        batch, embeddings = waiting.popleft()
+        return EmbeddedBatch(batch.images, embeddings.result(), batch.examined, batch.skipped)
+
     with (
-        Decoder(task, embedder.batch_size, workers, ahead=2 * ahead) as decoder,
+        Decoder(task, embedder.batch_size, workers) as decoder,
         ThreadPoolExecutor(ahead) as network,
     ):
-
-        def finish() -> EmbeddedBatch:
-            batch, future = waiting.popleft()
-            embeddings = future.result()
-            decoder.release(batch)
-            return EmbeddedBatch(batch.images, embeddings, batch.examined, batch.skipped)
-
         for batch in decoder.batches(itertools.chain(first, paths)):
             waiting.append((batch, network.submit(embedder.embed, batch.pixels)))
             if len(waiting) >= 2 * ahead:
-                yield finish()
+                yield embedded()
         while waiting:
-            yield finish()
+            yield embedded()
 
 
 def least_side(preprocessing: Preprocessing, exact: bool) -> int | None:
@@ -231,11 +212,6 @@ def add_embedding_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="processes that decode images (default: one for each core)",
     )
-
-
-def embedding_options(args: argparse.Namespace) -> EmbeddingOptions:
-    """Return the values of the options that add_embedding_options() added."""
-    return options_from(EmbeddingOptions, args)
 
 
 def warn_if_random(model: Model) -> None:

@@ -15,7 +15,7 @@ HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}  # OpenVINO's n
 
 
 class OpenVinoEmbedder:
-    """A converted network on the CPU; an Embedder.
+    """A converted network on the CPU; several threads may use it at once.
 
     Each core has its own copy: a core that also decodes or upserts delays one batch, not all of
     them. OpenVINO can make the copies itself (NUM_STREAMS), in parallel, but 2026.4 then gave one
@@ -66,7 +66,10 @@ class OpenVinoEmbedder:
         self.words = f"cpu with {threads}, OpenVINO, {used}, batches of {self.batch_size}"
 
     def embed(self, pixels: np.ndarray) -> np.ndarray:
-        """Return the embeddings of preprocessed images; see Embedder."""
+        """Return the embeddings of preprocessed images, (N, dimension) float32 of unit length.
+
+        pixels: (N, crop, crop, 3) uint8, N <= batch_size.
+        """
         count = len(pixels)
         if count == 0:
             return np.empty((0, self._dimension), np.float32)
