@@ -102,7 +102,7 @@ def run(args: argparse.Namespace, ranks: Ranks) -> None:
     options, embedding = options_from(LoadOptions, args), options_from(EmbeddingOptions, args)
     with ranks:
         uri = ranks.in_turn(checked_uri, args, ranks, console)
-        network = ranks.in_turn_on_each_machine(find_network, args.model, args.weights)
+        network = ranks.in_turn(find_network, args.model, args.weights)
         if ranks.first:
             warn_if_random(network.model)
         with connect(uri) as client:

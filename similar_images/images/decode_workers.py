@@ -12,10 +12,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess, parent_process
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -33,6 +33,7 @@ SPAWN = multiprocessing.get_context("spawn")  # a fork copies locks that threads
 
 Examine = Callable[[DecodedImage, Image.Image], Any]  # a function of a module, sent to workers
 Outcome = tuple[DecodedImage, Any] | Skipped  # with what was found by Examine
+_Pending = tuple[list[str], int, "Future[list[Outcome]]"]  # a batch's paths and slot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,17 +65,19 @@ class Task:
             return skipped_for(path, error)
 
 
-class Batch(NamedTuple):
+@dataclass
+class Batch:
     """Decoded images, and those of the batch that could not be decoded.
 
     pixels: (N, crop, crop, 3) uint8, N = len(images). examined: what Task.examine returned for
-    each image.
+    each image. embeddings: (N, dimension) float32, set by embed_images().
     """
 
     pixels: np.ndarray
     images: list[DecodedImage]
     examined: list[Any]
     skipped: list[Skipped]
+    embeddings: np.ndarray = field(init=False)
 
 
 def _batch(outcomes: list[Outcome], out: np.ndarray) -> Batch:
@@ -98,17 +101,10 @@ def core_count() -> int:
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-@contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
+def _hold_interrupts(held: bool) -> None:
     """Block Ctrl-C in this thread and, for good, in the processes that are started meanwhile."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if hasattr(signal, "pthread_sigmask"):  # Windows has none
+        signal.pthread_sigmask(signal.SIG_BLOCK if held else signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 # --- In a worker process ----------------------------------------------------------------------
@@ -119,7 +115,7 @@ _work: tuple[Task, np.ndarray]  # this process's task, and all slots: (slots, N,
 def _start_worker(task: Task, memory: Any, shape: tuple[int, ...]) -> None:
     """Leave Ctrl-C to the parent, and end with it, however it ends."""
     global _work
-    _work = task, _as_array(memory, shape)
+    _work = task, np.ndarray(shape, np.uint8, memory)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_after, args=[parent_process()], daemon=True).start()
 
@@ -127,10 +123,6 @@ def _start_worker(task: Task, memory: Any, shape: tuple[int, ...]) -> None:
 def _exit_after(process: BaseProcess) -> None:
     process.join()
     os._exit(1)
-
-
-def _as_array(memory: Any, shape: tuple[int, ...]) -> np.ndarray:
-    return np.frombuffer(memoryview(memory), np.uint8, math.prod(shape)).reshape(shape)
 
 
 def _decode(paths: list[str], slot: int, start: int, seconds: int) -> list[Outcome]:
@@ -148,15 +140,6 @@ def _decode(paths: list[str], slot: int, start: int, seconds: int) -> list[Outco
 
 
 # --- In the calling process -------------------------------------------------------------------
-
-
-@dataclass
-class _Pending:
-    """A batch that was given to the worker processes."""
-
-    paths: list[str]
-    slot: int
-    future: "Future[list[Outcome]]"
 
 
 class Decoder:
@@ -178,7 +161,7 @@ class Decoder:
             # A file without a name: nothing is left of it, however this process ends.
             shape = (len(self._free), batch_size, *task.shape)
             self._shared = SPAWN.RawArray(ctypes.c_ubyte, max(1, math.prod(shape)))
-            self._memory = _as_array(self._shared, shape)
+            self._memory = np.ndarray(shape, np.uint8, memoryview(self._shared))
             self._pool = self._new_pool()
 
     def _new_pool(self) -> ProcessPoolExecutor:
@@ -206,42 +189,38 @@ class Decoder:
             while not self._free:
                 yield self._finish()
             slot = self._free.popleft()
-            self._waiting.append(_Pending(chunk, slot, self._decode(chunk, slot)))
+            self._waiting.append((chunk, slot, self._decode(chunk, slot)))
         while self._waiting:
             yield self._finish()
 
     def _decode(self, paths: list[str], slot: int, start: int = 0) -> "Future[list[Outcome]]":
-        return self._submit(_decode, paths, slot, start, IMAGE_SECONDS)
-
-    def _submit(self, function: Callable[..., Any], *arguments: object) -> "Future[Any]":
+        _hold_interrupts(True)  # here worker processes are started
         try:
-            with _interrupts_held():  # here worker processes are started
-                return self._pool.submit(function, *arguments)
+            return self._pool.submit(_decode, paths, slot, start, IMAGE_SECONDS)
         except BrokenProcessPool as error:  # raised again where the result is asked for
-            broken: Future[Any] = Future()
+            broken: Future[list[Outcome]] = Future()
             broken.set_exception(error)
             return broken
+        finally:
+            _hold_interrupts(False)
 
     def _finish(self) -> Batch:
         """Return the oldest batch.
 
         When a worker dies, all batches that the workers had are lost. The oldest one is decoded
-        image by image, which identifies the image that caused it, if it is among them; the
-        others are given to new workers.
+        image by image, which identifies the cause if it is there; new workers get the others.
         """
-        oldest = self._waiting.popleft()
+        paths, slot, future = self._waiting.popleft()
         try:
-            outcomes = oldest.future.result()
+            outcomes = future.result()
         except BrokenProcessPool:
             self._restart()
-            outcomes = [
-                self._alone(path, oldest.slot, place) for place, path in enumerate(oldest.paths)
-            ]
-            for pending in self._waiting:
-                if pending.future.exception():
-                    pending.future = self._decode(pending.paths, pending.slot)
-        self._free.append(oldest.slot)
-        return _batch(outcomes, self._memory[oldest.slot])
+            outcomes = [self._alone(path, slot, place) for place, path in enumerate(paths)]
+            for number, (later, its_slot, lost) in enumerate(self._waiting):
+                if lost.exception():
+                    self._waiting[number] = later, its_slot, self._decode(later, its_slot)
+        self._free.append(slot)
+        return _batch(outcomes, self._memory[slot])
 
     def _alone(self, path: str, slot: int, place: int) -> Outcome:
         """Decode an image while nothing else is decoded; skip it if it kills its worker."""
@@ -255,5 +234,5 @@ class Decoder:
         """Start new workers, after the last of the old ones has ended and writes no more."""
         self._pool.shutdown(wait=True)
         self._pool = self._new_pool()
-        if self._submit(os.getpid).exception():
+        if self._decode([], 0).exception():
             raise ImageError("decode workers end as soon as they start; try --workers 0")

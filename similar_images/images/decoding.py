@@ -6,7 +6,6 @@ starts.
 
 import contextlib
 import os
-import re
 import stat
 import warnings
 from collections.abc import Callable, Iterator
@@ -61,8 +60,6 @@ class Preprocessing:
         whole = isinstance(self.resize, int) and isinstance(self.crop, int)
         if not whole or not 0 < self.crop <= self.resize <= MAX_SIDE:
             raise ValueError(f"{self.crop!r} of {self.resize!r} pixels can't be cropped")
-        if not re.fullmatch("#[0-9a-f]{6}", self.fill):
-            raise ValueError(f"{self.fill!r} is not a colour")
 
     @property
     def shape(self) -> tuple[int, int, int]:

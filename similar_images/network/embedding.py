@@ -5,11 +5,10 @@ Worker processes decode while the network runs. OpenVINO and torch are imported 
 
 import argparse
 import collections
-import itertools
 import os
 import sys
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +24,7 @@ from similar_images.images.decode_workers import (
     Task,
     core_count,
 )
-from similar_images.images.decoding import DecodedImage, Preprocessing
-from similar_images.images.image_files import Skipped
+from similar_images.images.decoding import Preprocessing
 from similar_images.network.find_network import torch_network_of
 from similar_images.network.model_description import PUBLISHED, RANDOM, Model, ModelError
 from similar_images.network.network_cache import ConvertedNetwork
@@ -70,7 +68,7 @@ def make_embedder(
     how = options.precision, options.batch_size
     if isinstance(network, ConvertedNetwork):
         if device == "cpu":
-            return OpenVinoEmbedder(network, *how, images, core_count())
+            return OpenVinoEmbedder(network, *how, images)
         network = torch_network_of(network.model)
     return TorchEmbedder(network, device, *how)
 
@@ -78,10 +76,11 @@ def make_embedder(
 def choose_device(device: str, images: int) -> str:
     """Return the device to compute on; 'auto' takes CUDA, else MPS, else the CPU.
 
-    For few images it is the CPU, without importing torch. Raises ModelError if this machine has
-    no such device.
+    For few images, or without a GPU's file, it is the CPU, without importing torch, which takes
+    seconds. Raises ModelError if this machine has no such device.
     """
-    if device == "cpu" or (device == "auto" and (images < GPU_IMAGES or not _may_have_gpu())):
+    may_have_gpu = sys.platform != "linux" or any(map(os.path.exists, GPU_FILES))
+    if device == "cpu" or (device == "auto" and (images < GPU_IMAGES or not may_have_gpu)):
         return "cpu"
     import torch
 
@@ -93,48 +92,27 @@ def choose_device(device: str, images: int) -> str:
     return device
 
 
-def _may_have_gpu() -> bool:
-    """Return whether to import torch, which takes seconds, and ask it for a GPU."""
-    return sys.platform != "linux" or any(map(os.path.exists, GPU_FILES))
-
-
 # --- Images -----------------------------------------------------------------------------------
-
-
-class EmbeddedBatch(typing.NamedTuple):
-    """Images and their embeddings, (N, dimension) float32, and the images that had none.
-
-    examined: what embed_images()'s `examine` returned for each image.
-    """
-
-    images: list[DecodedImage]
-    embeddings: np.ndarray
-    examined: list[typing.Any]
-    skipped: list[Skipped]
 
 
 def embed_images(
     embedder: Embedder,
     root: Path,
-    paths: Iterable[str],
+    paths: Sequence[str],
     workers: int | None = None,
     *,
     for_few: int = 0,
     examine: Examine | None = None,
-) -> Iterator[EmbeddedBatch]:
+) -> Iterator[Batch]:
     """Yield the embeddings of root/path in batches, in the order of paths.
 
-    Paths are taken as they are needed, a few batches ahead. Worker processes decode while the
-    network runs: large JPEGs at a reduced scale, unless the embedder is exact. workers=None starts
-    one for each core, or for_few of them for FEW_IMAGES; 0 decodes in this process, and nothing
-    protects it from an image that takes all memory. examine is called with each decoded image,
-    where it is decoded. Unreadable images are skipped and named. Raises ImageError if workers
-    can't be started.
+    Worker processes decode while the network runs: large JPEGs at a reduced scale, unless the
+    embedder is exact. workers=None starts one for each core, or for_few of them for FEW_IMAGES; 0
+    decodes in this process, see Decoder. examine is called with each decoded image, where it is
+    decoded. Raises ImageError if workers can't be started.
     """
-    paths = iter(paths)
-    first = list(itertools.islice(paths, FEW_IMAGES + 1))
     if workers is None:
-        workers = for_few if len(first) <= FEW_IMAGES else core_count()
+        workers = for_few if len(paths) <= FEW_IMAGES else core_count()
     task = Task(
         root=root,
         preprocessing=embedder.preprocessing,
@@ -144,15 +122,16 @@ def embed_images(
     ahead = embedder.streams + 1
     waiting: collections.deque[tuple[Batch, Future[np.ndarray]]] = collections.deque()
 
-    def embedded() -> EmbeddedBatch:
+    def embedded() -> Batch:
         batch, embeddings = waiting.popleft()
-        return EmbeddedBatch(batch.images, embeddings.result(), batch.examined, batch.skipped)
+        batch.embeddings = embeddings.result()
+        return batch
 
     with (
         Decoder(task, embedder.batch_size, workers) as decoder,
         ThreadPoolExecutor(ahead) as network,
     ):
-        for batch in decoder.batches(itertools.chain(first, paths)):
+        for batch in decoder.batches(paths):
             waiting.append((batch, network.submit(embedder.embed, batch.pixels)))
             if len(waiting) >= 2 * ahead:
                 yield embedded()

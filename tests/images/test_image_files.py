@@ -28,6 +28,10 @@ def found_in(root: Path) -> tuple[list[str], Listing]:
     return sorted(image.path for image in iter_images(root, listing)), listing
 
 
+def unseen(listing: Listing) -> set[str]:
+    return {item.path for item in listing.skipped if item.unseen}
+
+
 def test_images_are_found_by_suffix_in_all_folders(photos: Path) -> None:
     for name in ("a b.png", "a/1.png", "a.png", "a-b/x.png", "Z.PNG"):
         paint(photos / name)
@@ -54,7 +58,7 @@ def test_links_are_followed_but_never_in_a_circle(photos: Path, own_folder: Path
     assert len(found) == 10
     skipped = {"deep/loop", "dangling.png", "pipe.png", "unmounted"}
     assert {item.path for item in listing.skipped} == skipped
-    assert listing.unseen() == {"unmounted", "dangling.png"}, "both may be on a disk not mounted"
+    assert unseen(listing) == {"unmounted", "dangling.png"}, "both may be on a disk not mounted"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links are POSIX's")
@@ -68,7 +72,7 @@ def test_a_folder_is_listed_once_whatever_links_lead_to_it(own_folder: Path) -> 
     found, listing = found_in(own_folder / "root")
     assert found == ["by place/1.png", "own/2.png"]
     assert {item.path for item in listing.skipped} == {"a", "by year/rome", "the same"}
-    assert not listing.unseen()
+    assert not unseen(listing)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links are POSIX's")
@@ -175,7 +179,7 @@ def test_what_cannot_be_listed_is_named_and_not_seen(
     monkeypatch.setattr(os, "scandir", refused)
     found, listing = found_in(own_folder / "top")
     assert found == ["good/1.png"]
-    assert listing.unseen() == {"locked"}
+    assert unseen(listing) == {"locked"}
     assert listing.skipped[0].reason == "Permission denied"
 
 
@@ -204,7 +208,7 @@ def test_what_is_left_out_is_counted_by_suffix(own_folder: Path) -> None:
     assert "1 .svg" in words
     assert "1 without a suffix" in words
     many = {f".s{n}": 1 for n in range(20)}
-    assert left_out_in_words(many).endswith("12 others")
+    assert left_out_in_words(many).endswith("1 .s7, …")
 
 
 def test_heic_is_named_with_its_package_and_taken_with_it(own_folder: Path) -> None:
