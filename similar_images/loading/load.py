@@ -64,9 +64,8 @@ def load(job: Load) -> Tally:
     """
     ranks, listing, tally = job.ranks, Listing(), Tally()
     inventory = take_inventory(job, listing)
-    job.collection.client.warn_if_too_many(
-        max(inventory.rows, inventory.kept + len(inventory.todo))
-    )
+    rows = max(inventory.rows, inventory.kept + len(inventory.todo))
+    job.collection.client.warn_if_too_many(rows)
     if inventory.todo:
         embed_and_upsert(job, inventory.todo, tally)
     tally.kept, tally.left_out = inventory.kept, dict(listing.left_out)
@@ -102,13 +101,11 @@ def check_same_files(listed: Sequence[tuple[int, int]], folder: Path) -> None:
 
     listed: for each rank, in their order, how many files, and the sum of number_of() their paths.
     """
-    counts = [f"{rank} ({count:,} files)" for rank, (count, _) in enumerate(listed)]
-    other = [words for words, one in zip(counts, listed, strict=True) if one != listed[0]]
-    if other:
+    if len(set(listed)) > 1:
+        counts = ", ".join(f"{count:,}" for count, _ in listed)
         raise CollectionError(
-            f"rank 0 lists {listed[0][0]:,} files under {folder}, and other ranks list others: "
-            f"{', '.join(other)}; give all machines the same folder. If it was changed meanwhile, "
-            "run it again"
+            f"the ranks list different files under {folder} ({counts}); give all machines the same "
+            "folder. If it was changed meanwhile, run it again"
         )
 
 

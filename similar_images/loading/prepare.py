@@ -47,8 +47,8 @@ def collection_to_load(client: Client, options: LoadOptions, model: Model) -> Im
     collection holds another folder or another model's vectors.
     """
     root, name = str(options.folder.resolve()), options.collection
-    properties = {"root": root, "index": options.index or "auto", LOAD: BEGUN}
-    properties |= model.properties()
+    index = options.index or "auto"
+    properties = {"root": root, "index": index, LOAD: BEGUN, **model.properties()}
     found = ImageCollection.find(client, name)
     if options.recreate:
         found = unfinished(client, name, root, model)

@@ -17,11 +17,11 @@ from torch import nn
 from similar_images.images.decoding import Preprocessing
 from similar_images.network.model_description import ModelError
 from similar_images.network.torch_network import Network
-from similar_images.network.weights import SAFETENSORS, load_weights
+from similar_images.network.weights import load_weights
 from similar_images.text import printable
 
 PREFIX = "timm/"
-HUB_FILE = f"model{SAFETENSORS}"  # of a model's page
+HUB_FILE = "model.safetensors"  # of a model's page
 HUB_SECONDS = 10  # to answer whether it is there
 
 

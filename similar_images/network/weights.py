@@ -13,7 +13,6 @@ from similar_images.network.model_description import PUBLISHED, RANDOM, ModelErr
 from similar_images.text import printable
 
 RANDOM_SEED = 0
-SAFETENSORS = ".safetensors"  # the suffix
 COUNTER = "num_batches_tracked"  # of batch norms, used only in training
 
 
@@ -75,7 +74,7 @@ def state_of_file(file: Path) -> Mapping[str, object]:
 
 
 def _read(file: Path) -> object:
-    if file.suffix.lower() != SAFETENSORS:
+    if file.suffix.lower() != ".safetensors":
         return torch.load(file, map_location="cpu", weights_only=True)
     import safetensors.torch
 

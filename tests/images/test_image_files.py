@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -99,69 +98,6 @@ def test_links_to_links_do_not_double_at_each_level(
     found, listing = found_in(own_folder / "levels/0")
     assert found == sorted(f"{'a/' * level}x.png" for level in range(levels + 1))
     assert len(listing.skipped) == levels
-
-
-def test_folders_are_found_where_an_entry_knows_no_inode(
-    photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As on Windows, where DirEntry.stat() has none: no folder is taken for one it lies in."""
-    expected = found_in(photos)[0]
-    scandir = os.scandir
-
-    class Entries:
-        def __init__(self, folder: Any) -> None:
-            self.entries = scandir(folder)
-
-        def __enter__(self) -> Iterator[Any]:
-            return map(self.without_inode, self.entries)
-
-        def __exit__(self, *_: object) -> None:
-            self.entries.close()
-
-        def without_inode(self, entry: "os.DirEntry[str]") -> Any:
-            status = list(entry.stat())
-            status[1] = status[2] = 0  # inode and device
-            return SimpleNamespace(
-                name=entry.name,
-                path=entry.path,
-                is_dir=entry.is_dir,
-                is_symlink=entry.is_symlink,
-                stat=lambda: os.stat_result(status),
-            )
-
-    monkeypatch.setattr(os, "scandir", Entries)
-    found, listing = found_in(photos)
-    assert found == expected
-    assert any(path.count("/") >= 2 for path in found)
-    assert not listing.skipped
-
-
-@pytest.fixture
-def nested(own_folder: Path) -> Iterator[Path]:
-    """1,100 folders in each other with an image in the last; gone again before pytest tidies."""
-    top, depth = own_folder / "top", 1100
-    paint(top / "x.png")
-    os.chdir(top)
-    for _ in range(depth):
-        os.mkdir("d")
-        os.chdir("d")
-    Image.new("RGB", (8, 8)).save("deepest.png")
-    os.chdir(own_folder)
-    yield top
-    os.chdir(top)
-    for _ in range(depth):
-        os.chdir("d")
-    os.unlink("deepest.png")
-    for _ in range(depth):
-        os.chdir("..")
-        os.rmdir("d")
-    os.chdir(own_folder)
-
-
-def test_folders_nested_more_than_a_thousand_deep(nested: Path) -> None:
-    found, listing = found_in(nested)
-    assert found == ["d/" * 1100 + "deepest.png", "x.png"]
-    assert not listing.skipped
 
 
 def test_what_cannot_be_listed_is_named_and_not_seen(
