@@ -68,12 +68,12 @@ def _full_name(timm: types.ModuleType, name: str) -> str:
 
     timm itself would take a name for a repository or a folder, too, and open it.
     """
-    with_tags = timm.list_models(include_tags=True)
+    names, with_tags = timm.list_models(), timm.list_models(include_tags=True)
     if name in with_tags:
         return name
-    if name in timm.list_models():
+    if name in names:
         return f"{name}.{timm.get_pretrained_cfg(name).tag}"
-    near = difflib.get_close_matches(name, with_tags, 3, 0.4) or ["resnet18.a1_in1k"]
+    near = difflib.get_close_matches(name, names + with_tags, 3, 0.4) or ["resnet18.a1_in1k"]
     choice = " or ".join(PREFIX + model for model in near)
     raise ModelError(f"timm has no model {printable(name)}; choose --model {choice}")
 
