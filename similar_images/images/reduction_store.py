@@ -129,5 +129,4 @@ class ReductionStore:
             for batch in decoder.batches(paths):
                 yield from zip(batch.images, batch.examined, strict=True)
                 self.problems |= {skipped.path: skipped.reason for skipped in batch.skipped}
-                decoder.release(batch)
                 progress.update(len(batch.images) + len(batch.skipped))
