@@ -37,9 +37,9 @@ from similar_images.milvus.connection import (
 )
 from similar_images.milvus.vector_index import INDEX_CHOICES
 from similar_images.network.embedding import (
+    EmbeddingOptions,
     add_embedding_options,
     add_weights_options,
-    embedding_options,
     make_embedder,
     warn_if_random,
 )
@@ -99,17 +99,17 @@ def run(args: argparse.Namespace, ranks: Ranks) -> None:
     """
     start = time.perf_counter()
     console = Console(args.quiet)
-    options = options_from(LoadOptions, args)
+    options, embedding = options_from(LoadOptions, args), options_from(EmbeddingOptions, args)
     with ranks:
         uri = ranks.in_turn(checked_uri, args, ranks, console)
-        network = ranks.in_turn_on_each_machine(find_network, args.model, args.weights)
+        network = ranks.in_turn(find_network, args.model, args.weights)
         if ranks.first:
             warn_if_random(network.model)
         with connect(uri) as client:
             job = Load(
                 options=options,
                 collection=ranks.in_turn(collection_to_load, client, options, network.model),
-                make_embedder=partial(make_embedder, network, embedding_options(args)),
+                make_embedder=partial(make_embedder, network, embedding),
                 workers=args.workers,
                 ranks=ranks,
                 console=console,

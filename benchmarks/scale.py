@@ -70,7 +70,7 @@ def fill(uri: str, rows: int) -> dict[str, float]:
     with connect(uri) as client:
         properties = {"root": "/nowhere", "dimension": str(DIMENSION)}
         collection = ImageCollection.create(client, NAME, properties)
-        with RowWriter(collection, measure.Rows()) as writer:
+        with RowWriter(collection, measure.Rows().update) as writer:
             for images, vectors in chunks(rows):
                 start = time.perf_counter()
                 writer.add(images, vectors)

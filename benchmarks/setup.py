@@ -72,7 +72,7 @@ class Setup:
         ):
             properties = {"root": "/nowhere", **self.model.properties()}
             collection, rows = ImageCollection.create(client, "images", properties), measure.Rows()
-            with RowWriter(collection, rows) as writer:
+            with RowWriter(collection, rows.update) as writer:
                 for batch in embed_images(embedder, self.args.images, paths):
                     writer.add(batch.images, batch.embeddings)
                 writer.finish()

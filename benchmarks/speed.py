@@ -1,11 +1,11 @@
 """How fast images are embedded and loaded, compared with other ways and with the processor."""
 
 import collections
+import copy
 import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import numpy as np
 
@@ -134,9 +134,9 @@ def cpu_seconds(setup: Setup, embedder: Embedder) -> dict[str, float]:
 
 def decoding_whole(embedder: Embedder) -> Embedder:
     """Return an embedder for which every image is decoded whole, whatever its precision."""
-    names = ("preprocessing", "batch_size", "streams", "words", "embed")
-    same = {name: getattr(embedder, name) for name in names}
-    return SimpleNamespace(**same, exact=True, least_side=None)
+    whole = copy.copy(embedder)
+    whole.exact = True
+    return whole
 
 
 def precision_of(embedder: Embedder) -> str:

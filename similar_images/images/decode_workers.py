@@ -9,12 +9,11 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,8 @@ from similar_images.images.decoding import Decoded, DecodedImage, Preprocessing,
 from similar_images.images.image_files import ImageError, Skipped, skipped_for
 
 IMAGE_SECONDS = 120  # a worker that decodes one image for longer is ended
-KILLED = "a decode worker was killed while it decoded it (out of memory?)"
+AHEAD = 4  # batches that wait decoded, until they are asked for
+KILLED = "its decode worker ran out of memory, crashed, or took more than {} s"
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # a container's quota and period, in microseconds
 FEW_IMAGES = 64  # are decoded before more than one worker process has started
 set_alarm = getattr(signal, "alarm", lambda seconds: None)  # Windows has none
@@ -32,6 +32,7 @@ SPAWN = multiprocessing.get_context("spawn")  # a fork copies locks that threads
 
 Examine = Callable[[Decoded], Any]  # a function of a module, sent to workers
 Outcome = tuple[DecodedImage, Any] | Skipped  # with what was found by Examine
+_Pending = tuple[list[str], int, "Future[list[Outcome]]"]  # a batch's paths and slot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,29 +64,27 @@ class Task:
             return skipped_for(path, error)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Batch:
     """Decoded images, and those of the batch that could not be decoded.
 
-    pixels: (N, crop, crop, 3) uint8, N = len(images); valid until release() is called. examined:
-    what Task.examine returned for each image.
+    pixels: (N, crop, crop, 3) uint8, N = len(images). examined: what Task.examine returned for
+    each image. embeddings: (N, dimension) float32, set by embed_images().
     """
 
     pixels: np.ndarray
     images: list[DecodedImage]
     examined: list[Any]
     skipped: list[Skipped]
-    slot: int | None = None
+    embeddings: np.ndarray = field(init=False)
 
-    @classmethod
-    def of(cls, outcomes: list[Outcome], out: np.ndarray, slot: int | None = None) -> "Batch":
-        """Return the batch of images with these outcomes, whose pixels are in out."""
-        skipped = [item for item in outcomes if isinstance(item, Skipped)]
-        decoded = [item for item in outcomes if not isinstance(item, Skipped)]
-        places = [i for i, item in enumerate(outcomes) if not isinstance(item, Skipped)]
-        pixels = out[places] if skipped else out[: len(outcomes)]
-        images, examined = [info for info, _ in decoded], [found for _, found in decoded]
-        return cls(pixels, images, examined, skipped, slot)
+
+def _batch(outcomes: list[Outcome], out: np.ndarray) -> Batch:
+    """Return the batch of images with these outcomes, whose pixels are copied from out."""
+    skipped = [item for item in outcomes if isinstance(item, Skipped)]
+    decoded = [item for item in outcomes if not isinstance(item, Skipped)]
+    places = [place for place, item in enumerate(outcomes) if not isinstance(item, Skipped)]
+    return Batch(out[places], [info for info, _ in decoded], [it for _, it in decoded], skipped)
 
 
 def core_count() -> int:
@@ -93,59 +92,36 @@ def core_count() -> int:
 
     A container may see all cores of the machine but be limited to the time of a few.
     """
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     with contextlib.suppress(OSError, ValueError):  # no control groups, or no limit: "max"
         quota, period = map(int, CPU_QUOTA.read_text().split())
         cores = min(cores, -(-quota // period))
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-@contextlib.contextmanager
-def interrupts_held() -> Iterator[None]:
-    """Block Ctrl-C in this thread and, for good, in the processes that are started meanwhile.
-
-    A new process imports modules before end_with_parent() is called.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def _hold_interrupts(held: bool) -> None:
+    """Block Ctrl-C in this thread and, for good, in the processes that are started meanwhile."""
+    if hasattr(signal, "pthread_sigmask"):  # Windows has none
+        signal.pthread_sigmask(signal.SIG_BLOCK if held else signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 # --- In a worker process ----------------------------------------------------------------------
-
-
-def end_with_parent() -> None:
-    """Leave Ctrl-C to the parent, and end with it, however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent:
-        threading.Thread(target=_exit_after, args=[parent], daemon=True).start()
-
-
-def _exit_after(process: BaseProcess) -> None:
-    process.join()
-    os._exit(1)
-
 
 _work: tuple[Task, np.ndarray]  # this process's task, and all slots: (slots, N, *shape) uint8
 
 
 def _start_worker(task: Task, memory: Any, shape: tuple[int, ...]) -> None:
+    """Leave Ctrl-C to the parent, and end with it, however it ends."""
     global _work
-    _work = task, _as_array(memory, shape)
-    end_with_parent()
+    _work = task, np.ndarray(shape, np.uint8, memory)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_exit_after, args=[parent_process()], daemon=True).start()
 
 
-def _as_array(memory: Any, shape: tuple[int, ...]) -> np.ndarray:
-    return np.frombuffer(memoryview(memory), np.uint8, math.prod(shape)).reshape(shape)
+def _exit_after(process: BaseProcess) -> None:
+    process.join()
+    os._exit(1)
 
 
 def _decode(paths: list[str], slot: int, start: int, seconds: int) -> list[Outcome]:
@@ -165,36 +141,26 @@ def _decode(paths: list[str], slot: int, start: int, seconds: int) -> list[Outco
 # --- In the calling process -------------------------------------------------------------------
 
 
-@dataclass
-class _Pending:
-    """A batch that was given to the worker processes."""
-
-    paths: list[str]
-    slot: int
-    future: "Future[list[Outcome]]"
-
-
 class Decoder:
     """Worker processes that decode images into shared memory; a context manager.
 
-    `ahead` batches are decoded before they are asked for; a batch's memory is used again once it
-    is released. An image whose decoding takes longer than IMAGE_SECONDS (but on Windows), or whose
-    worker is killed or crashes, is skipped, and the others are decoded all the same. With workers=0
-    the calling process decodes, and nothing protects it from such an image.
+    An image whose decoding takes longer than IMAGE_SECONDS (but on Windows), or whose worker is
+    killed or crashes, is skipped, and the others are decoded all the same. With workers=0 the
+    calling process decodes, and nothing protects it from such an image.
     """
 
-    def __init__(self, task: Task, batch_size: int, workers: int, ahead: int = 4) -> None:
+    def __init__(self, task: Task, batch_size: int, workers: int) -> None:
         """Start the workers."""
         self.task = task
         self.batch_size = batch_size
         self.workers = workers
-        self._free = collections.deque(range(workers + ahead))
+        self._free = collections.deque(range(workers + AHEAD))
         self._waiting: collections.deque[_Pending] = collections.deque()
         if workers:
             # A file without a name: nothing is left of it, however this process ends.
             shape = (len(self._free), batch_size, *task.shape)
             self._shared = SPAWN.RawArray(ctypes.c_ubyte, max(1, math.prod(shape)))
-            self._memory = _as_array(self._shared, shape)
+            self._memory = np.ndarray(shape, np.uint8, memoryview(self._shared))
             self._pool = self._new_pool()
 
     def _new_pool(self) -> ProcessPoolExecutor:
@@ -217,66 +183,55 @@ class Decoder:
         while chunk := list(itertools.islice(paths, self.batch_size)):
             if not self.workers:
                 pixels = np.empty((len(chunk), *self.task.shape), np.uint8)
-                yield Batch.of(list(map(self.task.outcome, chunk, pixels)), pixels)
+                yield _batch(list(map(self.task.outcome, chunk, pixels)), pixels)
                 continue
             while not self._free:
                 yield self._finish()
             slot = self._free.popleft()
-            self._waiting.append(_Pending(chunk, slot, self._decode(chunk, slot)))
+            self._waiting.append((chunk, slot, self._decode(chunk, slot)))
         while self._waiting:
             yield self._finish()
 
-    def release(self, batch: Batch) -> None:
-        """Give a batch's memory back; its pixels must not be used any more."""
-        if batch.slot is not None:
-            self._free.append(batch.slot)
-
     def _decode(self, paths: list[str], slot: int, start: int = 0) -> "Future[list[Outcome]]":
-        return self._submit(_decode, paths, slot, start, IMAGE_SECONDS)
-
-    def _submit(self, function: Callable[..., Any], *arguments: object) -> "Future[Any]":
+        _hold_interrupts(True)  # here worker processes are started
         try:
-            with interrupts_held():  # here worker processes are started
-                return self._pool.submit(function, *arguments)
+            return self._pool.submit(_decode, paths, slot, start, IMAGE_SECONDS)
         except BrokenProcessPool as error:  # raised again where the result is asked for
-            broken: Future[Any] = Future()
+            broken: Future[list[Outcome]] = Future()
             broken.set_exception(error)
             return broken
+        finally:
+            _hold_interrupts(False)
 
     def _finish(self) -> Batch:
         """Return the oldest batch.
 
         When a worker dies, all batches that the workers had are lost. The oldest one is decoded
-        image by image, which identifies the image that caused it, if it is among them; the
-        others are given to new workers.
+        image by image, which identifies the cause if it is there; new workers get the others.
         """
-        oldest = self._waiting.popleft()
+        paths, slot, future = self._waiting.popleft()
         try:
-            outcomes = oldest.future.result()
+            outcomes = future.result()
         except BrokenProcessPool:
             self._restart()
-            outcomes = [
-                self._alone(path, oldest.slot, place) for place, path in enumerate(oldest.paths)
-            ]
-            for pending in self._waiting:
-                if pending.future.exception():
-                    pending.future = self._decode(pending.paths, pending.slot)
-        return Batch.of(outcomes, self._memory[oldest.slot], oldest.slot)
+            outcomes = [self._alone(path, slot, place) for place, path in enumerate(paths)]
+            for number, (later, its_slot, lost) in enumerate(self._waiting):
+                if lost.exception():
+                    self._waiting[number] = later, its_slot, self._decode(later, its_slot)
+        self._free.append(slot)
+        return _batch(outcomes, self._memory[slot])
 
     def _alone(self, path: str, slot: int, place: int) -> Outcome:
         """Decode an image while nothing else is decoded; skip it if it kills its worker."""
-        began = time.monotonic()
         try:
             return self._decode([path], slot, place).result()[0]
         except BrokenProcessPool:
-            late = time.monotonic() - began >= IMAGE_SECONDS
             self._restart()
-            reason = f"decoding it takes more than {IMAGE_SECONDS} s" if late else KILLED
-            return Skipped(path, reason, unseen=True)
+            return Skipped(path, KILLED.format(IMAGE_SECONDS), unseen=True)
 
     def _restart(self) -> None:
         """Start new workers, after the last of the old ones has ended and writes no more."""
         self._pool.shutdown(wait=True)
         self._pool = self._new_pool()
-        if self._submit(os.getpid).exception():
+        if self._decode([], 0).exception():
             raise ImageError("decode workers end as soon as they start; try --workers 0")

@@ -63,10 +63,6 @@ class Listing:
     skipped: list[Skipped] = field(default_factory=list)
     left_out: collections.Counter[str] = field(default_factory=collections.Counter)  # by suffix
 
-    def unseen(self) -> set[str]:
-        """Return the files and folders of which it is not known what they hold now."""
-        return {item.path for item in self.skipped if item.unseen}
-
 
 def label_of(path: str) -> str:
     """Return an image's label, the first folder under the root; '' in a flat folder.
@@ -99,9 +95,6 @@ def image_suffixes() -> frozenset[str]:
 
 def has_image_suffix(path: str) -> bool:
     """Return whether a path's suffix is that of a format that can be decoded now.
-
-    A row whose path has none is not to be pruned: the image may be there, and the package that
-    decodes it uninstalled.
 
     >>> has_image_suffix("frog/1.PNG"), has_image_suffix("frog.png/1")
     (True, False)
@@ -145,14 +138,11 @@ def left_out_in_words(left_out: Mapping[str, int]) -> str:
     'left out: 3,000 .heic (pip install pillow-heif), 1 .svg'
     """
     words = []
-    ordered = sorted(left_out.items(), key=lambda item: -item[1])
-    for suffix, count in ordered[:LEFT_OUT_LISTED]:
+    for suffix, count in collections.Counter(left_out).most_common(LEFT_OUT_LISTED):
         package = f" (pip install {PACKAGES[suffix]})" if suffix in PACKAGES else ""
         words.append(f"{count:,} {printable(suffix) or 'without a suffix'}{package}")
-    others = sum(count for _, count in ordered[LEFT_OUT_LISTED:])
-    if others:
-        words.append(f"{others:,} others")
-    return f"left out: {', '.join(words)}"
+    more = ", …" if len(left_out) > LEFT_OUT_LISTED else ""
+    return f"left out: {', '.join(words)}{more}"
 
 
 def image_error(error: Exception) -> ImageError:
@@ -182,10 +172,11 @@ def _walk(root: Path, listing: Listing) -> Iterator[tuple[str, "os.DirEntry[str]
         linked, path = heapq.heappop(folders)
         place = os.path.join(root, path)
         try:
-            if _identity(place) in seen:
+            status = os.stat(place)  # and not DirEntry.stat(), which knows no inode on Windows
+            if (status.st_dev, status.st_ino) in seen:
                 listing.skipped.append(Skipped(path, "a folder that is listed under another path"))
                 continue
-            seen.add(_identity(place))
+            seen.add((status.st_dev, status.st_ino))
             with os.scandir(place) as entries:
                 for entry in entries:
                     if entry.name.startswith("."):
@@ -214,11 +205,6 @@ def _is_folder(entry: "os.DirEntry[str]", path: str, listing: Listing) -> bool:
     if broken and not has_image_suffix(path):  # an image is noted by iter_images
         listing.skipped.append(Skipped(path, "a broken symbolic link", unseen=True))
     return False
-
-
-def _identity(path: str) -> tuple[int, int]:
-    status = os.stat(path)  # and not DirEntry.stat(), which knows no inode on Windows
-    return status.st_dev, status.st_ino
 
 
 def _found(path: str, status: os.stat_result) -> FoundImage:

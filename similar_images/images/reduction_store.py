@@ -91,7 +91,6 @@ class ReductionStore:
                 for image, reduction in zip(batch.images, batch.examined, strict=True):
                     self.add(image.path, reduction)
                 self.problems |= {skipped.path: skipped.reason for skipped in batch.skipped}
-                decoder.release(batch)
                 progress.update(len(batch.images) + len(batch.skipped))
 
     def thumbnails(self, paths: Sequence[str], console: Console = QUIET) -> dict[str, Thumbnail]:

@@ -33,10 +33,8 @@ def build_index(job: Load, rows: int) -> None:
     collection = job.collection
     choice = job.options.index or collection.properties.get("index", "auto")
     collection.set_properties(index=choice)
-    replaceable = job.options.index or collection.index.current().get("index_type") in (
-        None,
-        FLAT.type,
-    )
+    current = collection.index.current().get("index_type")
+    replaceable = job.options.index or current in (None, FLAT.type)
     kind = choose_index(choice, rows, collection.client.exact_rows)
     if replaceable and collection.use_index(kind):
         job.console.say(f"Index: {collection.index.words({})}")

@@ -38,18 +38,9 @@ class Inventory:
         return [*self._stored, *self._changed.intersection(unreadable)]
 
 
-class ListedPaths:
-    """The number of listed paths and a hash of them that doesn't depend on their order.
+def number_of(path: str) -> int:
+    """Return a hash of a path, 64 bits, the same in every process and on every system.
 
-    Two ranks that list the same files have the same values, in every process and on every system.
+    Two ranks whose sums of these are equal have listed the same files.
     """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.digest = 0  # 64 bits
-
-    def add(self, path: str) -> None:
-        """Count a path."""
-        number = hashlib.blake2b(os.fsencode(path), digest_size=8).digest()
-        self.count += 1
-        self.digest = (self.digest + int.from_bytes(number)) % 2**64
+    return int.from_bytes(hashlib.blake2b(os.fsencode(path), digest_size=8).digest())

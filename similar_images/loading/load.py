@@ -6,7 +6,7 @@ from pathlib import Path
 
 from similar_images.console import Console
 from similar_images.images.image_files import Listing, Skipped, iter_images
-from similar_images.loading.inventory import Inventory, ListedPaths
+from similar_images.loading.inventory import Inventory, number_of
 from similar_images.loading.prepare import LoadOptions
 from similar_images.loading.prune import certainly_gone, may_prune
 from similar_images.loading.ranks import Ranks
@@ -64,9 +64,8 @@ def load(job: Load) -> Tally:
     """
     ranks, listing, tally = job.ranks, Listing(), Tally()
     inventory = take_inventory(job, listing)
-    job.collection.client.warn_if_too_many(
-        max(inventory.rows, inventory.kept + len(inventory.todo))
-    )
+    rows = max(inventory.rows, inventory.kept + len(inventory.todo))
+    job.collection.client.warn_if_too_many(rows)
     if inventory.todo:
         embed_and_upsert(job, inventory.todo, tally)
     tally.kept, tally.left_out = inventory.kept, dict(listing.left_out)
@@ -81,34 +80,32 @@ def load(job: Load) -> Tally:
 
 def take_inventory(job: Load, listing: Listing) -> Inventory:
     """Return the rows and images of this rank; CollectionError if others list other files."""
-    ranks, folder, listed = job.ranks, job.options.folder, ListedPaths()
+    ranks, folder, listed = job.ranks, job.options.folder, 0
     inventory = Inventory(i for i in job.collection.stored_images() if ranks.mine(i.path))
 
     def is_mine(path: str) -> bool:
-        listed.add(path)
+        nonlocal listed
+        listed += number_of(path)
         progress.update(1)
         return ranks.mine(path)
 
     with job.console.progress("files", None, ranks.prefix, ranks.local_rank) as progress:
         for image in iter_images(folder, listing, is_mine):
             inventory.compare(image)
-    ranks.in_turn(check_same_files, ranks.gather(listed), folder)
+    ranks.in_turn(check_same_files, ranks.gather((progress.n, listed)), folder)
     return inventory
 
 
-def check_same_files(ranks_listed: Sequence[ListedPaths], folder: Path) -> None:
-    """Raise CollectionError unless all ranks, in their order, have listed the same paths."""
-    first, *others = ranks_listed
-    other = [
-        f"{rank} ({listed.count:,} files)"
-        for rank, listed in enumerate(others, start=1)
-        if vars(listed) != vars(first)
-    ]
-    if other:
+def check_same_files(listed: Sequence[tuple[int, int]], folder: Path) -> None:
+    """Raise CollectionError unless all ranks have listed the same files.
+
+    listed: for each rank, in their order, how many files, and the sum of number_of() their paths.
+    """
+    if len(set(listed)) > 1:
+        counts = ", ".join(f"{count:,}" for count, _ in listed)
         raise CollectionError(
-            f"rank 0 lists {first.count:,} files under {folder}, and other ranks list others: "
-            f"{', '.join(other)}; give all machines the same folder. If it was changed meanwhile, "
-            "run it again"
+            f"the ranks list different files under {folder} ({counts}); give all machines the same "
+            "folder. If it was changed meanwhile, run it again"
         )
 
 
@@ -122,7 +119,7 @@ def embed_and_upsert(job: Load, paths: Sequence[str], tally: Tally) -> None:
     job.collection.set_properties(**{LOAD: BEGUN})
     with (
         job.console.progress("images", len(paths), ranks.prefix, ranks.local_rank) as progress,
-        RowWriter(job.collection, progress) as writer,
+        RowWriter(job.collection, progress.update) as writer,
     ):
         # At least one worker, even for a single image: one that kills it is skipped, see Decoder.
         for batch in embed_images(embedder, job.options.folder, paths, job.workers, for_few=1):
@@ -136,7 +133,7 @@ def embed_and_upsert(job: Load, paths: Sequence[str], tally: Tally) -> None:
 def prune(job: Load, inventory: Inventory, listing: Listing, tally: Tally) -> None:
     """Count this rank's rows that have no file; remove them if all ranks together may."""
     missing = inventory.missing(skipped.path for skipped in tally.skipped)
-    unseen = Listing(tally.skipped + listing.skipped).unseen()
+    unseen = {item.path for item in tally.skipped + listing.skipped if item.unseen}
     gone = certainly_gone(missing, unseen, job.options.folder)
     tally.gone, tally.unseen = len(gone), len(missing) - len(gone)
     all_gone, all_rows = map(sum, zip(*job.ranks.gather((len(gone), inventory.rows)), strict=True))

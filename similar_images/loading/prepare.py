@@ -47,15 +47,13 @@ def collection_to_load(client: Client, options: LoadOptions, model: Model) -> Im
     collection holds another folder or another model's vectors.
     """
     root, name = str(options.folder.resolve()), options.collection
-    properties = {"root": root, "index": options.index or "auto", LOAD: BEGUN}
-    properties |= model.properties()
+    index = options.index or "auto"
+    properties = {"root": root, "index": index, LOAD: BEGUN, **model.properties()}
     found = ImageCollection.find(client, name)
     if options.recreate:
         found = unfinished(client, name, root, model)
     elif found:
-        check_replaceable(found)
-        check_same_model(found, model)
-        settle_root(found, root, options.moved)
+        settle(found, model, root, options.moved)
     if found is None:
         return ImageCollection.create(client, name, properties, beside=options.recreate)
     if not found.index.current():
@@ -78,31 +76,29 @@ def unfinished(client: Client, name: str, root: str, model: Model) -> ImageColle
     return resumed
 
 
-def check_replaceable(collection: ImageCollection) -> None:
-    """Raise CollectionError for a collection with a name of its own that --recreate would reuse."""
+def settle(collection: ImageCollection, model: Model, root: str, moved: bool) -> None:
+    """Record the folder's place, a new one if --moved is given.
+
+    Raises CollectionError if the collection is of another folder or model, or has a name of its own
+    that --recreate would reuse.
+    """
+    stored, reason = collection.properties, ""
     if collection.own_name == collection.name:
-        raise CollectionError(
-            f"{collection.name} is not an alias of a collection, as embed_and_load.py makes; load "
-            "it again with --recreate, or choose another --collection"
+        reason = (
+            "is not an alias of a collection, as embed_and_load.py makes; load it again with "
+            "--recreate, or choose another --collection"
         )
-
-
-def check_same_model(collection: ImageCollection, model: Model) -> None:
-    """Raise CollectionError unless the collection holds this model's vectors."""
-    stored = collection.properties
-    if not model.same_vectors(stored):
-        raise CollectionError(
-            f"the collection {collection.name} was made with another model or other weights "
+    elif not model.same_vectors(stored):
+        reason = (
+            "was made with another model or other weights "
             f"({stored.get('architecture')}, {stored.get('weights')}); give those, choose another "
             "--collection, or add --recreate"
         )
-
-
-def settle_root(collection: ImageCollection, root: str, moved: bool) -> None:
-    """Record the folder's new place if --moved is given; CollectionError for another folder."""
-    if str(collection.root) != root and not moved:
-        raise CollectionError(
-            f"the collection {collection.name} holds the folder {collection.root}; choose another "
-            "--collection, add --moved if that folder is here now, or --recreate to replace it"
+    elif str(collection.root) != root and not moved:
+        reason = (
+            f"holds the folder {collection.root}; choose another --collection, add --moved if that "
+            "folder is here now, or --recreate to replace it"
         )
+    if reason:
+        raise CollectionError(f"the collection {collection.name} {reason}")
     collection.set_properties(root=root)

@@ -66,19 +66,10 @@ class Ranks:
 
     def in_turn(self, work: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
         """Return what work returns; the first rank calls it before the others."""
-        return self._after(self.first, work, *args, **options)
-
-    def in_turn_on_each_machine(
-        self, work: Callable[P, T], *args: P.args, **options: P.kwargs
-    ) -> T:
-        """Return what work returns; on each machine, one rank calls it before the others."""
-        return self._after(self.local_rank == 0, work, *args, **options)
-
-    def _after(self, leads: bool, work: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
-        if leads:
+        if self.first:
             result = work(*args, **options)
         self.gather(None)
-        if not leads:
+        if not self.first:
             result = work(*args, **options)
         return result
 

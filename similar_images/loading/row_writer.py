@@ -1,7 +1,7 @@
 """Upsert rows in threads of their own, while the network embeds the next images."""
 
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Protocol
 
 import numpy as np
 
@@ -11,24 +11,17 @@ from similar_images.milvus.collection import ImageCollection
 MAX_WAITING = 4  # upserts that are queued or under way, beyond which add() waits
 
 
-class Counter(Protocol):
-    """Anything that counts images, such as a progress bar."""
-
-    def update(self, count: int, /) -> object:
-        """Count this many more."""
-
-
 class RowWriter:
     """Upserts in threads of its own, so that embedding can continue; a context manager.
 
     How many rows a request has, and how many requests are under way at a time, the collection's
     client says. No path may be added twice: the later upsert could be stored before the earlier.
-    `progress` counts only rows that Milvus has stored.
+    `count` is called with each number of rows that Milvus has stored.
     """
 
-    def __init__(self, collection: ImageCollection, progress: Counter) -> None:
+    def __init__(self, collection: ImageCollection, count: Callable[[int], object]) -> None:
         self.collection = collection
-        self.progress = progress
+        self.count = count
         self.written = 0
         self._rows: list[tuple[DecodedImage, np.ndarray]] = []
         self._upserts: set[Future[int]] = set()
@@ -67,12 +60,10 @@ class RowWriter:
 
     def _wait(self, most: int) -> None:
         """Wait until at most so many upserts are queued or under way; count those that ended."""
-        while True:
+        enough = False
+        while not enough:
             enough = len(self._upserts) <= most
             ended, self._upserts = wait(self._upserts, 0 if enough else None, FIRST_COMPLETED)
             for upsert in ended:
-                count = upsert.result()
-                self.written += count
-                self.progress.update(count)
-            if enough:
-                return
+                self.written += upsert.result()
+                self.count(upsert.result())

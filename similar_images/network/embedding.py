@@ -5,18 +5,17 @@ Worker processes decode while the network runs. OpenVINO and torch are imported 
 
 import argparse
 import collections
-import itertools
 import os
 import sys
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from similar_images.console import options_from, warn, whole_number
+from similar_images.console import warn, whole_number
 from similar_images.images.decode_workers import (
     FEW_IMAGES,
     Batch,
@@ -25,8 +24,7 @@ from similar_images.images.decode_workers import (
     Task,
     core_count,
 )
-from similar_images.images.decoding import DecodedImage, Preprocessing
-from similar_images.images.image_files import Skipped
+from similar_images.images.decoding import Preprocessing
 from similar_images.network.find_network import torch_network_of
 from similar_images.network.model_description import PUBLISHED, RANDOM, Model, ModelError
 from similar_images.network.network_cache import ConvertedNetwork
@@ -54,25 +52,8 @@ class EmbeddingOptions:
     workers: int | None = None
 
 
-class Embedder(typing.Protocol):
-    """A network ready to embed; several threads may use it at once.
-
-    streams: how many batches to submit at a time. words: device and precision, for reports.
-    exact: whether float32 was asked for, so that images are decoded whole.
-    """
-
-    preprocessing: Preprocessing
-    batch_size: int
-    streams: int
-    words: str
-    exact: bool
-
-    def embed(self, pixels: np.ndarray) -> np.ndarray:
-        """Return the embeddings of preprocessed images.
-
-        pixels: (N, crop, crop, 3) uint8, N <= batch_size. Returns (N, dimension) float32, unit
-        length.
-        """
+# A network ready to embed; several threads may use it at once.
+Embedder = OpenVinoEmbedder | TorchEmbedder
 
 
 def make_embedder(
@@ -87,7 +68,7 @@ def make_embedder(
     how = options.precision, options.batch_size
     if isinstance(network, ConvertedNetwork):
         if device == "cpu":
-            return OpenVinoEmbedder(network, *how, images, core_count())
+            return OpenVinoEmbedder(network, *how, images)
         network = torch_network_of(network.model)
     return TorchEmbedder(network, device, *how)
 
@@ -95,10 +76,11 @@ def make_embedder(
 def choose_device(device: str, images: int) -> str:
     """Return the device to compute on; 'auto' takes CUDA, else MPS, else the CPU.
 
-    For few images it is the CPU, without importing torch. Raises ModelError if this machine has
-    no such device.
+    For few images, or without a GPU's file, it is the CPU, without importing torch, which takes
+    seconds. Raises ModelError if this machine has no such device.
     """
-    if device == "cpu" or (device == "auto" and (images < GPU_IMAGES or not _may_have_gpu())):
+    may_have_gpu = sys.platform != "linux" or any(map(os.path.exists, GPU_FILES))
+    if device == "cpu" or (device == "auto" and (images < GPU_IMAGES or not may_have_gpu)):
         return "cpu"
     import torch
 
@@ -110,73 +92,51 @@ def choose_device(device: str, images: int) -> str:
     return device
 
 
-def _may_have_gpu() -> bool:
-    """Return whether to import torch, which takes seconds, and ask it for a GPU."""
-    return sys.platform != "linux" or any(map(os.path.exists, GPU_FILES))
-
-
 # --- Images -----------------------------------------------------------------------------------
-
-
-class EmbeddedBatch(typing.NamedTuple):
-    """Images and their embeddings, (N, dimension) float32, and the images that had none.
-
-    examined: what embed_images()'s `examine` returned for each image.
-    """
-
-    images: list[DecodedImage]
-    embeddings: np.ndarray
-    examined: list[typing.Any]
-    skipped: list[Skipped]
 
 
 def embed_images(
     embedder: Embedder,
     root: Path,
-    paths: Iterable[str],
+    paths: Sequence[str],
     workers: int | None = None,
     *,
     for_few: int = 0,
     examine: Examine | None = None,
-) -> Iterator[EmbeddedBatch]:
+) -> Iterator[Batch]:
     """Yield the embeddings of root/path in batches, in the order of paths.
 
-    Paths are taken as they are needed, a few batches ahead. Worker processes decode while the
-    network runs: large JPEGs at a reduced scale, unless the embedder is exact. workers=None starts
-    one for each core, or for_few of them for FEW_IMAGES; 0 decodes in this process, and nothing
-    protects it from an image that takes all memory. examine is called with each decoded image,
-    where it is decoded. Unreadable images are skipped and named. Raises ImageError if workers
-    can't be started.
+    Worker processes decode while the network runs: large JPEGs at a reduced scale, unless the
+    embedder is exact. workers=None starts one for each core, or for_few of them for FEW_IMAGES; 0
+    decodes in this process, see Decoder. examine is called with each decoded image, where it is
+    decoded. Raises ImageError if workers can't be started.
     """
-    paths = iter(paths)
-    first = list(itertools.islice(paths, FEW_IMAGES + 1))
     if workers is None:
-        workers = for_few if len(first) <= FEW_IMAGES else core_count()
-    ahead = embedder.streams + 1
-    waiting: collections.deque[tuple[Batch, Future[np.ndarray]]] = collections.deque()
+        workers = for_few if len(paths) <= FEW_IMAGES else core_count()
     task = Task(
         root=root,
         preprocessing=embedder.preprocessing,
         least_side=least_side(embedder.preprocessing, embedder.exact),
         examine=examine,
     )
+    ahead = embedder.streams + 1
+    waiting: collections.deque[tuple[Batch, Future[np.ndarray]]] = collections.deque()
+
+    def embedded() -> Batch:
+        batch, embeddings = waiting.popleft()
+        batch.embeddings = embeddings.result()
+        return batch
+
     with (
-        Decoder(task, embedder.batch_size, workers, ahead=2 * ahead) as decoder,
+        Decoder(task, embedder.batch_size, workers) as decoder,
         ThreadPoolExecutor(ahead) as network,
     ):
-
-        def finish() -> EmbeddedBatch:
-            batch, future = waiting.popleft()
-            embeddings = future.result()
-            decoder.release(batch)
-            return EmbeddedBatch(batch.images, embeddings, batch.examined, batch.skipped)
-
-        for batch in decoder.batches(itertools.chain(first, paths)):
+        for batch in decoder.batches(paths):
             waiting.append((batch, network.submit(embedder.embed, batch.pixels)))
             if len(waiting) >= 2 * ahead:
-                yield finish()
+                yield embedded()
         while waiting:
-            yield finish()
+            yield embedded()
 
 
 def least_side(preprocessing: Preprocessing, exact: bool) -> int | None:
@@ -231,11 +191,6 @@ def add_embedding_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="processes that decode images (default: one for each core)",
     )
-
-
-def embedding_options(args: argparse.Namespace) -> EmbeddingOptions:
-    """Return the values of the options that add_embedding_options() added."""
-    return options_from(EmbeddingOptions, args)
 
 
 def warn_if_random(model: Model) -> None:

@@ -52,11 +52,5 @@ def package_of(architecture: str) -> str:
 
 
 def named_or_path(weights: str) -> str:
-    """Return weights as a collection records them: 'pretrained', 'random' or a file's whole path.
-
-    >>> named_or_path("pretrained")
-    'pretrained'
-    """
-    if weights in NAMED_WEIGHTS:
-        return weights
-    return str(Path(weights).resolve())
+    """Return weights as a collection records them: a file as its whole path."""
+    return weights if weights in NAMED_WEIGHTS else str(Path(weights).resolve())

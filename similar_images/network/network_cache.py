@@ -27,10 +27,8 @@ from similar_images.network.model_description import NAMED_WEIGHTS, Model, named
 if typing.TYPE_CHECKING:
     import openvino
 
-APPLICATION = "similar-images"
 GRAPH, WEIGHTS, ABOUT = "network.xml", "network.bin", "about.json"
 FORMAT = "3"  # of the folders above; raised when other code would convert a network differently
-CONVERTERS = ("openvino", "torch")  # other versions may convert differently
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class ConvertedNetwork:
 
 def cache_folder() -> Path:
     """Return this project's folder in the user's cache folder."""
-    return Path(platformdirs.user_cache_dir(APPLICATION, appauthor=False))
+    return Path(platformdirs.user_cache_dir("similar-images", appauthor=False))
 
 
 def find_by_properties(properties: Mapping[str, str]) -> ConvertedNetwork | None:
@@ -117,7 +115,7 @@ def _name(architecture: str, weights: str) -> str:
 
 def _versions(architecture: str) -> list[str]:
     """Return the versions that determine how a network is built and converted."""
-    packages = (*CONVERTERS, package_of(architecture))
+    packages = ("openvino", "torch", package_of(architecture))
     return [FORMAT, *map(importlib.metadata.version, packages)]
 
 

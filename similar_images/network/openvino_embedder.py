@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from similar_images.console import warn
+from similar_images.images.decode_workers import core_count
 from similar_images.network.find_network import import_openvino
 from similar_images.network.network_cache import ConvertedNetwork
+from similar_images.text import counted
 
 CPU_BATCH = 16  # images: with 4 to 64 OpenVINO is within a tenth of its best
 HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}  # OpenVINO's names of precisions
 
 
 class OpenVinoEmbedder:
-    """A converted network on the CPU; an Embedder.
+    """A converted network on the CPU; several threads may use it at once.
 
     Each core has its own copy: a core that also decodes or upserts delays one batch, not all of
     them. OpenVINO can make the copies itself (NUM_STREAMS), in parallel, but 2026.4 then gave one
@@ -24,17 +26,13 @@ class OpenVinoEmbedder:
     """
 
     def __init__(
-        self,
-        network: ConvertedNetwork,
-        precision: str,
-        batch_size: int | None,
-        images: int,
-        cores: int,
+        self, network: ConvertedNetwork, precision: str, batch_size: int | None, images: int
     ) -> None:
-        """Compile the network for about this number of images and cores.
+        """Compile the network for about this number of images.
 
         A precision that the CPU lacks is replaced by OpenVINO, with a warning.
         """
+        cores = core_count()
         self.preprocessing = network.preprocessing
         self.exact = precision == "float32"
         self.batch_size = batch_size or max(1, min(CPU_BATCH, images))
@@ -54,7 +52,6 @@ class OpenVinoEmbedder:
         graph = core.read_model(graph) if isinstance(graph, Path) else graph.clone()
         graph.reshape([self.batch_size, *self.preprocessing.shape])
         copies = [core.compile_model(graph, "CPU", settings) for _ in range(self.streams)]
-        self._dimension = int(network.model.dimension)
         self._requests: queue.SimpleQueue[typing.Any] = queue.SimpleQueue()
         for copy in copies:
             self._requests.put(copy.create_infer_request())
@@ -62,14 +59,15 @@ class OpenVinoEmbedder:
         used = next((name for name, openvinos in HINTS.items() if openvinos == hint), hint)
         if precision not in ("auto", used):
             warn(f"this CPU does not compute in {precision}; OpenVINO uses {used}")
-        threads = f"{cores} thread{'s' if cores > 1 else ''}"
+        threads = counted(cores, "thread")
         self.words = f"cpu with {threads}, OpenVINO, {used}, batches of {self.batch_size}"
 
     def embed(self, pixels: np.ndarray) -> np.ndarray:
-        """Return the embeddings of preprocessed images; see Embedder."""
+        """Return the embeddings of preprocessed images, (N, dimension) float32 of unit length.
+
+        pixels: (N, crop, crop, 3) uint8, N <= batch_size.
+        """
         count = len(pixels)
-        if count == 0:
-            return np.empty((0, self._dimension), np.float32)
         if count < self.batch_size:  # the network takes whole batches
             padded = np.zeros((self.batch_size, *self.preprocessing.shape), np.uint8)
             padded[:count] = pixels

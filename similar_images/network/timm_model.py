@@ -16,13 +16,12 @@ from torch import nn
 
 from similar_images.images.decoding import Preprocessing
 from similar_images.network.model_description import ModelError
-from similar_images.network.torch_network import Network, make_network
-from similar_images.network.weights import SAFETENSORS, load_weights
+from similar_images.network.torch_network import Network
+from similar_images.network.weights import load_weights
 from similar_images.text import printable
 
 PREFIX = "timm/"
-SUGGESTED = "resnet18.a1_in1k"  # for a name that resembles none
-HUB_FILE = f"model{SAFETENSORS}"  # of a model's page
+HUB_FILE = "model.safetensors"  # of a model's page
 HUB_SECONDS = 10  # to answer whether it is there
 
 
@@ -41,7 +40,7 @@ def load_network(architecture: str, weights: str) -> Network:
     last = body.pretrained_cfg.get("classifier") or ()
     heads = tuple(head.partition(".")[0] for head in ([last] if isinstance(last, str) else last))
     load_weights(body, heads, weights, lambda: _published_state(timm, name), architecture)
-    return make_network(
+    return Network(
         body,
         architecture=PREFIX + name,
         weights=weights,
@@ -69,34 +68,29 @@ def _full_name(timm: types.ModuleType, name: str) -> str:
 
     timm itself would take a name for a repository or a folder, too, and open it.
     """
-    with_tags = timm.list_models(include_tags=True)
+    names, with_tags = timm.list_models(), timm.list_models(include_tags=True)
     if name in with_tags:
         return name
-    names = timm.list_models()
-    if name not in names:
-        near = difflib.get_close_matches(name, names, 3, 0.4) or [SUGGESTED]
-        if name.partition(".")[0] in names:
-            near = [full for full in with_tags if full.startswith(name.partition(".")[0] + ".")]
-        choice = " or ".join(PREFIX + model for model in near)
-        raise ModelError(f"timm has no model {printable(name)}; choose --model {choice}")
-    return f"{name}.{timm.get_pretrained_cfg(name).tag}"
+    if name in names:
+        return f"{name}.{timm.get_pretrained_cfg(name).tag}"
+    near = difflib.get_close_matches(name, names + with_tags, 3, 0.4) or ["resnet18.a1_in1k"]
+    choice = " or ".join(PREFIX + model for model in near)
+    raise ModelError(f"timm has no model {printable(name)}; choose --model {choice}")
 
 
 def _preprocessing(name: str, data: Mapping[str, typing.Any]) -> Preprocessing:
     """Return what timm's create_transform() does to an image before it normalises."""
     channels, height, width = data["input_size"]
-    if channels != 3 or height != width:
-        raise ModelError(
-            f"{PREFIX}{name} takes {channels} channels of {width}×{height} pixels, and only "
-            "squares of 3 are supported; choose another --model"
-        )
     fill = "".join(f"{round(255 * value):02x}" for value in data["mean"])
     resize = int(height / data["crop_pct"])
     try:
+        if channels != 3 or height != width:
+            raise ValueError(f"{channels} channels of {width}×{height} pixels, not 3 of a square")
         return Preprocessing(resize, height, data["interpolation"], data["crop_mode"], f"#{fill}")
     except ValueError as error:
         raise ModelError(
-            f"{PREFIX}{name} prepares images in an unknown way ({error}); choose another --model"
+            f"{PREFIX}{name} takes images in a form that is not supported ({error}); "
+            "choose another --model"
         ) from error
 
 

@@ -16,7 +16,7 @@ GPU_STREAMS = 2  # batches submitted at a time
 
 
 class TorchEmbedder:
-    """A network in torch, in half precision on a GPU; an Embedder."""
+    """A network in torch, in half precision on a GPU; used as an OpenVinoEmbedder."""
 
     def __init__(
         self, network: "Network", device: str, precision: str, batch_size: int | None
@@ -43,7 +43,7 @@ class TorchEmbedder:
         self.words = f"{self._device}, torch, {precision}, batches of {self.batch_size}"
 
     def embed(self, pixels: np.ndarray) -> np.ndarray:
-        """Return the embeddings of preprocessed images; see Embedder."""
+        """Return the embeddings of preprocessed images; see OpenVinoEmbedder."""
         import torch
 
         with torch.inference_mode():

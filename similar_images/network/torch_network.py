@@ -1,51 +1,48 @@
 """A network in torch that computes embeddings, whatever package has its layers."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 
 from similar_images.images.decoding import Preprocessing
-from similar_images.network import weights as state
 from similar_images.network.model_description import Model, named_or_path
+from similar_images.network.weights import sha256
 
 Channels = tuple[float, float, float]  # red, green, blue; of values from 0 to 1
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation of each channel
 
 
-@dataclass(frozen=True)
 class Network:
-    """A network in torch that computes embeddings: its description, preprocessing and layers."""
+    """A network in torch that computes embeddings: its description, preprocessing and layers.
 
-    model: Model
-    preprocessing: Preprocessing
-    layers: nn.Module  # (N, crop, crop, 3) uint8 → (N, dimension) float32 of unit length
-
-
-def make_network(
-    body: nn.Module,
-    *,
-    architecture: str,
-    weights: str,
-    dimension: int,
-    preprocessing: Preprocessing,
-    mean: Channels,
-    deviation: Channels,
-    remarks: str = "",
-) -> Network:
-    """Return the network whose layers before the last one are body, with its weights loaded.
-
-    body: normalised (N, 3, crop, crop) → (N, dimension), both in float32. weights: where they come
-    from, see Model. remarks: what else its description says of the preprocessing.
+    layers: (N, crop, crop, 3) uint8 → (N, dimension) float32 of unit length.
     """
-    model = Model(
-        weights=named_or_path(weights),
-        weights_sha256=state.sha256(body),
-        architecture=architecture,
-        preprocessing=_in_words(preprocessing, mean, deviation) + remarks,
-        dimension=str(dimension),
-    )
-    return Network(model, preprocessing, _Embedding(body, mean, deviation).eval())
+
+    def __init__(
+        self,
+        body: nn.Module,
+        *,
+        architecture: str,
+        weights: str,
+        dimension: int,
+        preprocessing: Preprocessing,
+        mean: Channels,
+        deviation: Channels,
+        remarks: str = "",
+    ) -> None:
+        """Make it of the layers before the last one, with their weights loaded.
+
+        body: normalised (N, 3, crop, crop) → (N, dimension), both in float32. weights: where they
+        come from, see Model. remarks: what else its description says of the preprocessing.
+        """
+        self.model = Model(
+            weights=named_or_path(weights),
+            weights_sha256=sha256(body),
+            architecture=architecture,
+            preprocessing=_in_words(preprocessing, mean, deviation) + remarks,
+            dimension=str(dimension),
+        )
+        self.preprocessing = preprocessing
+        self.layers: nn.Module = _Embedding(body, mean, deviation).eval()
 
 
 class _Embedding(nn.Module):

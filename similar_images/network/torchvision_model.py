@@ -16,14 +16,9 @@ from torch import nn
 
 from similar_images.images.decoding import Preprocessing
 from similar_images.network.model_description import PUBLISHED, ModelError
-from similar_images.network.torch_network import Network, make_network
+from similar_images.network.torch_network import Network
 from similar_images.network.weights import load_weights
 from similar_images.text import printable
-
-
-def model_names() -> list[str]:
-    """Return the names of torchvision's classifiers."""
-    return list(torchvision.models.list_models(module=torchvision.models))
 
 
 def load_network(architecture: str, weights: str) -> Network:
@@ -31,8 +26,9 @@ def load_network(architecture: str, weights: str) -> Network:
 
     Raises ModelError if there is no such classifier, or its weights are not available.
     """
-    if architecture not in model_names():
-        near = difflib.get_close_matches(architecture, model_names(), 3, 0.4)
+    names = torchvision.models.list_models(module=torchvision.models)
+    if architecture not in names:
+        near = difflib.get_close_matches(architecture, names, 3, 0.4)
         raise ModelError(
             f"torchvision has no classifier {printable(architecture)}; "
             f"choose --model {' or '.join(near or ['resnet18'])}, or timm/NAME"
@@ -44,7 +40,7 @@ def load_network(architecture: str, weights: str) -> Network:
         # The published weights of GoogLeNet and Inception v3 expect input in another range.
         body.transform_input = True  # type: ignore[assignment]
     transforms = published.transforms()
-    return make_network(
+    return Network(
         body,
         architecture=architecture,
         weights=weights,
@@ -72,11 +68,8 @@ def _without_last_layer(architecture: str) -> tuple[nn.Module, str, int]:
 
 def _published_state(published: torchvision.models.WeightsEnum) -> Mapping[str, object]:
     try:
-        return dict(
-            published.get_state_dict(
-                progress=sys.stderr.isatty(), check_hash=True, weights_only=True
-            )
-        )
+        options = {"progress": sys.stderr.isatty(), "check_hash": True, "weights_only": True}
+        return dict(published.get_state_dict(**options))
     except (OSError, RuntimeError) as error:
         file = Path(torch.hub.get_dir(), "checkpoints", Path(published.url).name)
         raise ModelError(

@@ -13,7 +13,6 @@ from similar_images.network.model_description import PUBLISHED, RANDOM, ModelErr
 from similar_images.text import printable
 
 RANDOM_SEED = 0
-SAFETENSORS = ".safetensors"  # the suffix
 COUNTER = "num_batches_tracked"  # of batch norms, used only in training
 
 
@@ -33,7 +32,24 @@ def load_weights(
         state: Mapping[str, object] = random_state(body)
     else:
         state = published() if weights == PUBLISHED else state_of_file(Path(weights))
-    load_state(body, heads, state, weights, name)
+    expected = body.state_dict()
+    mismatch = f"{weights} is not a state dict of {name}"
+    for key, tensor in expected.items():
+        given = state.get(key)
+        if key.endswith(COUNTER) and given is None:
+            continue
+        if not isinstance(given, torch.Tensor) or not _fits(given, tensor):
+            what = f"{key} is missing, or of another shape or kind"
+            raise ModelError(f"{mismatch} ({what}); check --weights")
+        if not torch.isfinite(given).all():
+            raise ModelError(
+                f"{weights} is damaged ({key} holds values that are not numbers); get it again"
+            )
+    last = tuple(f"{head}." for head in heads)
+    extra = [str(key) for key in state if key not in expected and not str(key).startswith(last)]
+    if extra:
+        raise ModelError(f"{mismatch} (it has {printable(extra[0])}); check --weights")
+    body.load_state_dict({**expected, **{key: state[key] for key in expected if key in state}})
 
 
 def state_of_file(file: Path) -> Mapping[str, object]:
@@ -43,6 +59,8 @@ def state_of_file(file: Path) -> Mapping[str, object]:
     """
     try:
         state = _read(file)
+        if not isinstance(state, Mapping):
+            raise TypeError("it holds no state dict")
     except ImportError as error:
         raise ModelError(f"{file} needs safetensors; run pip install safetensors") from error
     except FileNotFoundError as error:
@@ -52,15 +70,11 @@ def state_of_file(file: Path) -> Mapping[str, object]:
         if isinstance(error, pickle.UnpicklingError):  # torch advises to execute what is in it
             reason = "it holds no tensors, or other things as well"
         raise ModelError(f"{file} is not a file of weights ({reason}); check --weights") from error
-    if not isinstance(state, Mapping):
-        raise ModelError(
-            f"{file} holds no state dict; save one with torch.save(model.state_dict())"
-        )
     return state
 
 
 def _read(file: Path) -> object:
-    if file.suffix.lower() != SAFETENSORS:
+    if file.suffix.lower() != ".safetensors":
         return torch.load(file, map_location="cpu", weights_only=True)
     import safetensors.torch
 
@@ -85,34 +99,6 @@ def random_state(body: nn.Module) -> dict[str, torch.Tensor]:
         else:
             state[name] = torch.zeros_like(tensor) if drawn else tensor
     return state
-
-
-def load_state(
-    body: nn.Module, heads: tuple[str, ...], state: Mapping[str, object], source: str, name: str
-) -> None:
-    """Load a state dict into the network; ModelError if it is not one of the model of that name.
-
-    heads: what it may have besides, the last layers. source: where it comes from, for errors.
-    """
-    expected = body.state_dict()
-    mismatch = f"{source} is not a state dict of {name}"
-    for key, tensor in expected.items():
-        given = state.get(key)
-        if key.endswith(COUNTER) and given is None:
-            continue
-        if not isinstance(given, torch.Tensor) or not _fits(given, tensor):
-            what = f"{key} is missing, or of another shape or kind"
-            raise ModelError(f"{mismatch} ({what}); check --weights")
-        if not torch.isfinite(given).all():
-            raise ModelError(
-                f"{source} is damaged ({key} holds values that are not numbers); get it again"
-            )
-    last = tuple(f"{head}." for head in heads)
-    extra = [str(key) for key in state if key not in expected and not str(key).startswith(last)]
-    if extra:
-        raise ModelError(f"{mismatch} (it has {printable(extra[0])}); check --weights")
-    expected.update({key: state[key] for key in expected if key in state})
-    body.load_state_dict(expected)
 
 
 def _fits(given: torch.Tensor, tensor: torch.Tensor) -> bool:

@@ -4,7 +4,6 @@ import http.client
 import io
 import pickle
 import tarfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ RECONSTRUCT = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._re
 NAMES = (ENCODE, *RECONSTRUCT, "numpy.dtype", "numpy.ndarray")
 
 
-@dataclass(eq=False, repr=False)
 class _Named:
     """Stands in for what a pickle of an array names; records how it is called, and its state.
 
@@ -36,14 +34,14 @@ class _Named:
     which crash the process, or worse, before the result can be examined.
     """
 
-    name: str
-    arguments: tuple[Any, ...] = ()
-    state: Any = None
+    def __init__(self, name: str, *arguments: Any) -> None:
+        self.name, self.arguments = name, arguments
+        self.state: Any = None
 
     def __call__(self, *arguments: Any) -> "_Named | bytes":
         if self.name == ENCODE:  # of bytes that were decoded as Latin-1
             return bytes(arguments[0].encode("latin1"))
-        return _Named(self.name, arguments)
+        return _Named(self.name, *arguments)
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
@@ -60,7 +58,7 @@ class _Unpickler(pickle.Unpickler):
 
 def _to_array(value: Any) -> np.ndarray:
     """Return a pickled array of shape (N, PIXELS), uint8; an exception for any other value."""
-    if not (isinstance(value, _Named) and value.name in RECONSTRUCT and value.state):
+    if not (isinstance(value, _Named) and value.name in RECONSTRUCT):
         raise ValueError("data is not an array")
     _version, shape, dtype, column_order, data = value.state
     if not (isinstance(dtype, _Named) and dtype.arguments[0] in ("u1", b"u1")):
@@ -70,17 +68,14 @@ def _to_array(value: Any) -> np.ndarray:
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def read_batch(data: bytes, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the images and labels of pickled batch `number` (1 to 5).
+def read_batch(data: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Return the images and labels of a pickled batch.
 
     Images are (N, 32, 32, 3) uint8, labels (N,) int64. Raises an exception, usually ValueError,
     if the keys, shape, dtype or labels aren't those of a CIFAR-10 batch.
     """
     content = _Unpickler(io.BytesIO(data), encoding="bytes").load()
     batch = {key.decode() if isinstance(key, bytes) else key: content[key] for key in content}
-    title = f"training batch {number} of 5"
-    if batch.get("batch_label", title) not in (title, title.encode()):
-        raise ValueError(f"its batch_label is not {title!r}")
     pixels, labels = _to_array(batch["data"]), batch["labels"]
     if not isinstance(labels, list) or not len(labels) == len(pixels) > 0:
         raise ValueError(f"it doesn't have one label for each of its {len(pixels)} images")
@@ -107,9 +102,9 @@ def read_source(source: Path) -> ImageSet:
     try:
         contents = _read_archive(source) if source.is_file() else {}
         batches = []
-        for number, name in enumerate(BATCHES, start=1):
+        for name in BATCHES:
             data = contents.pop(name) if source.is_file() else (source / name).read_bytes()
-            batches.append(read_batch(data, number))
+            batches.append(read_batch(data))
     except Exception as error:  # those of damaged archives and pickles have no common base class
         cause = printable(str(error)[:200])[:200] or type(error).__name__
         raise ImageSetError(

@@ -328,7 +328,8 @@ def colour_difference(ours: _Colours, theirs: _Colours) -> tuple[tuple[float, fl
 
 def _edges(grey: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Return those places where the lightness changes most: noise adds the least there."""
-    steps = cv2.morphologyEx(grey, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)).ravel()[places]
+    gradient = cv2.morphologyEx(grey, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+    steps: np.ndarray = gradient.ravel()[places]
     return places[steps >= np.quantile(steps, 0.75)]
 
 

@@ -55,7 +55,7 @@ def _packed(grey: np.ndarray, scale: float) -> bytes:
     order = np.argsort([-point.response for point in points], kind="stable")
     places = (np.array([point.pt for point in points]) + 0.5) * scale - 0.5
     fixed = (places[order] * UNIT).clip(0, 2**16 - 1).round().astype(np.uint16)
-    return fixed.tobytes() + descriptors[order].tobytes()
+    return fixed.tobytes() + bytes(descriptors[order].tobytes())
 
 
 def unpacked(data: bytes) -> Features:

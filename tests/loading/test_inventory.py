@@ -3,7 +3,7 @@
 import random
 
 from similar_images.images.image_files import FoundImage
-from similar_images.loading.inventory import Inventory, ListedPaths
+from similar_images.loading.inventory import Inventory
 from similar_images.milvus.schema import StoredImage
 
 
@@ -23,15 +23,3 @@ def test_every_image_is_to_do_or_kept_and_every_other_row_missing() -> None:
     unreadable = [f"猫/{n}.png" for n in (*range(395, 405), 999)]
     expected = (rows - there) | ((rows & set(unreadable)) - kept)
     assert sorted(ours.missing(unreadable)) == sorted(expected)
-
-
-def test_listed_paths_are_compared_without_their_order() -> None:
-    def listed(*paths: str) -> dict[str, int]:
-        found = ListedPaths()
-        for path in paths:
-            found.add(path)
-        return vars(found)
-
-    assert listed("a1", "b2", "猫.png") == listed("猫.png", "b2", "a1")
-    assert listed("a1", "b2") != listed("a2", "b1")
-    assert listed("a1") != listed("a1", "a1")

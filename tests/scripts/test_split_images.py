@@ -28,7 +28,7 @@ def test_pixels_and_labels_survive_bit_for_bit(own_folder: Path) -> None:
     contents = [
         (own_folder / "cifar-10-batches-py" / f"data_batch_{n}").read_bytes() for n in range(1, 6)
     ]
-    labels = np.concatenate([read_batch(data, n)[1] for n, data in enumerate(contents, 1)])
+    labels = np.concatenate([read_batch(data)[1] for data in contents])
     for position, path in {**database, **queries}.items():
         np.testing.assert_array_equal(np.asarray(Image.open(path)), pixels[position])
         assert path.parent.name == LABELS[labels[position]]
