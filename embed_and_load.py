@@ -16,12 +16,18 @@ Running it again embeds only what is new or changed.
 """
 
 import argparse
-import sys
 import time
 from functools import partial
 from pathlib import Path
 
-from similar_images.console import Console, add_quiet_option, options_from, script_parser, status_of
+from similar_images.console import (
+    Console,
+    add_quiet_option,
+    leave,
+    options_from,
+    script_parser,
+    status_of,
+)
 from similar_images.images.image_files import ImageError
 from similar_images.loading.finish import finish, report
 from similar_images.loading.load import Load, load
@@ -142,4 +148,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

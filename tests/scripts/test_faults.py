@@ -167,10 +167,11 @@ def test_twenty_kills_lose_nothing(
 
 
 # Run whole; its fifth upsert waits until the four before it were counted, says so, and waits until
-# the interrupt has asked it to stop waiting. Two threads say something: a line goes out in one
+# the interrupt. Two threads say something: a line goes out in one
 # write, where print would take several and mix them.
 INTERRUPTED_LOAD = """
 import os
+import signal
 import sys
 import threading
 import embed_and_load
@@ -178,14 +179,19 @@ from similar_images import console
 from similar_images.milvus.collection import ImageCollection
 from similar_images.milvus.lite import LiteClient
 LiteClient.upsert_rows = 16
-upsert, calls, four_counted = ImageCollection.upsert, [], threading.Event()
+upsert, calls = ImageCollection.upsert, []
+four_counted, interrupted = threading.Event(), threading.Event()
+
+def interrupt(*args):
+    interrupted.set()
+    signal.default_int_handler(*args)
 
 def held(self, *rows):
     calls.append(1)
     if len(calls) == 5:
         four_counted.wait()
         os.write(2, b"HELD\\n")
-        self.client._stopped.wait()
+        interrupted.wait()
     upsert(self, *rows)
 
 def update(self, count):
@@ -195,6 +201,7 @@ def update(self, count):
     if self.n == 64:
         four_counted.set()
 
+signal.signal(signal.SIGINT, interrupt)
 ImageCollection.upsert = held
 console.Progress.update = update
 sys.exit(embed_and_load.main(sys.argv[1:]))
