@@ -22,11 +22,7 @@ OPEN_SECONDS = 30  # how long a connection is tried: its address may be wrong
 
 
 def resolve_uri(uri: str | None) -> str:
-    """Return the address to use: uri, else $MILVUS_URI, else ./milvus.db.
-
-    Raises CollectionError if it is neither the address of a server nor the name of a Milvus Lite
-    file.
-    """
+    """Return uri, else $MILVUS_URI, else ./milvus.db; CollectionError if it is no address."""
     uri = uri or os.environ.get("MILVUS_URI") or DEFAULT_URI
     try:
         urlsplit(uri)

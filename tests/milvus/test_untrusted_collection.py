@@ -21,7 +21,7 @@ def run_both_scripts(capfd: pytest.CaptureFixture[str]) -> str:
     """Query and load; return what was printed, checked."""
     query = str(next(Path("query_set").rglob("*.png")))
     capfd.readouterr()
-    for options in ([], ["--json"], ["--images", "database_set"], [query]):
+    for options in ([], ["--json"], ["--queries", "database_set"], [query]):
         assert query_code.main(options) in (0, 1)
     assert load() in (0, 1)
     return checked(capfd)
