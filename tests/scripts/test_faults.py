@@ -196,6 +196,8 @@ def held(self, *rows):
 
 def update(self, count):
     self.n += count
+    if self._unit != "images":
+        return
     if count:
         os.write(2, f"TAKEN {count}\\n".encode())
     if self.n == 64:
