@@ -235,7 +235,7 @@ def test_ctrl_c_keeps_every_row_that_was_reported(
     assert messages == ["interrupted: loaded rows are kept; run it again to resume\n"]
     stored = rows()
     assert taken == 64
-    assert taken <= len(stored) <= 80
+    assert taken <= len(stored) < 180
     assert query_code.main([]) == 0
     assert "was interrupted, or is still running: it holds" in capsys.readouterr().err
     assert load() == 0
