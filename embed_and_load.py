@@ -16,12 +16,18 @@ Running it again embeds only what is new or changed.
 """
 
 import argparse
-import sys
 import time
 from functools import partial
 from pathlib import Path
 
-from similar_images.console import Console, add_quiet_option, options_from, script_parser, status_of
+from similar_images.console import (
+    Console,
+    add_quiet_option,
+    leave,
+    options_from,
+    script_parser,
+    status_of,
+)
 from similar_images.images.image_files import ImageError
 from similar_images.loading.finish import finish, report
 from similar_images.loading.load import Load, load
@@ -29,6 +35,7 @@ from similar_images.loading.prepare import LoadOptions, check_source, collection
 from similar_images.loading.prune import check_pruned
 from similar_images.loading.ranks import RankError, Ranks
 from similar_images.milvus.client import EXACT_ROWS, CollectionError, redact
+from similar_images.milvus.collection import existing_collection
 from similar_images.milvus.connection import (
     add_collection_options,
     check_processes,
@@ -106,9 +113,11 @@ def run(args: argparse.Namespace, ranks: Ranks) -> None:
         if ranks.first:
             warn_if_random(network.model)
         with connect(uri) as client:
+            found = collection_to_load(client, options, network.model) if ranks.first else None
+            own_name = ranks.gather(found.own_name if found else None)[0]
             job = Load(
                 options=options,
-                collection=ranks.in_turn(collection_to_load, client, options, network.model),
+                collection=found or existing_collection(client, args.collection, own_name),
                 make_embedder=partial(make_embedder, network, embedding),
                 workers=args.workers,
                 ranks=ranks,
@@ -142,4 +151,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -17,13 +17,13 @@ Writes: results/pairings.txt, comparison.png, observations.md, gallery.html, nea
 """
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
 from similar_images.console import (
     Console,
     add_quiet_option,
+    leave,
     options_from,
     script_parser,
     status_of,
@@ -116,4 +116,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -17,7 +17,7 @@ from PIL import Image
 import embed_and_load
 import split_images
 from similar_images import console
-from similar_images.milvus import client
+from similar_images.milvus import connection
 from similar_images.milvus.client import is_lite
 
 # Networks are kept here, once for all test processes, and not among the user's own.
@@ -39,7 +39,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(console, "LINE_SECONDS", float("inf"))
-    monkeypatch.setattr(client, "OPEN_SECONDS", 1.5)
+    monkeypatch.setattr(connection, "OPEN_SECONDS", 1.5)
     monkeypatch.delenv("MILVUS_URI", raising=False)
     monkeypatch.delenv("MILVUS_TOKEN", raising=False)
     return tmp_path

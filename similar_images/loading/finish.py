@@ -4,7 +4,7 @@ from similar_images.images.image_files import left_out_in_words
 from similar_images.loading.load import Load, Tally
 from similar_images.milvus.client import CollectionError, redact
 from similar_images.milvus.collection import ENDED, LOAD, ROWS
-from similar_images.milvus.vector_index import FLAT, choose_index
+from similar_images.milvus.vector_index import FLAT, choose_index, index_in_words
 from similar_images.text import counted, printable
 
 
@@ -33,11 +33,10 @@ def build_index(job: Load, rows: int) -> None:
     collection = job.collection
     choice = job.options.index or collection.properties.get("index", "auto")
     collection.set_properties(index=choice)
-    current = collection.index.current().get("index_type")
-    replaceable = job.options.index or current in (None, FLAT.type)
+    replaceable = job.options.index or collection.index.get("index_type") in (None, FLAT.type)
     kind = choose_index(choice, rows, collection.client.exact_rows)
     if replaceable and collection.use_index(kind):
-        job.console.say(f"Index: {collection.index.words({})}")
+        job.console.say(f"Index: {index_in_words(collection.index, {})}")
 
 
 def report(job: Load, tally: Tally, seconds: float) -> None:

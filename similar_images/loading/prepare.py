@@ -43,8 +43,7 @@ def check_source(folder: Path) -> None:
 def collection_to_load(client: Client, options: LoadOptions, model: Model) -> ImageCollection:
     """Return the collection to load into, created if need be; with --recreate, one beside it.
 
-    All ranks that call it one after another get the same one. Raises CollectionError if the
-    collection holds another folder or another model's vectors.
+    Raises CollectionError if the collection holds another folder or another model's vectors.
     """
     root, name = str(options.folder.resolve()), options.collection
     index = options.index or "auto"
@@ -56,7 +55,7 @@ def collection_to_load(client: Client, options: LoadOptions, model: Model) -> Im
         settle(found, model, root, options.moved)
     if found is None:
         return ImageCollection.create(client, name, properties, beside=options.recreate)
-    if not found.index.current():
+    if not found.index:
         found.use_index(FLAT)
     return found
 

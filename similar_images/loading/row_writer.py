@@ -31,9 +31,7 @@ class RowWriter:
         return self
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        if error:
-            self.collection.client.stop()
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._threads.shutdown(wait=self.collection.client.is_own, cancel_futures=True)
 
     def add(self, images: list[DecodedImage], embeddings: np.ndarray) -> None:
         """Queue rows; raise the error of an earlier upsert, if there was one."""

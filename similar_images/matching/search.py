@@ -40,7 +40,7 @@ def open_search(collection: ImageCollection, args: argparse.Namespace) -> "Searc
     options = options_from(SearchOptions, args)
     if args.collection_images:
         check_folder(args.collection_images, "--collection-images")
-    index_type = collection.index.current().get("index_type", "")
+    index_type = collection.index.get("index_type", "")
     return Search(
         collection=collection,
         folder=CollectionFolder(collection, args.collection_images),

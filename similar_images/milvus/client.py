@@ -13,7 +13,7 @@ import threading
 import time
 import typing
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -24,10 +24,7 @@ if typing.TYPE_CHECKING:
     from pymilvus.exceptions import MilvusException
 
 RETRY_SECONDS = 120  # how long a failing request is repeated
-OPEN_SECONDS = 30  # the same for opening a connection, whose address may be wrong
 MAX_DELAY_SECONDS = 10.0
-POLL_SECONDS = 0.5
-CLOSE_SECONDS = 2.0
 OWN_RETRIES = 1  # by pymilvus itself, which tells the user nothing; 0 hides what the error was
 EXACT_ROWS = 100_000  # up to so many rows a server searches exactly by default
 UPSERT_ROWS = 1000  # in one request; the vectors of 512 dimensions are then 2 MB
@@ -97,33 +94,17 @@ def open_pymilvus(uri: str, **options: object) -> "MilvusClient":
 
     # pymilvus logs what it raises, with the traceback; we print it once, in one line.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
-    with _grpc_errors():
-        return MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""), **options)
+    return MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""), **options)
 
 
-@contextlib.contextmanager
-def _grpc_errors() -> Iterator[None]:
-    """Raise MilvusException for gRPC's errors: pymilvus lets some through and hides others."""
-    import grpc
-    from pymilvus.exceptions import MilvusException
-
-    try:
-        yield
-    except (MilvusException, grpc.RpcError) as error:
-        cause = error if isinstance(error, grpc.RpcError) else error.__context__
-        if not isinstance(cause, grpc.RpcError):
-            raise
-        code = cause.code()
-        raise MilvusException(code, f"{code.name}: {cause.details()}") from cause
-
-
-def explained(error: "MilvusException", uri: str, advice: str) -> CollectionError:
+def explained(error: Exception, uri: str, advice: str) -> CollectionError:
     """Return the error in one line that ends in advice, or in better advice if there is any."""
-    reason = one_line(error.message, uri) or type(error).__name__
-    advice = GRPC_ADVICE.get(getattr(error.code, "name", ""), advice)
-    if any(os.strerror(code) in reason for code in DISK_ERRORS):
+    code = getattr(error, "code", None)
+    reason = one_line(getattr(error, "message", error), uri) or type(error).__name__
+    advice = GRPC_ADVICE.get(getattr(code, "name", ""), advice)
+    if any(os.strerror(number) in reason for number in DISK_ERRORS):
         advice = f"{CHECK_DISK}, and run it again"
-    if error.code == NO_COLLECTION:
+    if code == NO_COLLECTION:
         return NoCollectionError(f"Milvus at {redact(uri)}: {reason}; {REPLACED}")
     return CollectionError(f"Milvus at {redact(uri)}: {reason}; {advice}")
 
@@ -139,64 +120,65 @@ def is_transient(error: "MilvusException") -> bool:
 
 
 def repeated(
-    request: Callable[[], typing.Any], uri: str, seconds: float, stopped: threading.Event
+    request: Callable[[], typing.Any],
+    uri: str,
+    seconds: float,
+    stops_after: Callable[[float], object] = time.sleep,
 ) -> typing.Any:
     """Return what a request to the Milvus at uri returns.
 
-    While it fails and may succeed later, it is repeated with a warning, until so many seconds
-    have passed or it is stopped; so it must be safe to repeat. Raises MilvusException.
+    While it fails and may succeed later, it is repeated with a warning for so many seconds, unless
+    stops_after(delay) is true; so it must be safe to repeat. Raises MilvusException.
     """
+    import grpc
     from pymilvus.exceptions import MilvusException
 
     delay, deadline = 1.0, time.monotonic() + seconds
     while True:
         try:
-            with _grpc_errors():
-                return request()
-        except MilvusException as error:
+            return request()
+        except (MilvusException, grpc.RpcError) as raised:
+            # pymilvus lets some of gRPC's errors through, and puts others into its own.
+            error, cause = raised, raised.__context__
+            if isinstance(raised, grpc.RpcError):
+                cause = raised
+            if isinstance(cause, grpc.RpcError):
+                code = cause.code()
+                error = MilvusException(code, f"{code.name}: {cause.details()}")
             if time.monotonic() + delay > deadline or not is_transient(error):
-                raise
+                raise error from cause
             reason = one_line(error.message, uri)
             warn(f"Milvus at {redact(uri)} fails ({reason}); trying again in {delay:.0f} s")
-            if stopped.wait(delay):
-                raise
+            if stops_after(delay):
+                raise error from cause
             delay = min(2 * delay, MAX_DELAY_SECONDS)
-
-
-def open_server(uri: str) -> "MilvusClient":
-    """Return pymilvus's client of the server at uri, once it answers; see repeated()."""
-    return repeated(lambda: open_pymilvus(uri), uri, OPEN_SECONDS, threading.Event())
 
 
 class Client:
     """A connection to a Milvus server; a context manager.
 
-    exact_rows: up to so many rows, search is exact by default.
     is_own: whether it is Milvus Lite, a file of this user alone: its collections' properties can be
     trusted, and its requests, which this process answers, neither wait for ever nor are repeated.
-    upsert_rows: at most so many rows are upserted in one request, see rows_per_upsert().
-    upserts_at_once: so many requests to upsert rows are under way at a time.
     """
 
-    exact_rows = EXACT_ROWS
+    exact_rows = EXACT_ROWS  # up to so many rows, search is exact by default
     is_own = False
-    upsert_rows = UPSERT_ROWS
-    upserts_at_once = UPSERTS_AT_ONCE
+    upsert_rows = UPSERT_ROWS  # at most, in one request
+    upserts_at_once = UPSERTS_AT_ONCE  # requests that are under way
     damaged = RUN_AGAIN  # what to do if a collection can't be opened
 
     def __init__(self, milvus: "MilvusClient", uri: str) -> None:
         self.milvus = milvus
         self.uri = uri
-        self._stopped = threading.Event()
+        self._left = threading.Event()
 
     def __enter__(self) -> "Client":
         return self
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        self.stop()
-        closing = threading.Thread(target=self.milvus.close, daemon=True)
-        closing.start()
-        closing.join(CLOSE_SECONDS)  # it waits for a server that does not answer
+        self._left.set()  # ends repetitions in other threads
+        if error is None:  # else a server that does not answer may be waited for
+            self.milvus.close()
 
     def ask(
         self,
@@ -212,28 +194,11 @@ class Client:
         from pymilvus.exceptions import MilvusException
 
         request = partial(method, *args, **options, retry_times=OWN_RETRIES)
+        seconds = 0 if self.is_own else RETRY_SECONDS
         try:
-            if self.is_own:
-                return repeated(request, self.uri, 0, self._stopped)
-            return repeated(partial(self._answer, request), self.uri, RETRY_SECONDS, self._stopped)
+            return repeated(request, self.uri, seconds, self._left.wait)
         except MilvusException as error:
             raise explained(error, self.uri, advice) from error
-
-    def _answer(self, request: Callable[[], typing.Any]) -> typing.Any:
-        """Return what a request returns, unless stop() is called: the server may never answer."""
-        answer: Future[typing.Any] = Future()
-
-        def run() -> None:
-            try:
-                answer.set_result(request())
-            except Exception as error:
-                answer.set_exception(error)
-
-        threading.Thread(target=run, daemon=True).start()  # Python does not wait for it at the end
-        while not wait([answer], POLL_SECONDS).done:
-            if self._stopped.is_set():
-                raise CollectionError(f"Milvus at {redact(self.uri)} was not waited for")
-        return answer.result()
 
     @contextlib.contextmanager
     def threads(self, count: int) -> Iterator[ThreadPoolExecutor]:
@@ -243,10 +208,6 @@ class Client:
             yield pool
         finally:
             pool.shutdown(wait=self.is_own, cancel_futures=True)
-
-    def stop(self) -> None:
-        """End the retries and the waiting of an ask() in another thread."""
-        self._stopped.set()
 
     def rows_per_upsert(self, dimension: int) -> int:
         """Return how many rows with vectors of this dimension to upsert in one request."""

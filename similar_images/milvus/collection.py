@@ -1,8 +1,8 @@
 """The Milvus collection of images: rows, search, index, properties."""
 
-import contextlib
 import re
 import secrets
+import time
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,6 @@ from similar_images.milvus.schema import (
     Match,
     StoredImage,
     quoted,
-    rows_of,
     schema_of,
 )
 from similar_images.milvus.vector_index import (
@@ -28,8 +27,10 @@ from similar_images.milvus.vector_index import (
     FLAT,
     INDEX_CHOICES,
     INNER_PRODUCT,
-    CollectionIndex,
+    METRIC,
     Index,
+    describe_index,
+    replace_index,
 )
 
 PROPERTY_PREFIX = "similar_images."  # Milvus stores properties of its own beside ours
@@ -56,6 +57,7 @@ class ImageCollection:
     another collection than the one that was opened.
 
     properties: root, weights, weights_sha256 and so on. On a server they are untrusted.
+    index: how it is searched: index_type and so on; empty if it cannot be.
     """
 
     def __init__(self, client: Client, name: str, own_name: str | None = None) -> None:
@@ -68,7 +70,6 @@ class ImageCollection:
         describe, asked = client.milvus.describe_collection, own_name or name
         description = client.ask(describe, asked, advice=client.damaged)
         self.own_name: str = description["collection_name"]
-        self.index = CollectionIndex(client, self.own_name)
         fields = {field["name"]: field for field in description["fields"]}
         stored: Mapping[str, str] = description.get("properties", {})
         self.properties = {
@@ -80,9 +81,10 @@ class ImageCollection:
             self.properties, str(fields[VECTOR]["params"]["dim"])
         ):
             raise CollectionError(
-                f"the collection {name} was not made by embed_and_load.py and stays as it is; "
+                f"the collection {asked} was not made by embed_and_load.py and stays as it is; "
                 "choose another --collection"
             )
+        self.index = describe_index(client, self.own_name)
 
     @classmethod
     def find(
@@ -96,8 +98,8 @@ class ImageCollection:
             collection = cls(client, name, own_name)
         except NoCollectionError:
             return None
-        if collection.index.current():
-            collection._open()
+        if collection.index:
+            client.ask(client.milvus.load_collection, collection.own_name, advice=client.damaged)
         return collection
 
     @classmethod
@@ -128,15 +130,9 @@ class ImageCollection:
         """Yield the collections that were created beside that of this name and have no alias."""
         for own_name in sorted(client.ask(client.milvus.list_collections)):
             if re.fullmatch(rf"{name}__[0-9a-f]{{8}}", own_name):
-                with contextlib.suppress(CollectionError):  # not made by embed_and_load.py
-                    collection = cls.find(client, name, own_name)
-                    if collection and not collection.aliases():
-                        yield collection
-
-    def _open(self) -> None:
-        """Make it searchable: a reopened collection may be 'released'."""
-        client = self.client
-        client.ask(client.milvus.load_collection, self.own_name, advice=client.damaged)
+                collection = cls.find(client, name, own_name)
+                if collection and not collection.aliases():
+                    yield collection
 
     # --- Properties ---------------------------------------------------------------------------
 
@@ -166,9 +162,12 @@ class ImageCollection:
         embeddings: (N, dimension) float32, unit length. No path may occur twice, and N may be at
         most client.rows_per_upsert(dimension).
         """
-        self.client.ask(
-            self.client.milvus.upsert, self.own_name, rows_of(images, embeddings), advice=RESUME
-        )
+        now = time.time_ns() // 1_000_000
+        rows = [
+            {VECTOR: embedding, "inserted_at": now, **image._asdict()}
+            for image, embedding in zip(images, embeddings, strict=True)
+        ]
+        self.client.ask(self.client.milvus.upsert, self.own_name, rows, advice=RESUME)
 
     def flush(self) -> None:
         """Make the rows durable and searchable at full speed; once, at the end of a load."""
@@ -227,20 +226,16 @@ class ImageCollection:
         if not self.count():
             return
 
-        def page_after(last: str | None) -> list[dict[str, typing.Any]]:
-            after = f"{KEY} > {quoted(last)}" if last is not None else f'{KEY} != ""'
+        def page_after(last: str) -> list[dict[str, typing.Any]]:
+            after = f"{KEY} > {quoted(last)}"
             wanted = f"({expression}) and {after}" if expression else after
             advice = CHECK_FILTER if expression else self.client.damaged
             return self._query(wanted, columns, advice, limit=rows_a_page, **IN_ORDER)
 
         with self.client.threads(1) as pool:  # reads the next page while this one is used
-            coming, before = pool.submit(page_after, None), ""
+            coming = pool.submit(page_after, "")
             while page := coming.result():
-                last = page[-1][KEY]
-                if last <= before:  # the loop would never end
-                    raise CollectionError(f"{self.name} can't be read in order; {RESUME}")
-                before = last
-                coming = pool.submit(page_after, last)
+                coming = pool.submit(page_after, page[-1][KEY])
                 yield page
 
     # --- Search -------------------------------------------------------------------------------
@@ -260,7 +255,7 @@ class ImageCollection:
         """
         # For vectors of unit length, inner product and cosine are equal. Without an index Lite
         # computes either, but for COSINE it normalises all embeddings again.
-        metric = COSINE if self.index.built() else INNER_PRODUCT
+        metric = COSINE if METRIC in self.index else INNER_PRODUCT
         at_once = max(1, min(SEARCH_QUERIES, SEARCH_MATCHES // top_k))
 
         def request(start: int) -> list[list[Match]]:
@@ -284,11 +279,12 @@ class ImageCollection:
 
     def use_index(self, kind: Index) -> bool:
         """Search with this kind of index from now on; return whether that is a change."""
-        before = self.index.current().get("index_type")
-        if not self.index.build(kind):
+        client, before = self.client, self.index
+        if not replace_index(client, self.own_name, before, kind):
             return False
-        self._open()
-        return before != kind.type
+        client.ask(client.milvus.load_collection, self.own_name, advice=client.damaged)
+        self.index = describe_index(client, self.own_name)
+        return before.get("index_type") != kind.type
 
     # --- As a whole ---------------------------------------------------------------------------
 
@@ -327,7 +323,7 @@ def _one_of(paths: Sequence[str]) -> str:
 def _is_valid(properties: Mapping[str, str], dimension: str) -> bool:
     """Return whether embed_and_load.py can have written these properties.
 
-    dimension: of the vectors; Milvus 2.3 can fail altogether when it is asked for others.
+    dimension: of the vectors; Milvus 2.3 can fail when it is asked for others.
     """
     patterns = {"index": "|".join(INDEX_CHOICES), ROWS: "[0-9]{1,18}", "dimension": dimension}
     return {"root", "dimension"} <= properties.keys() and all(
@@ -335,13 +331,13 @@ def _is_valid(properties: Mapping[str, str], dimension: str) -> bool:
     )
 
 
-def existing_collection(client: Client, name: str) -> ImageCollection:
+def existing_collection(client: Client, name: str, own_name: str | None = None) -> ImageCollection:
     """Return the collection, ready for searches; CollectionError if there is none or no index."""
-    collection = ImageCollection.find(client, name)
+    collection = ImageCollection.find(client, name, own_name)
     where = f"{name} in {redact(client.uri)}"
     if collection is None:
         raise CollectionError(f"there is no collection {where}; run python embed_and_load.py")
-    if not collection.index.current():
+    if not collection.index:
         raise CollectionError(
             f"the collection {where} has lost its index; run python embed_and_load.py"
         )

@@ -6,26 +6,23 @@ import re
 from urllib.parse import urlsplit
 
 from similar_images.milvus.client import (
-    GRPC_ADVICE,
     Client,
     CollectionError,
+    explained,
     is_lite,
-    one_line,
-    open_server,
+    open_pymilvus,
     redact,
+    repeated,
 )
 from similar_images.milvus.lite import open_lite
 
 DEFAULT_URI = "./milvus.db"
 DEFAULT_COLLECTION = "images"
+OPEN_SECONDS = 30  # how long a connection is tried: its address may be wrong
 
 
 def resolve_uri(uri: str | None) -> str:
-    """Return the address to use: uri, else $MILVUS_URI, else ./milvus.db.
-
-    Raises CollectionError if it is neither the address of a server nor the name of a Milvus Lite
-    file.
-    """
+    """Return uri, else $MILVUS_URI, else ./milvus.db; CollectionError if it is no address."""
     uri = uri or os.environ.get("MILVUS_URI") or DEFAULT_URI
     try:
         urlsplit(uri)
@@ -61,14 +58,10 @@ def connect(uri: str, must_exist: bool = False) -> Client:
     from pymilvus.exceptions import MilvusException
 
     try:
-        return Client(open_server(uri), uri)
-    except (MilvusException, OSError, ValueError) as error:
-        reason = one_line(getattr(error, "message", error), uri)
-        code = getattr(getattr(error, "code", None), "name", "")
-        advice = GRPC_ADVICE.get(code, "start it, or check --milvus-uri and $MILVUS_TOKEN")
-        raise CollectionError(
-            f"no Milvus answers at {redact(uri)} ({reason}); {advice}"
-        ) from None  # its cause may hold the password
+        return Client(repeated(lambda: open_pymilvus(uri), uri, OPEN_SECONDS), uri)
+    except (MilvusException, OSError, ValueError) as error:  # its cause may hold the password
+        advice = "start it, or check --milvus-uri and $MILVUS_TOKEN"
+        raise explained(error, uri, advice) from None
 
 
 def collection_name(text: str) -> str:

@@ -1,12 +1,7 @@
-"""The columns of the collection: their schema, and rows to and from Milvus."""
+"""The columns of the collection: their schema, and what is read from them."""
 
-import time
 import typing
-from collections.abc import Sequence
 
-import numpy as np
-
-from similar_images.images.decoding import DecodedImage
 from similar_images.images.image_files import MAX_PATH_BYTES
 
 if typing.TYPE_CHECKING:
@@ -44,15 +39,6 @@ def schema_of(dimension: int) -> "CollectionSchema":
     for name in INTEGERS:
         schema.add_field(name, DataType.INT64)
     return schema
-
-
-def rows_of(images: Sequence[DecodedImage], embeddings: np.ndarray) -> list[dict[str, object]]:
-    """Return rows to insert now; embeddings: (N, dimension) float32."""
-    now = time.time_ns() // 1_000_000
-    return [
-        {VECTOR: embedding, "inserted_at": now, **image._asdict()}
-        for image, embedding in zip(images, embeddings, strict=True)
-    ]
 
 
 def quoted(text: str) -> str:

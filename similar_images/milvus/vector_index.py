@@ -8,6 +8,7 @@ from similar_images.milvus.client import Client, CollectionError
 from similar_images.milvus.schema import VECTOR
 
 COSINE, INNER_PRODUCT = "COSINE", "IP"  # Milvus's names of metrics
+METRIC = "metric_type"  # in the description of an index that Lite does not do without
 BUILD_PARAMETERS = ("M", "efConstruction", "nlist")  # listed in the observations
 
 
@@ -29,9 +30,7 @@ INDEX_CHOICES = ("auto", *INDEXES)
 
 
 def choose_index(choice: str, rows: int, exact_rows: int) -> Index:
-    """Return the kind of index for one of INDEX_CHOICES and this number of rows.
-
-    'auto' is exact up to exact_rows rows.
+    """Return the kind of index for one of INDEX_CHOICES; 'auto' is exact up to exact_rows rows.
 
     >>> choose_index("auto", 1000, 100_000).type, choose_index("auto", 10**6, 100_000).type
     ('FLAT', 'HNSW')
@@ -77,59 +76,42 @@ def search_parameters(text: str) -> dict[str, int]:
     return parameters
 
 
-class CollectionIndex:
-    """The index of one collection: its description, and its replacement."""
+def describe_index(client: Client, name: str) -> dict[str, str]:
+    """Return how a collection is searched: index_type, nlist etc.; empty if it cannot be."""
+    ask, milvus, advice = client.ask, client.milvus, client.damaged
+    described = None
+    if VECTOR in ask(milvus.list_indexes, name, advice=advice):
+        described = ask(milvus.describe_index, name, VECTOR, advice=advice)
+    exact = {"index_type": FLAT.type} if client.is_own else {}  # Lite needs no index
+    return {key: str(value) for key, value in (described or exact).items()}
 
-    def __init__(self, client: Client, name: str) -> None:
-        """Send no request yet. name: the collection's own, no alias."""
-        self.client = client
-        self.name = name
-        self._described: dict[str, str] | None = None  # Milvus's last answer
 
-    def current(self) -> dict[str, str]:
-        """Return how the collection is searched: index_type, nlist etc.; empty if it cannot be."""
-        exact = {"index_type": FLAT.type} if self.client.is_own else {}  # Lite needs no index
-        return self.built() or exact
+def replace_index(client: Client, name: str, index: Mapping[str, str], kind: Index) -> bool:
+    """Replace a collection's index by one of this kind; return whether anything was changed.
 
-    def built(self) -> dict[str, str]:
-        """Return Milvus's description of the index; empty if there is none."""
-        if self._described is None:
-            ask, milvus, described = self.client.ask, self.client.milvus, None
-            advice = self.client.damaged
-            if VECTOR in ask(milvus.list_indexes, self.name, advice=advice):
-                described = ask(milvus.describe_index, self.name, VECTOR, advice=advice)
-            self._described = {key: str(value) for key, value in (described or {}).items()}
-        return self._described
+    Afterwards the collection must be loaded again; a server answers no search meanwhile.
+    """
+    ask, milvus = client.ask, client.milvus
+    built = index.get("index_type") if METRIC in index else None
+    # On Lite a FLAT index would store the vectors twice, on disk and in memory.
+    wanted = None if kind == FLAT and client.is_own else kind.type
+    if built == wanted:
+        return False
+    if built:
+        ask(milvus.release_collection, name)
+        ask(milvus.drop_index, name, VECTOR)
+    if wanted:
+        parameters = milvus.prepare_index_params()
+        parameters.add_index(VECTOR, index_type=wanted, metric_type=COSINE, params={**kind.build})
+        ask(milvus.create_index, name, parameters)
+    return True
 
-    def build(self, kind: Index) -> bool:
-        """Replace the index by one of this kind; return whether anything was changed.
 
-        Afterwards the collection must be loaded again; a server answers no search meanwhile.
-        """
-        ask, milvus = self.client.ask, self.client.milvus
-        built = self.built().get("index_type")
-        # On Lite a FLAT index would store the vectors twice, on disk and in memory.
-        wanted = None if kind == FLAT and self.client.is_own else kind.type
-        if built == wanted:
-            return False
-        self._described = None
-        if built:
-            ask(milvus.release_collection, self.name)
-            ask(milvus.drop_index, self.name, VECTOR)
-        if wanted:
-            parameters = milvus.prepare_index_params()
-            parameters.add_index(
-                VECTOR, index_type=wanted, metric_type=COSINE, params={**kind.build}
-            )
-            ask(milvus.create_index, self.name, parameters)
-        return True
-
-    def words(self, parameters: Mapping[str, int]) -> str:
-        """Describe how the collection is searched with these search parameters."""
-        index = self.current()
-        kind = index.get("index_type", "?")
-        if kind == FLAT.type:
-            return "exact (FLAT: every vector is compared), cosine similarity"
-        built = [f"{name} {index[name]}" for name in BUILD_PARAMETERS if name in index]
-        searched = [f"{name} {value}" for name, value in parameters.items()]
-        return f"approximate ({', '.join([kind, *built, *searched])}), cosine similarity"
+def index_in_words(index: Mapping[str, str], parameters: Mapping[str, int]) -> str:
+    """Describe how a collection is searched with these search parameters."""
+    kind = index.get("index_type", "?")
+    if kind == FLAT.type:
+        return "exact (FLAT: every vector is compared), cosine similarity"
+    built = [f"{name} {index[name]}" for name in BUILD_PARAMETERS if name in index]
+    searched = [f"{name} {value}" for name, value in parameters.items()]
+    return f"approximate ({', '.join([kind, *built, *searched])}), cosine similarity"

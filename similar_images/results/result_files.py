@@ -14,6 +14,7 @@ from similar_images.matching.label_issues import LEAST_MATCHES
 from similar_images.matching.pairs import Pair, choose_rows, nearest
 from similar_images.matching.queries import Queries
 from similar_images.matching.search import Search
+from similar_images.milvus.vector_index import index_in_words
 from similar_images.network.model_description import Model
 from similar_images.results.comparison_picture import picture_bytes
 from similar_images.results.gallery import gallery
@@ -114,7 +115,7 @@ def summary_of(
         "pairs": pairs,
         "images": search.collection.count(search.options.filter),  # that were searched
         "model": queries.model.words,
-        "index": search.collection.index.words(search.parameters),
+        "index": index_in_words(search.collection.index, search.parameters),
         "recall": findings.recall,
         "device": queries.device,
         "filter": search.options.filter,

@@ -5,21 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import DIMENSION, TOKEN, load, pairings
+from helpers import DIMENSION, TOKEN, load
 from milvus_server import Server
 
 import query_code
 from similar_images.milvus import client as milvus
-from similar_images.milvus.client import CollectionError, redact
+from similar_images.milvus.client import CollectionError
 from similar_images.milvus.collection import ImageCollection, existing_collection
 from similar_images.milvus.connection import connect
-from similar_images.milvus.schema import VECTOR
 from similar_images.milvus.vector_index import INDEXES
-
-
-def test_an_address_is_printed_without_its_credentials() -> None:
-    assert redact("http://user:pass@host:19530/db?x=secret") == "http://host:19530/db"
-    assert redact("./milvus.db") == "./milvus.db"
 
 
 def test_a_password_opens_the_server_and_is_never_printed(
@@ -78,31 +72,3 @@ def test_every_request_is_repeated_with_a_warning(
                 request(collection)
             assert "trying again in 1 s" in said[0], name
     assert "images" in server.collections(), "it is back for the next test"
-
-
-def test_milvus_lite_keeps_no_vector_twice(loaded: Path) -> None:
-    """A FLAT index, which earlier versions built there, stores the vectors twice."""
-
-    def second_copies() -> list[Path]:
-        return list(Path("milvus.db").rglob("*.idx"))
-
-    def matches() -> tuple[list[list[str]], list[float]]:
-        assert query_code.main(["--top-k", "5"]) == 0
-        found = pairings()
-        named = [[row["query"], row["rank"], row["match"]] for row in found]
-        return named, [float(row["similarity"]) for row in found]
-
-    before = matches()
-    assert not second_copies()
-    with connect("./milvus.db") as client:
-        wanted = client.milvus.prepare_index_params()
-        wanted.add_index(VECTOR, index_type="FLAT", metric_type="COSINE")
-        client.milvus.create_index("images", wanted)
-        client.milvus.load_collection("images")
-    assert second_copies()
-    with_index = matches()  # by its cosines, which the index has in another rounding
-    assert with_index[0] == before[0]
-    np.testing.assert_allclose(with_index[1], before[1], atol=2e-6)
-    assert load() == 0
-    assert not second_copies()
-    assert matches() == before

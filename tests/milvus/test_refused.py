@@ -5,18 +5,16 @@ from pathlib import Path
 
 import grpc
 import pytest
-from helpers import LOAD, TOKEN, load, rows
+from helpers import TOKEN, load, rows
 from milvus_proxy import Proxy, running_proxy
 from milvus_server import Server
 
-import embed_and_load
 import query_code
 from similar_images.milvus import client as milvus
 from similar_images.milvus.client import (
     GRPC_ADVICE,
     OWN_RETRIES,
     TRANSIENT_GRPC_CODES,
-    Client,
     CollectionError,
 )
 from similar_images.milvus.connection import connect
@@ -93,23 +91,6 @@ def test_a_load_goes_on_when_a_busy_server_takes_rows_again(
         assert load("--milvus-uri", proxy.uri) == 0
     assert proxy.refusals == 0
     assert "trying again in 1 s" in capsys.readouterr().err
-    assert set(rows(server.uri)) == set(rows())
-
-
-def test_a_refused_request_ends_a_load_in_one_line_and_a_later_run_completes_it(
-    loaded: Path, server: Server, fails: Fails, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Client, "upsert_rows", 16)
-    with running_proxy(server.uri) as proxy:
-        proxy.code, proxy.methods = grpc.StatusCode.INVALID_ARGUMENT, ("Upsert",)
-        proxy.refusals = 1
-        options = [*LOAD, "--batch-size", "8", "--milvus-uri", proxy.uri]
-        line = fails(embed_and_load.main, *options)
-        assert "words on Upsert" in line
-        assert line.endswith("; run it again: what is loaded is kept")
-        assert proxy.refused == ["Upsert"]
-        assert len(rows(server.uri)) < 180
-        assert load("--batch-size", "8", "--milvus-uri", proxy.uri) == 0
     assert set(rows(server.uri)) == set(rows())
 
 

@@ -33,7 +33,9 @@ def test_an_index_is_chosen_and_its_recall_reported(
         assert f"approximate ({name}" in report
         assert f"{parameter} 64" in report
         assert "recall@3" in report
+    assert list(Path("milvus.db").rglob("*.idx"))
     assert load("--index", "flat") == 0
+    assert not list(Path("milvus.db").rglob("*.idx")), "it would hold every vector twice"
     assert query_code.main(["--recall-sample", "20"]) == 0
     report = Path("results/observations.md").read_text().replace("\\", "")
     assert "exact (FLAT" in report
@@ -46,7 +48,7 @@ def test_a_large_collection_gets_an_approximate_index_and_one_made_by_hand_stays
 ) -> None:
     def index() -> str:
         with connect(resolve_uri(None)) as client:
-            return existing_collection(client, "images").index.current()["index_type"]
+            return existing_collection(client, "images").index["index_type"]
 
     with connect(resolve_uri(None)) as client:
         by_hand = Index("IVF_SQ8", {"nlist": 8}, {"nprobe": 8})
@@ -76,6 +78,6 @@ def test_a_collection_that_lost_its_index_gets_one_again_or_is_searched_exactly(
         assert "has lost its index; run python embed_and_load.py" in fails(query_code.main)
     assert load() == 0
     with connect(resolve_uri(None)) as client:
-        assert existing_collection(client, "images").index.current()["index_type"] == "HNSW"
+        assert existing_collection(client, "images").index["index_type"] == "HNSW"
     assert rows() == before
     assert query_code.main([]) == 0

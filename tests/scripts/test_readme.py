@@ -1,6 +1,5 @@
 """The README's commands as they stand there; downloads come from a local file server."""
 
-import errno
 import hashlib
 import http.server
 import os
@@ -200,7 +199,7 @@ def provoked(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         shutil.rmtree(database)
         database.write_bytes(b"SQLite format 3")
         yield [query]
-    elif "no Milvus answers" in name:
+    elif "start it, or check" in name:
         yield [query, "--milvus-uri", "http://127.0.0.1:9"]
     elif name.startswith("Milvus at"):
         with running_proxy() as proxy:
@@ -208,9 +207,6 @@ def provoked(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
             assert code
             proxy.code, proxy.refusals = getattr(grpc.StatusCode, code[0]), 100
             yield [query, "--milvus-uri", proxy.uri]
-    elif "can't be locked" in name:
-        monkeypatch.setattr("fcntl.flock", lambda *_: refuse_lock())
-        yield [query]
     elif "could not be downloaded" in name:
         from torchvision.models import ResNet18_Weights
 
@@ -227,10 +223,6 @@ def provoked(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         yield [query, "--min-similarity", "1.05"]
     else:
         pytest.fail(f"no test provokes: {name}")
-
-
-def refuse_lock() -> None:
-    raise OSError(errno.ENOLCK, "No locks available")
 
 
 def refuse() -> None:

@@ -1,7 +1,6 @@
 """A real Milvus server: killed, restarted, gone, hanging; shared by several loaders."""
 
 import itertools
-import os
 import signal
 import subprocess
 import sys
@@ -28,12 +27,16 @@ Rows = dict[str, dict[str, object]]
 pytest.importorskip("milvus", reason="there is a Milvus server for Linux alone")
 
 
-def test_tests_that_share_a_server_share_a_process(
-    server: Server, request: pytest.FixtureRequest
-) -> None:
-    """Else each process starts one of its own, and twenty collections more are made."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        assert request.node.nodeid.endswith("@server 1"), "pytest-xdist overlooks the groups"
+def kill_at_the_fifth_upsert(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    upsert, calls = ImageCollection.upsert, itertools.count(1)
+
+    def kill_at_the_fifth(self: ImageCollection, *args: object) -> None:
+        if next(calls) == 5:  # of two threads, one
+            server.kill()
+        upsert(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Client, "upsert_rows", 16)
+    monkeypatch.setattr(ImageCollection, "upsert", kill_at_the_fifth)
 
 
 def test_a_load_waits_for_a_server_that_was_killed(
@@ -43,25 +46,14 @@ def test_a_load_waits_for_a_server_that_was_killed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     expected = rows()
-    monkeypatch.setattr(Client, "upsert_rows", 16)
-    upsert, warn, calls, warnings = (
-        ImageCollection.upsert,
-        milvus.warn,
-        itertools.count(1),
-        itertools.count(1),
-    )
-
-    def kill_at_the_fifth(self: ImageCollection, *args: object) -> None:
-        if next(calls) == 5:  # of two threads, one
-            server.kill()
-        upsert(self, *args)  # type: ignore[arg-type]
+    warn, warnings = milvus.warn, itertools.count(1)
 
     def restart_at_the_third_warning(text: str) -> None:
         warn(text)
         if next(warnings) == 3:  # two requests were under way, and each has warned once
             server.restart()
 
-    monkeypatch.setattr(ImageCollection, "upsert", kill_at_the_fifth)
+    kill_at_the_fifth_upsert(server, monkeypatch)
     monkeypatch.setattr(milvus, "warn", restart_at_the_third_warning)
     assert load("--milvus-uri", server.uri, "--batch-size", "8") == 0
     errors = capsys.readouterr().err
@@ -80,18 +72,10 @@ def test_a_server_that_stays_away_ends_in_one_line_and_a_later_run_resumes(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(Client, "upsert_rows", 16)
     monkeypatch.setattr(milvus, "RETRY_SECONDS", 4)
-    upsert, calls = ImageCollection.upsert, itertools.count(1)
-
-    def kill_at_the_fifth(self: ImageCollection, *args: object) -> None:
-        if next(calls) == 5:  # of two threads, one
-            server.kill()
-        upsert(self, *args)  # type: ignore[arg-type]
-
     options = ["--milvus-uri", server.uri, "--batch-size", "8"]
     with monkeypatch.context() as patch:
-        patch.setattr(ImageCollection, "upsert", kill_at_the_fifth)
+        kill_at_the_fifth_upsert(server, patch)
         assert load(*options) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if "trying again" not in line]
     errors = [line for line in lines if not line.startswith("warning")]
