@@ -330,7 +330,8 @@ def _edges(grey: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Return those places where the lightness changes most: noise adds the least there."""
     gradient = cv2.morphologyEx(grey, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
     steps: np.ndarray = gradient.ravel()[places]
-    return places[steps >= np.quantile(steps, 0.75)]
+    chosen: np.ndarray = places[steps >= np.quantile(steps, 0.75)]
+    return chosen
 
 
 def _fine(grey: np.ndarray, places: np.ndarray) -> float:
