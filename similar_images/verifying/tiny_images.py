@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from similar_images.images.reductions import TINY
-from similar_images.verifying.difference import LUMA, fitted_tone
+from similar_images.verifying.colours import LUMA, fitted_tone
 from similar_images.verifying.opencv import cv2
 
 SAME = 0.75  # correlation of the fine structure from which on two images are the same

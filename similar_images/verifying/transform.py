@@ -10,6 +10,7 @@ from similar_images.verifying.opencv import cv2
 LEAST_PLACES = 10  # of unlike photographs at most 5 agree, of altered ones 24 and more
 REACH = 3.0  # pixels at the size of the features, by which a match may miss the map
 CELL = 4  # pixels of that size: matches closer together count as one place
+LEAST_POINTS, LEAST_MOVE, MOST_MOVE = 12, 0.2, 6  # points; pixels: of refined()
 MOST_SCALE, MOST_STRETCH = 10.0, 2.5  # of one image to the other; of one direction to the other
 
 
@@ -88,3 +89,59 @@ def _fitted(first: Features, second: Features, unit: float) -> tuple[np.ndarray,
         return None
     places = np.unique(np.floor(ours[agree.ravel() > 0] / (CELL * unit)), axis=0)
     return matrix, len(places)
+
+
+def laid_on(view: np.ndarray, matrix: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """Return a view where it lies on the base, smoothed first as far as it is reduced."""
+    scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+    if scale < 0.5:
+        height, width = (max(2, round(2 * scale * side)) for side in view.shape[:2])
+        ratio = np.array([view.shape[1] / width, view.shape[0] / height])
+        view = cv2.resize(view, (width, height), interpolation=cv2.INTER_AREA)
+        shift = matrix[:, :2] @ ((ratio - 1) / 2) + matrix[:, 2]
+        matrix, scale = np.column_stack([matrix[:, :2] * ratio, shift]), 0.5
+    if scale < 1:
+        view = cv2.GaussianBlur(view, (0, 0), 0.5 * np.sqrt(1 / scale**2 - 1) + 0.01)
+    size = base.shape[1::-1]
+    laid: np.ndarray = cv2.warpAffine(view, matrix, size, borderMode=cv2.BORDER_REPLICATE)
+    return laid
+
+
+def refined(base: np.ndarray, laid: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Return the matrix after a correction by how far points of the base have moved (Lucas-Kanade).
+
+    Features are exact to a pixel or two at their own size; letters need a tenth.
+    """
+    grey = cv2.cvtColor(base, cv2.COLOR_RGB2GRAY)
+    moved = laid_on(cv2.cvtColor(laid, cv2.COLOR_RGB2GRAY), matrix, base)
+    step = max(6, min(grey.shape) // 16)
+    down, right = np.mgrid[step // 2 : grey.shape[0] : step, step // 2 : grey.shape[1] : step]
+    inside = inside_of(base.shape, laid.shape, matrix)[down, right].ravel() > 0
+    points = np.stack([right.ravel(), down.ravel()], axis=1)[inside].astype(np.float32)
+    if len(points) < LEAST_POINTS:
+        return matrix
+    found, status, _ = cv2.calcOpticalFlowPyrLK(
+        grey, moved, points[:, None], None, winSize=(15, 15), maxLevel=2, minEigThreshold=1e-3
+    )
+    found = found[:, 0]
+    good = (status.ravel() > 0) & (np.abs(found - points).max(axis=1) < MOST_MOVE)
+    if good.sum() < LEAST_POINTS:
+        return matrix
+    correction, agree = cv2.estimateAffine2D(
+        found[good], points[good], method=cv2.USAC_MAGSAC, ransacReprojThreshold=1.0, maxIters=500
+    )
+    if correction is None or agree.sum() < LEAST_POINTS:
+        return matrix
+    corners = np.array([[0, 0, 1], [*base.shape[1::-1], 1]]).T
+    if np.abs(correction @ corners - corners[:2]).max() < LEAST_MOVE:
+        return matrix  # equal views stay equal
+    both: np.ndarray = correction[:, :2] @ matrix
+    both[:, 2] += correction[:, 2]
+    return both
+
+
+def inside_of(base: tuple[int, ...], laid: tuple[int, ...], matrix: np.ndarray) -> np.ndarray:
+    """Return where a view of the second shape lies on one of the first: uint8 of 0 and 1."""
+    ones = np.ones(laid[:2], np.uint8)
+    inside: np.ndarray = cv2.warpAffine(ones, matrix, base[1::-1], flags=cv2.INTER_NEAREST)
+    return inside

@@ -10,8 +10,9 @@ import numpy as np
 
 from similar_images.images.reductions import Reduction, view_size
 from similar_images.verifying import tiny_images
-from similar_images.verifying.difference import NOTHING, Difference, Outside, difference
+from similar_images.verifying.difference import NOTHING, Difference, difference
 from similar_images.verifying.features import LEAST_SIDE, unpacked
+from similar_images.verifying.surroundings import Outside
 from similar_images.verifying.transform import Transform, by_features, whole
 
 SAME, PART = "same", "part"
@@ -19,7 +20,7 @@ ALIKE = 0.6  # correlation of tiny forms from which on two images may be the sam
 # Grey levels by which a cell must differ: after a change of tone, else, and where nearly all other
 # cells are equal to the last digit, as in graphics that were saved alike.
 TONED_LIMIT, LIMIT, EQUAL_LIMIT, EQUAL = 18.0, 14.0, 6.0, 0.02
-COLOUR_LIMIT, EQUAL_COLOUR_LIMIT, COLOUR_SHARE = 50.0, 8.0, 0.35
+COLOUR_LIMIT, EQUAL_COLOUR_LIMIT, COLOUR_SHARE, PLAIN_SHIFT = 50.0, 8.0, 0.35, 4.0
 PART_AGREES = 0.25  # the least share of an image that agrees with the other
 COVERED = 0.97  # the share of an image in common from which on the rest counts for nothing
 FRAME_BUSY = 0.12  # the share of a screen's frame that its signs take
@@ -136,7 +137,7 @@ def _is_toned(found: Difference) -> bool:
 def _is_recoloured(found: Difference) -> bool:
     most, share = found.colour
     limit = EQUAL_COLOUR_LIMIT if found.typical < EQUAL else COLOUR_LIMIT
-    return most > limit or share > COLOUR_SHARE
+    return most > limit or share > COLOUR_SHARE or found.shift > PLAIN_SHIFT
 
 
 def _is_covered(common: float, outside: Outside) -> bool:

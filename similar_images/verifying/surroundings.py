@@ -1,0 +1,81 @@
+"""The rest of a view, outside what it has in common with another: border, frame, or more to see."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from similar_images.verifying.opencv import cv2
+
+CELL = 9  # pixels: the squares whose fine structure counts
+BUSY = 4.0  # grey levels of fine structure: a border, or a blurred frame, has less
+UNIFORM = 8  # grey levels by which one colour differs after compression
+MARGIN = 8  # pixels around the common part, whose fine structure counts as its own
+LEAST_OUTSIDE = 0.005  # the share of a view that is looked at
+EDGE_LINES = 0.06  # of the height: the status line of a screen
+BESIDE = 6  # pixels from the line around the common part to those it is compared with
+PLAIN_LINE = 1.0  # grey levels: a line that deviates less says nothing
+CONTINUED = 0.55  # the least correlation of both sides of a line through one image
+
+
+class Outside(NamedTuple):
+    """What a view shows outside the part that it has in common with another.
+
+    busy: the share of it that is neither plain nor blurred. on_edge: whether all that is busy lies
+    along the upper and the lower edge, as the status line of a screen. framed: whether it has one
+    colour, or differs from what it surrounds along the line between them, as a border does.
+    continued: whether what is inside continues there, as around a crop.
+    """
+
+    busy: float = 0.0
+    on_edge: bool = True
+    framed: bool = False
+    continued: bool = True
+
+
+def outside(view: np.ndarray, inside: np.ndarray) -> Outside:
+    """Return what a view shows where the other one (inside: uint8 of 0 and 1) does not lie."""
+    rest = cv2.erode(1 - inside, np.ones((2 * MARGIN + 1,) * 2, np.uint8), borderValue=1) > 0
+    if rest.mean() < LEAST_OUTSIDE:
+        return Outside()
+    grey = cv2.cvtColor(view, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    fine = cv2.blur(np.abs(grey - cv2.blur(grey, (7, 7))), (CELL, CELL))
+    busy = rest & (fine > BUSY)
+    height = len(view)
+    middle = busy[round(EDGE_LINES * height) : height - round(EDGE_LINES * height)]
+    middle_colour = np.median(view[rest], axis=0)
+    uniform = (np.abs(view[rest] - middle_colour).max(axis=1) <= UNIFORM).mean() >= 0.9
+    continued = _continues(grey, inside)
+    return Outside(
+        busy=float(busy.sum() / rest.sum()),
+        on_edge=not middle.any(),
+        framed=bool(uniform) or not continued or _has_step(grey, inside),
+        continued=continued,
+    )
+
+
+def _line(area: np.ndarray) -> np.ndarray:
+    """Return the line around an area, without the edge of the view: bool."""
+    line: np.ndarray = cv2.morphologyEx(area, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+    line[[0, -1]] = line[:, [0, -1]] = False
+    return line
+
+
+def _has_step(grey: np.ndarray, inside: np.ndarray) -> bool:
+    """Return whether the lightness changes more along the line around an area than beside it."""
+    steps = cv2.morphologyEx(grey, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+    beside = np.ones((2 * BESIDE + 1,) * 2, np.uint8)
+    lines = map(_line, (inside, cv2.erode(inside, beside), cv2.dilate(inside, beside)))
+    there, *others = (float(steps[line].mean()) if line.any() else 0.0 for line in lines)
+    return there > 1.5 * max(others) + 4
+
+
+def _continues(grey: np.ndarray, inside: np.ndarray) -> bool:
+    """Return whether a view shows the same on both sides of the line around an area."""
+    line, size = _line(inside), (BESIDE + 1, BESIDE + 1)
+    within, beyond = (
+        (cv2.blur(grey * area, size) / np.maximum(cv2.blur(area, size), 1e-6))[line]
+        for area in (inside.astype(np.float32), 1 - inside.astype(np.float32))
+    )
+    if len(within) < BESIDE or min(within.std(), beyond.std()) < PLAIN_LINE:
+        return False
+    return bool(np.corrcoef(within, beyond)[0, 1] >= CONTINUED)
