@@ -1,5 +1,6 @@
 """Join images that are the same to groups, and choose the one of each to keep."""
 
+import itertools
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,10 +19,13 @@ from similar_images.matching.near_duplicates import (
     verified,
 )
 from similar_images.matching.pairs import Pair
-from similar_images.verifying.detail import is_enlarged
-from similar_images.verifying.verdict import SAME, Verdict
+from similar_images.verifying.detail import edge_loss
+from similar_images.verifying.verdict import MORE_PIXELS, SAME, Verdict
 
+MOST_CANDIDATES = 16  # of a group, to be kept: each is compared with each
 NEIGHBOURS = 16  # matches of each image in a group that may join it with another group
+LOST, LOST_IN_DOUBT = 0.16, 0.28  # of the steepness of edges: enlarged images lose less
+SURELY_ENLARGED = 0.1
 INDIRECT = "a copy of another image of the group"
 KEEP, COPY = "keep", "copy"  # roles
 SearchAgain = Callable[[Sequence[str], int], Sequence[Sequence[Pair]]]  # queries, top-k → rows
@@ -110,23 +114,26 @@ class Grouping:
         copies = [self._copy(kept, 1.0, "", KEEP if inside else "")]
         for path in rest:
             verdict = self._verdict(kept, path)
-            same = verdict is not None and verdict.kind == SAME
-            no_less = same and verdict is not None and verdict.better >= 0
-            role = COPY if no_less and inside and path in roles else ""
+            change, role = INDIRECT, ""
+            if verdict and verdict.kind == SAME:
+                change = verdict.words
+                if inside and path in roles and self._has_no_less(kept, path, verdict):
+                    role = COPY
             similarity = min(1.0, float(embeddings[kept] @ embeddings[path]))
-            change = verdict.words if verdict and same else INDIRECT
             copies.append(self._copy(path, similarity, change, role))
         return Group(copies)
 
     def _kept(self, paths: Sequence[str]) -> str:
         """Return the image to keep: of equally good ones the largest file, the oldest, by path."""
-        best, *others = sorted(paths, key=self._rank)
-        for path in others:
-            verdict = self._verdict(best, path)
-            may_replace = self._is_preferred(path) or not self._is_preferred(best)
-            if verdict and verdict.kind == SAME and verdict.better < 0 and may_replace:
-                best = path
-        return best
+        ranked = sorted(paths, key=self._rank)
+        preferred = [path for path in ranked if self._is_preferred(path)]
+        candidates = (preferred or ranked)[:MOST_CANDIDATES]
+        losses = dict.fromkeys(candidates, 0)
+        for one, other in itertools.combinations(candidates, 2):
+            verdict = self._verdict(one, other)
+            if verdict and verdict.kind == SAME and verdict.better:
+                losses[other if verdict.better > 0 else one] += 1
+        return min(candidates, key=lambda path: losses[path])  # of equal ones the first
 
     def _is_preferred(self, path: str) -> bool:
         real = Path(os.path.realpath(path))
@@ -140,13 +147,29 @@ class Grouping:
         """Return the verdict on two images; an enlargement is no better than its original."""
         verdict = verified(one, other, self.reductions)
         if verdict and verdict.by_pixels:
-            more, fewer = (one, other) if verdict.better > 0 else (other, one)
-            try:
-                if is_enlarged(more, fewer, verdict.softer):
-                    return verdict._replace(better=-verdict.better)
-            except ImageError:  # changed since it was read
-                return None
+            more, factor = (
+                (one, 1 / verdict.pixels) if verdict.better > 0 else (other, verdict.pixels)
+            )
+            limit = LOST_IN_DOUBT if verdict.doubtful else LOST
+            if self._edge_loss(more, factor) < limit:
+                return verdict._replace(better=-verdict.better)
         return verdict
+
+    def _has_no_less(self, kept: str, path: str, verdict: Verdict) -> bool:
+        """Return whether the image that is kept shows all that another one does, as well.
+
+        One with more pixels may have more detail, unless it surely was enlarged.
+        """
+        fewer = verdict.pixels < 1 / MORE_PIXELS
+        return verdict.better >= 0 and not (
+            fewer and self._edge_loss(path, verdict.pixels) > SURELY_ENLARGED
+        )
+
+    def _edge_loss(self, path: str, factor: float) -> float:
+        try:
+            return edge_loss(path, factor)
+        except ImageError:  # changed since it was read
+            return 1.0
 
     def _copy(self, path: str, similarity: float, change: str, role: str) -> Copy:
         image = self.reductions[path]

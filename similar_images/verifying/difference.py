@@ -187,9 +187,10 @@ class _Pair:
         colours = [Colours(view, self._weights, usable) for view in self.views]
         greyed = colours[0].is_grey, colours[1].is_grey
         difference, saturation = (0.0, 0.0), 1.0
-        if greyed[0] == greyed[1] or not differ_clearly(colours):
+        if greyed[0] == greyed[1]:
             difference, saturation = colour_difference(colours[0], colours[1], may_fade=textured)
-            greyed = (greyed[0] and greyed[1],) * 2
+        elif not differ_clearly(colours):
+            greyed = False, False
         cells = self.cell_means(beyond, CELL)
         shift = 0.0 if textured else self._shift(ours - theirs, colours)
         return _Seen(cells, difference, shift, gain, offset, greyed, saturation)

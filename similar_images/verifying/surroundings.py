@@ -13,8 +13,8 @@ MARGIN = 8  # pixels around the common part, whose fine structure counts as its 
 LEAST_OUTSIDE = 0.005  # the share of a view that is looked at
 EDGE_LINES = 0.06  # of the height: the status line of a screen
 BESIDE = 6  # pixels from the line around the common part to those it is compared with
-PLAIN_LINE = 1.0  # grey levels: a line that deviates less says nothing
-CONTINUED = 0.55  # the least correlation of both sides of a line through one image
+PLAIN_LINE = 3.5  # grey levels: a line that deviates less says nothing
+CONTINUED = 0.45  # the least correlation of both sides of a line through one image
 
 
 class Outside(NamedTuple):

@@ -21,12 +21,14 @@ ALIKE = 0.6  # correlation of tiny forms from which on two images may be the sam
 # cells are equal to the last digit, as in graphics that were saved alike.
 TONED_LIMIT, LIMIT, EQUAL_LIMIT, EQUAL = 18.0, 14.0, 6.0, 0.02
 COLOUR_LIMIT, EQUAL_COLOUR_LIMIT, COLOUR_SHARE, PLAIN_SHIFT = 50.0, 8.0, 0.35, 4.0
+TINT_LIMIT = 30.0  # of two images without colours
 PART_AGREES = 0.25  # the least share of an image that agrees with the other
 COVERED = 0.97  # the share of an image in common from which on the rest counts for nothing
 FRAME_BUSY = 0.12  # the share of a screen's frame that its signs take
 DETAIL = 0.8  # of a crop's detail that the whole must have
 TONE = 0.1, 8.0  # change of contrast; grey levels: less is not named
 SATURATION, STRETCH, DEGREES, SIZE = 1.25, 1.04, 1.0, 1.02  # likewise
+ALIKE_SCALE = 1.3  # of two views of which the sharper one can be told
 MORE_PIXELS, MUCH_SHARPER, SHARPER = 1.1, 1.0, 0.9  # along a side; pixels of blur in a view
 
 
@@ -35,14 +37,21 @@ class Verdict(NamedTuple):
 
     kind: SAME or PART. changes: in words that hold in both directions; none: the same pixels.
     better: which of two that are the SAME has more to keep: 1 the first, -1 the second, 0 neither.
-    by_pixels: whether that is so because it has more pixels. softer: whether it is less sharp.
+    by_pixels: whether that is so because it has more pixels. doubtful: whether it is less sharp, or
+    stretched, and so may be an enlargement. pixels: how many of the first one of the second covers,
+    along a side.
     """
 
     kind: str
     changes: tuple[str, ...] = ()
     better: int = 0
     by_pixels: bool = False
-    softer: bool = False
+    doubtful: bool = False
+    pixels: float = 1.0
+
+    def turned_round(self) -> "Verdict":
+        """Return the verdict on the same images in the other order."""
+        return self._replace(better=-self.better, pixels=1 / self.pixels)
 
     @property
     def words(self) -> str:
@@ -57,7 +66,7 @@ def verify(one: Reduction, other: Reduction) -> Verdict | None:
     """
     if _order(other) < _order(one):
         found = verify(other, one)
-        return found and found._replace(better=-found.better)
+        return found and found.turned_round()
     if one.digest == other.digest and not one.scaled and not other.scaled:
         return Verdict(SAME)
     if min(one.width, one.height, other.width, other.height) < LEAST_SIDE:
@@ -112,14 +121,17 @@ def _judged(one: Reduction, other: Reduction, transform: Transform) -> Verdict |
         words = f"{max(0.1, 100 * differs):.1f}% differs ({_place(differing, compared)})"
         return Verdict(PART, (*changes, words))
     if all(covered):
-        return Verdict(SAME, tuple(changes or ["re-encoded"]), *_better(found, scale))
+        better, by_pixels, doubtful = _better(found, scale, transform)
+        named = tuple(changes or ["re-encoded"])
+        return Verdict(SAME, named, better, by_pixels, doubtful, scale)
     if not any(covered):
         return Verdict(PART, tuple(changes))
     larger = covered.index(False)
     detail = 1 / scale if larger else scale
-    if not found.outside[larger].continued or detail < DETAIL:
+    outside = found.outside[larger]
+    if outside.framed or not outside.continued or detail < DETAIL:
         return Verdict(PART, tuple(changes))
-    return Verdict(SAME, tuple(changes), -1 if larger else 1)
+    return Verdict(SAME, tuple(changes), -1 if larger else 1, pixels=scale)
 
 
 def _limit(found: Difference) -> float:
@@ -137,6 +149,8 @@ def _is_toned(found: Difference) -> bool:
 def _is_recoloured(found: Difference) -> bool:
     most, share = found.colour
     limit = EQUAL_COLOUR_LIMIT if found.typical < EQUAL else COLOUR_LIMIT
+    if all(found.greyed):  # two tints that differ little
+        limit, share = min(limit, TINT_LIMIT), 0.0
     return most > limit or share > COLOUR_SHARE or found.shift > PLAIN_SHIFT
 
 
@@ -152,8 +166,8 @@ def _pixel_scale(one: Reduction, other: Reduction, transform: Transform) -> floa
     return transform.scale * second / first
 
 
-def _better(found: Difference, scale: float) -> tuple[int, bool, bool]:
-    """Return which of two whole images has more to keep, by its pixels alone, and less sharp.
+def _better(found: Difference, scale: float, transform: Transform) -> tuple[int, bool, bool]:
+    """Return which of two whole images has more to keep, by its pixels alone, and in doubt.
 
     Without a border before with one, colour before toned, then more detail.
     """
@@ -171,16 +185,15 @@ def _better(found: Difference, scale: float) -> tuple[int, bool, bool]:
     ):
         if more != less:
             return (1 if more else -1), False, False
-    if abs(found.sharper) >= MUCH_SHARPER:
-        return (1 if found.sharper > 0 else -1), False, False
+    # A view that was reduced to another's size says nothing about the finest detail.
+    sharper = found.sharper if 1 / ALIKE_SCALE <= transform.scale <= ALIKE_SCALE else 0.0
+    if abs(sharper) >= MUCH_SHARPER:
+        return (1 if sharper > 0 else -1), False, False
     if not 1 / MORE_PIXELS <= scale <= MORE_PIXELS:
-        return (
-            (1 if scale > 1 else -1),
-            True,
-            (found.sharper < 0) == (scale > 1) and found.sharper != 0,
-        )
-    if abs(found.sharper) >= SHARPER:
-        return (1 if found.sharper > 0 else -1), False, False
+        softer = sharper < 0 if scale > 1 else sharper > 0
+        return (1 if scale > 1 else -1), True, softer or transform.stretch > STRETCH
+    if abs(sharper) >= SHARPER:
+        return (1 if sharper > 0 else -1), False, False
     return 0, False, False
 
 
@@ -250,4 +263,6 @@ def _of_tiny(one: Reduction, other: Reduction) -> Verdict | None:
     if rest > tiny_images.MOST_REST:
         return Verdict(PART, (*changes, "a part differs"))
     pixels = one.width * one.height - other.width * other.height
-    return Verdict(SAME, tuple(changes or ["re-encoded"]), int(np.sign(pixels)), bool(pixels))
+    scale = float(np.sqrt(one.width * one.height / (other.width * other.height)))
+    words = tuple(changes or ["re-encoded"])
+    return Verdict(SAME, words, int(np.sign(pixels)), bool(pixels), pixels=scale)
