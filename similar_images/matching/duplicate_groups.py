@@ -20,12 +20,12 @@ from similar_images.matching.near_duplicates import (
 )
 from similar_images.matching.pairs import Pair
 from similar_images.verifying.detail import edge_loss
-from similar_images.verifying.verdict import MORE_PIXELS, SAME, Verdict
+from similar_images.verifying.verdict import SAME, Verdict
 
 MOST_CANDIDATES = 16  # of a group, to be kept: each is compared with each
 NEIGHBOURS = 16  # matches of each image in a group that may join it with another group
 LOST, LOST_IN_DOUBT = 0.16, 0.28  # of the steepness of edges: enlarged images lose less
-SURELY_ENLARGED = 0.1
+AS_MANY_PIXELS, SURELY_ENLARGED = 1.1, 0.1  # along a side; of the steepness of edges
 INDIRECT = "a copy of another image of the group"
 KEEP, COPY = "keep", "copy"  # roles
 SearchAgain = Callable[[Sequence[str], int], Sequence[Sequence[Pair]]]  # queries, top-k → rows
@@ -113,7 +113,7 @@ class Grouping:
         rest = sorted((path for path in paths if path != kept), key=self._rank)
         copies = [self._copy(kept, 1.0, "", KEEP if inside else "")]
         for path in rest:
-            verdict = self._verdict(kept, path)
+            verdict = verified(kept, path, self.reductions)
             change, role = INDIRECT, ""
             if verdict and verdict.kind == SAME:
                 change = verdict.words
@@ -128,12 +128,26 @@ class Grouping:
         ranked = sorted(paths, key=self._rank)
         preferred = [path for path in ranked if self._is_preferred(path)]
         candidates = (preferred or ranked)[:MOST_CANDIDATES]
-        losses = dict.fromkeys(candidates, 0)
+        worse = dict.fromkeys(candidates, 0)  # cropped, framed, greyed or blurred
+        fewer: list[tuple[str, str]] = []  # pairs: more pixels, fewer pixels
+        enlarged = set()
         for one, other in itertools.combinations(candidates, 2):
-            verdict = self._verdict(one, other)
-            if verdict and verdict.kind == SAME and verdict.better:
-                losses[other if verdict.better > 0 else one] += 1
-        return min(candidates, key=lambda path: losses[path])  # of equal ones the first
+            verdict = verified(one, other, self.reductions)
+            if not verdict or verdict.kind != SAME or not verdict.better:
+                continue
+            better, lesser = (one, other) if verdict.better > 0 else (other, one)
+            if not verdict.by_pixels:
+                worse[lesser] += 1
+            elif self._is_enlarged(better, lesser, verdict):
+                enlarged.add(better)
+            else:
+                fewer.append((better, lesser))
+        outdone = {lesser for more, lesser in fewer if more not in enlarged}
+        order = {path: place for place, path in enumerate(candidates)}
+        return min(
+            candidates,
+            key=lambda path: (worse[path], path in enlarged, path in outdone, order[path]),
+        )
 
     def _is_preferred(self, path: str) -> bool:
         real = Path(os.path.realpath(path))
@@ -143,31 +157,28 @@ class Grouping:
         image = self.reductions[path]
         return not self._is_preferred(path), -image.file_size, image.modified_at, path
 
-    def _verdict(self, one: str, other: str) -> Verdict | None:
-        """Return the verdict on two images; an enlargement is no better than its original."""
-        verdict = verified(one, other, self.reductions)
-        if verdict and verdict.by_pixels:
-            more, factor = (
-                (one, 1 / verdict.pixels) if verdict.better > 0 else (other, verdict.pixels)
-            )
-            limit = LOST_IN_DOUBT if verdict.doubtful else LOST
-            if self._edge_loss(more, factor) < limit:
-                return verdict._replace(better=-verdict.better)
-        return verdict
+    def _is_enlarged(self, more: str, fewer: str, verdict: Verdict) -> bool:
+        """Return whether the first of a pair, which has more pixels, has no more detail."""
+        image, other = self.reductions[more], self.reductions[fewer]
+        width, height = other.width, other.height
+        if (width > height) != (image.width > image.height):
+            width, height = height, width  # turned by a quarter
+        factors = min(1.0, width / image.width), min(1.0, height / image.height)
+        return self._edge_loss(more, factors) < (LOST_IN_DOUBT if verdict.doubtful else LOST)
 
     def _has_no_less(self, kept: str, path: str, verdict: Verdict) -> bool:
         """Return whether the image that is kept shows all that another one does, as well.
 
         One with more pixels may have more detail, unless it surely was enlarged.
         """
-        fewer = verdict.pixels < 1 / MORE_PIXELS
-        return verdict.better >= 0 and not (
-            fewer and self._edge_loss(path, verdict.pixels) > SURELY_ENLARGED
-        )
+        fewer = verdict.pixels < 1 / AS_MANY_PIXELS
+        if fewer:
+            return self._edge_loss(path, (verdict.pixels,) * 2) <= SURELY_ENLARGED
+        return verdict.better >= 0
 
-    def _edge_loss(self, path: str, factor: float) -> float:
+    def _edge_loss(self, path: str, factors: tuple[float, float]) -> float:
         try:
-            return edge_loss(path, factor)
+            return edge_loss(path, factors)
         except ImageError:  # changed since it was read
             return 1.0
 

@@ -10,7 +10,7 @@ CLIPPED = (2, 253)  # grey levels: what lies outside may have been cut off by a 
 LIGHT = 245  # grey levels: a lighter channel may have lost its tint
 MOST_GAIN = 3.0  # of contrast or of saturation
 GREY = 20.0  # grey levels by which colours may differ from a tint
-TINT = 6.0  # grey levels: less is no colour
+TINT, CLEAR_TINT = 6.0, 15.0  # grey levels: less is no colour; less may be called grey
 
 
 def luma(view: np.ndarray) -> np.ndarray:
@@ -63,12 +63,12 @@ class Colours:
         rest = np.abs(values - self.tint[:, None] * lightness).sum(axis=0)
         # How far the colours are from one tint in proportion to the lightness, in grey levels.
         self.rest = float(np.quantile(rest, 0.95)) if len(lightness) else 0.0
-        tinted = (
-            float(np.abs(self.tint).sum() * lightness.mean()) >= TINT if len(lightness) else False
-        )
+        self.strength = float(np.abs(self.tint).sum() * lightness.mean()) if len(lightness) else 0.0
+        is_tinted = self.strength >= TINT
         # A tint needs a range of tones: a plain object on white has one colour, too.
-        ranges = few.sum() >= self.common.sum() / 2 and lightness.std() >= 20 if tinted else True
-        self.is_grey = self.rest < GREY and bool(ranges)
+        many = few.sum() >= 0.35 * self.common.sum()
+        ranges = bool(many and lightness.std() >= 12) if is_tinted else True
+        self.is_grey = self.rest < GREY and ranges
 
 
 def differ_clearly(colours: list[Colours]) -> bool:

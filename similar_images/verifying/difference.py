@@ -6,6 +6,7 @@ import numpy as np
 
 from similar_images.images.reductions import Reduction, opened
 from similar_images.verifying.colours import (
+    CLEAR_TINT,
     Colours,
     clipped,
     colour_difference,
@@ -187,9 +188,10 @@ class _Pair:
         colours = [Colours(view, self._weights, usable) for view in self.views]
         greyed = colours[0].is_grey, colours[1].is_grey
         difference, saturation = (0.0, 0.0), 1.0
-        if greyed[0] == greyed[1]:
+        tints = min(side.strength for side in colours)
+        if greyed == (False, False) or (all(greyed) and tints >= CLEAR_TINT):
             difference, saturation = colour_difference(colours[0], colours[1], may_fade=textured)
-        elif not differ_clearly(colours):
+        elif greyed[0] != greyed[1] and not differ_clearly(colours):
             greyed = False, False
         cells = self.cell_means(beyond, CELL)
         shift = 0.0 if textured else self._shift(ours - theirs, colours)

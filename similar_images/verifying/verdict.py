@@ -29,7 +29,7 @@ DETAIL = 0.8  # of a crop's detail that the whole must have
 TONE = 0.1, 8.0  # change of contrast; grey levels: less is not named
 SATURATION, STRETCH, DEGREES, SIZE = 1.25, 1.04, 1.0, 1.02  # likewise
 ALIKE_SCALE = 1.3  # of two views of which the sharper one can be told
-MORE_PIXELS, MUCH_SHARPER, SHARPER = 1.1, 1.0, 0.9  # along a side; pixels of blur in a view
+MORE_PIXELS, MUCH_SHARPER, SHARPER = 1.35, 1.0, 0.9  # along a side; pixels of blur in a view
 
 
 class Verdict(NamedTuple):
@@ -162,8 +162,10 @@ def _is_covered(common: float, outside: Outside) -> bool:
 
 def _pixel_scale(one: Reduction, other: Reduction, transform: Transform) -> float:
     """Return how many pixels of the first image one of the second covers, along a side."""
-    first, second = (max(view_size(side)) / max(side.width, side.height) for side in (one, other))
-    return transform.scale * second / first
+    first, second = (
+        np.sqrt(np.prod(view_size(side)) / (side.width * side.height)) for side in (one, other)
+    )
+    return float(transform.scale * second / first)
 
 
 def _better(found: Difference, scale: float, transform: Transform) -> tuple[int, bool, bool]:
