@@ -23,6 +23,9 @@ TONED_LIMIT, LIMIT, EQUAL_LIMIT, EQUAL = 18.0, 14.0, 6.0, 0.02
 COLOUR_LIMIT, EQUAL_COLOUR_LIMIT, COLOUR_SHARE, PLAIN_SHIFT = 50.0, 8.0, 0.35, 4.0
 TINT_LIMIT = 30.0  # of two images without colours
 PART_AGREES = 0.25  # the least share of an image that agrees with the other
+# The share of the common part that may differ: of images that are alike at 32×32 pixels, and of
+# those with common features.
+MOST_IF_ALIKE, MOST_IF_MOVED = 0.2, 0.75
 COVERED = 0.97  # the share of an image in common from which on the rest counts for nothing
 FRAME_BUSY = 0.12  # the share of a screen's frame that its signs take
 DETAIL = 0.8  # of a crop's detail that the whole must have
@@ -92,23 +95,27 @@ def _of_views(one: Reduction, other: Reduction) -> Verdict | None:
     sizes = view_size(one), view_size(other)
     found = None
     if max(likeness) >= ALIKE:
-        found = _judged(one, other, whole(*sizes, mirrored=likeness[1] > likeness[0]))
+        mirrored = likeness[1] > likeness[0]
+        found = _judged(one, other, whole(*sizes, mirrored), MOST_IF_ALIKE)
         if found and found.kind == SAME and not {"border", "cropped"} & {*found.changes}:
             return found
     others = unpacked(other.features), unpacked(other.mirrored_features)
     moved = by_features(unpacked(one.features), others, max(sizes[0]))
-    return (moved and _judged(one, other, moved)) or found
+    return (moved and _judged(one, other, moved, MOST_IF_MOVED)) or found
 
 
-def _judged(one: Reduction, other: Reduction, transform: Transform) -> Verdict | None:
-    """Return the verdict on two images of which the second lies on the first in this way."""
+def _judged(one: Reduction, other: Reduction, transform: Transform, most: float) -> Verdict | None:
+    """Return the verdict on two images of which the second lies on the first in this way.
+
+    most: the share of the common part that may differ.
+    """
     found = difference(one, other, transform)
     if found is None:
         return None
     compared = found.cells > NOTHING
     differing = compared & (found.cells > _limit(found))
     differs = float(differing.sum() / compared.sum())
-    if (1 - differs) * max(found.common) < PART_AGREES or differs > 1 - PART_AGREES:
+    if (1 - differs) * max(found.common) < PART_AGREES or differs > most:
         return None
     covered = [_is_covered(*side) for side in zip(found.common, found.outside, strict=True)]
     scale = _pixel_scale(one, other, transform)
