@@ -97,7 +97,16 @@ def test_all_parts_are_there_with_letters_paths_and_similarities() -> None:
     checker = checked(page)
     assert page.startswith("<!DOCTYPE html>\n<html")
     ids = {a["id"] for _, a in checker.tags if "id" in a}
-    wanted = {"drawn", "same", "part", "different", "issues", "weakest", "distribution", "confusion"}
+    wanted = {
+        "drawn",
+        "same",
+        "part",
+        "different",
+        "issues",
+        "weakest",
+        "distribution",
+        "confusion",
+    }
     assert wanted <= ids
     assert "<b>A</b> · 0.5000" in page
     assert "<b>J</b> · " in page

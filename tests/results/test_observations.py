@@ -111,7 +111,11 @@ def test_every_combination_of_sections_is_sound_markdown(name: str) -> None:
         label, other = (name, name + "x" * wrong) if labelled else ("", "")
         pairs = [Pair(name, name, 0.9 / rank, rank, label, other) for rank in range(1, ranks + 1)]
         pairs.append(pairs[0]._replace(query="unlabelled", match_label=""))
-        near = [NearDuplicate(pair, Verdict(SAME, (name,))) for pair in pairs[:-1] if pair.rank in changes]
+        near = [
+            NearDuplicate(pair, Verdict(SAME, (name,)))
+            for pair in pairs[:-1]
+            if pair.rank in changes
+        ]
         issues = [LabelIssue(pairs[0], 5, 0, 5)] * looks
         text = checked(report_of(pairs, pairs, near, issues, summary))
         assert ("## Possible label errors" in text) == bool(looks)

@@ -9,7 +9,7 @@ from sklearn.datasets import load_sample_image
 
 Change = Callable[[Image.Image], Image.Image]
 Turn = Image.Transpose
-WORDS = "harbour copper meadow lantern winter pencil orchard ribbon velvet granite saddle".split()
+WORDS = ["harbour", "copper", "meadow", "lantern", "winter", "pencil", "orchard", "ribbon"]
 
 
 def photograph(name: str = "china.jpg") -> Image.Image:
