@@ -28,10 +28,10 @@ class Reduction(NamedTuple):
     tiny: 3,072 bytes, (32, 32, 3) uint8, whatever the image's shape. view: the image as a file, PNG
     or JPEG, at most 1,024 pixels wide and high. opacity: the same of its alpha channel, b'' where
     it is opaque. width, height: pixels of the whole image, upright. digest: of the stored values,
-    with all bits and the alpha channel. scaled: whether the image was decoded at a reduced scale,
-    of which the digest then is; so, too, if the digest is of the first of several frames. shown_whole: whether the view shows all of it; not so for
-    animations, for files with several pages and for values of more than 8 bits. features,
-    mirrored_features: of verifying/features.py.
+    with all bits and the alpha channel. scaled: whether the digest is not of all that is stored, as
+    the image was decoded at a reduced scale, or has more frames. shown_whole: whether the view
+    shows all of it; not so for animations, for files with several pages and for values of more than
+    8 bits. features, mirrored_features: of verifying/features.py.
     """
 
     tiny: bytes
