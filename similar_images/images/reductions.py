@@ -28,10 +28,10 @@ class Reduction(NamedTuple):
     tiny: 3,072 bytes, (32, 32, 3) uint8, whatever the image's shape. view: the image as a file, PNG
     or JPEG, at most 1,024 pixels wide and high. opacity: the same of its alpha channel, b'' where
     it is opaque. width, height: pixels of the whole image, upright. digest: of the stored values,
-    with all bits and the alpha channel. scaled: whether the image was decoded at a reduced scale,
-    of which the digest then is. shown_whole: whether the view shows all of it; not so for
-    animations, for files with several pages and for values of more than 8 bits. features,
-    mirrored_features: of verifying/features.py.
+    with all bits and the alpha channel. scaled: whether the digest is not of all that is stored, as
+    the image was decoded at a reduced scale, or has more frames. shown_whole: whether the view
+    shows all of it; not so for animations, for files with several pages and for values of more than
+    8 bits. features, mirrored_features: of verifying/features.py.
     """
 
     tiny: bytes
@@ -67,7 +67,7 @@ def reduced(decoded: Decoded) -> Reduction:
         file_size=info.file_size,
         modified_at=info.modified_at,
         digest=_digest(decoded.stored),
-        scaled=rgb.size != (info.width, info.height),
+        scaled=rgb.size != (info.width, info.height) or decoded.has_frames,
         shown_whole=not decoded.has_frames and not decoded.stored.mode.startswith(("I", "F")),
     )
 

@@ -154,6 +154,7 @@ class _Page:
             self.text(x + GAP, y + CELL // 2, problem, TEXT_SIZE, PALE, CELL - 2 * GAP)
         else:
             image = Image.open(io.BytesIO(thumbnail.data))
+            image.thumbnail((CELL, CELL))
             factor = max(1, CELL // max(image.size))  # crisp: each pixel becomes a square
             shown = ImageOps.scale(image, factor, Image.Resampling.NEAREST)
             offset = (CELL - shown.width) // 2, (CELL - shown.height) // 2

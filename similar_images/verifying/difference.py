@@ -200,9 +200,11 @@ class _Pair:
     def _shift(self, lightness: np.ndarray, colours: list[Colours]) -> float:
         """Return the largest mean difference of a large cell: of an area with another colour."""
         shifts = [np.abs(self.cell_means(lightness, SHIFT_CELL)).max()]
+        common, size = colours[0].common, (SHIFT_CELL // 2,) * 2
+        weight = np.maximum(cv2.blur(common.astype(np.float32), size), 0.5)
         for one, other in zip(colours[0].planes, colours[1].planes, strict=True):
-            means = cv2.blur(one - other, (SHIFT_CELL // 2,) * 2)
-            shifts.append(np.abs(means[colours[0].common]).max(initial=0))
+            means = cv2.blur((one - other) * common, size) / weight
+            shifts.append(np.abs(means[common]).max(initial=0))
         return float(max(shifts))
 
     def _is_textured(self, grey: np.ndarray) -> bool:

@@ -61,7 +61,7 @@ def decoded(decoder: Decoder, names: Iterator[str] | list[str]) -> tuple[list[st
     skipped: list[Skipped] = []
     for batch in decoder.batches(names):
         for image, pixels in zip(batch.images, batch.pixels, strict=True):
-            expected = preprocess(decode(decoder.task.root, image.path)[1])
+            expected = preprocess(decode(decoder.task.root, image.path).rgb)
             np.testing.assert_array_equal(pixels, expected)
             came.append(image.path)
         skipped += batch.skipped

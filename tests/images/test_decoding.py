@@ -63,7 +63,7 @@ def test_modes_decode_as_pillow_converts_them(mode: str, own_folder: Path) -> No
     image = noise(40, 30).convert(mode)
     image.save("x.tif") if mode != "HSV" else noise(40, 30).save("x.tif")
     expected = Image.open("x.tif").convert("RGB")
-    info, rgb = decode(own_folder, "x.tif")
+    info, rgb = decode(own_folder, "x.tif")[:2]
     np.testing.assert_array_equal(np.asarray(rgb), np.asarray(expected))
     assert (info.width, info.height) == (40, 30)
     assert info.file_size == Path("x.tif").stat().st_size
@@ -129,13 +129,13 @@ def test_transparency_is_shown_over_white(own_folder: Path) -> None:
     image.save("x.tif")
     white = Image.new("RGBA", image.size, "white")
     expected = Image.alpha_composite(white, image).convert("RGB")
-    np.testing.assert_array_equal(np.asarray(decode(own_folder, "x.tif")[1]), np.asarray(expected))
+    np.testing.assert_array_equal(np.asarray(decode(own_folder, "x.tif").rgb), np.asarray(expected))
 
 
 def test_sixteen_bits_keep_the_higher_eight(own_folder: Path) -> None:
     values = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
     Image.fromarray(values).save("x.png")
-    shown = np.asarray(decode(own_folder, "x.png")[1])
+    shown = np.asarray(decode(own_folder, "x.png").rgb)
     np.testing.assert_array_equal(shown[..., 0], values >> 8)
 
 
@@ -157,7 +157,7 @@ def test_numbers_are_scaled_by_what_they_hold(
     values: np.ndarray, expected: list[int], own_folder: Path
 ) -> None:
     Image.fromarray(np.repeat(values, 3, axis=0)).save("x.tif")
-    shown = np.asarray(decode(own_folder, "x.tif")[1])
+    shown = np.asarray(decode(own_folder, "x.tif").rgb)
     assert shown[1, :, 2].tolist() == expected
 
 
@@ -166,7 +166,7 @@ def test_numbers_are_scaled_by_the_whole_image(own_folder: Path) -> None:
     values = np.zeros((TILE + 5, 2 * TILE + 5), np.float32)
     values[0, 0], values[-1, -1], values[1, -1], values[-1, 0] = -100, 300, np.nan, -np.inf
     Image.fromarray(values).save("x.tif")
-    shown = np.asarray(decode(own_folder, "x.tif")[1])[..., 0]
+    shown = np.asarray(decode(own_folder, "x.tif").rgb)[..., 0]
     assert [shown[0, 0], shown[-1, -1], shown[1, -1], shown[-1, 0]] == [0, 255, 0, 0]
     assert set(np.unique(shown)) == {0, 64, 255}  # zero is a quarter of the way
 
@@ -184,9 +184,9 @@ def peak():
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 preprocess = Preprocessing(256, 224)
-preprocess(decode(Path(), "small.tif")[1])
+preprocess(decode(Path(), "small.tif").rgb)
 before = peak()
-preprocess(decode(Path(), "large.tif")[1])
+preprocess(decode(Path(), "large.tif").rgb)
 print(peak() - before)
 """
 
@@ -214,7 +214,7 @@ def test_a_large_image_takes_little_beside_its_decoded_pixels(mode: str, own_fol
 @pytest.mark.parametrize("name", ["F.tif", "I.tif", "RGBA.png", "P.gif", "RGB.jpg", "1.bmp"])
 def test_images_one_pixel_wide_or_high(name: str, size: tuple[int, int], own_folder: Path) -> None:
     Image.new(name.partition(".")[0], size, 1).save(name)
-    info, rgb = decode(own_folder, name)
+    info, rgb = decode(own_folder, name)[:2]
     assert (info.width, info.height) == rgb.size == size
     assert preprocess(rgb).shape == (224, 224, 3)
 
@@ -227,7 +227,7 @@ def test_embedded_colour_profiles_are_not_applied(own_folder: Path) -> None:
     with Image.open("x.png") as opened:
         assert opened.info["icc_profile"]
         expected = opened.convert("RGB")
-    shown = np.asarray(decode(own_folder, "x.png")[1])
+    shown = np.asarray(decode(own_folder, "x.png").rgb)
     np.testing.assert_array_equal(shown, np.asarray(expected))
     np.testing.assert_array_equal(shown, np.asarray(image))
 
@@ -251,7 +251,7 @@ def test_exif_orientation_is_honoured(orientation: int, own_folder: Path) -> Non
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored.save("x.png", exif=exif)
-    info, rgb = decode(own_folder, "x.png")
+    info, rgb = decode(own_folder, "x.png")[:2]
     assert (info.width, info.height) == (30, 20)
     np.testing.assert_array_equal(np.asarray(rgb), np.asarray(upright))
 
@@ -260,7 +260,7 @@ def test_a_gif_named_png_decodes_and_shows_its_first_frame(own_folder: Path) -> 
     frames = [noise(16, 16).convert("P"), noise(16, 17).resize((16, 16)).convert("P")]
     frames[0].save("x.gif", save_all=True, append_images=frames[1:])
     os.rename("x.gif", "x.png")
-    _, rgb = decode(own_folder, "x.png")
+    _, rgb = decode(own_folder, "x.png")[:2]
     np.testing.assert_array_equal(np.asarray(rgb), np.asarray(frames[0].convert("RGB")))
 
 
@@ -278,7 +278,7 @@ def test_what_pillow_opens_is_decoded(suffix: str, own_folder: Path) -> None:
         pytest.skip(f"this Pillow can't write it: {error}")
     expected = Image.open(f"x.{suffix}").convert("RGB")
     np.testing.assert_array_equal(
-        np.asarray(decode(own_folder, f"x.{suffix}")[1]), np.asarray(expected)
+        np.asarray(decode(own_folder, f"x.{suffix}").rgb), np.asarray(expected)
     )
 
 
@@ -297,7 +297,7 @@ def test_decoders_that_close_their_file_are_no_trouble(suffix: str, own_folder: 
     pixels = np.asarray(noise(8, 4))
     Path(f"x.{suffix}").write_bytes(ftex(pixels))
     np.testing.assert_array_equal(np.asarray(Image.open(f"x.{suffix}")), pixels)
-    np.testing.assert_array_equal(np.asarray(decode(own_folder, f"x.{suffix}")[1]), pixels)
+    np.testing.assert_array_equal(np.asarray(decode(own_folder, f"x.{suffix}").rgb), pixels)
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,8 @@ def test_its_mistakes_end_in_one_line(photos: Path, fails: Fails) -> None:
     assert "resnet18" in fails(script.main, image, "--model", "resnet19", "--weights", "random")
 
 
-HEAVY = {"timm", "torch", "torchvision", "openvino", "pymilvus", "sklearn", "pandas", "jinja2"}
+HEAVY = {"timm", "torch", "torchvision", "openvino", "cv2", "pymilvus", "sklearn", "pandas"}
+HEAVY |= {"jinja2"}
 # What reads networks in torch may import it, but not timm; other modules import none of these.
 IN_TORCH = {
     f"similar_images.network.{name}"

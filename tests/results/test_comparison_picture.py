@@ -14,13 +14,14 @@ from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.pairs import Pair
 from similar_images.results import comparison_picture
 from similar_images.results.comparison_picture import CELL, picture_bytes
+from similar_images.verifying.features import examine
 
 GOLDEN = Path(__file__).parent / "golden_comparison.png"  # a quarter of the size
 TITLE = "5,000 queries, nearest by resnet18: 74.8% share the label"
 
 
 def draw(rows: list[list[Pair]], title: str = "t") -> Image.Image:
-    return Image.open(io.BytesIO(picture_bytes(rows, title, ReductionStore())))
+    return Image.open(io.BytesIO(picture_bytes(rows, title, ReductionStore(examine))))
 
 
 def draw_pairs(pairs: list[Pair], title: str = "t") -> Image.Image:

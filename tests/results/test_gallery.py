@@ -20,9 +20,12 @@ from similar_images.matching.near_duplicates import NearDuplicate
 from similar_images.matching.pairs import Pair
 from similar_images.results import gallery as module
 from similar_images.results.gallery import gallery
+from similar_images.verifying.features import examine
+from similar_images.verifying.verdict import PART, SAME, Verdict
 
 EVIL = "a\"><script>alert(1)</script>&'`|{{ 7 * 7 }}\u202e\u202f\n"
 VOID = {"meta", "img", "br"}
+KINDS = (SAME, PART)
 
 
 class Checker(html.parser.HTMLParser):
@@ -81,10 +84,11 @@ def sample(count: int, labels: int, size: tuple[int, int] = (32, 32)) -> list[Pa
 
 
 def page_of(pairs: list[Pair], shown: int = 10) -> str:
-    near = [NearDuplicate(pair, ("mirrored",)) for pair in pairs[::50]]
+    near = [NearDuplicate(pair, Verdict(SAME, ("mirrored",))) for pair in pairs[::50]]
+    near += [NearDuplicate(pair, Verdict(PART, ("recoloured",))) for pair in pairs[1::50]]
     issues = [LabelIssue(pairs[0], 5, 0, 5)]
     findings = Findings([[pair] for pair in pairs], near=near, issues=issues)
-    return gallery(pairs[:shown], findings, SUMMARY, "a title", ReductionStore())
+    return gallery(pairs[:shown], findings, SUMMARY, "a title", ReductionStore(examine))
 
 
 def test_all_parts_are_there_with_letters_paths_and_similarities() -> None:
@@ -93,12 +97,23 @@ def test_all_parts_are_there_with_letters_paths_and_similarities() -> None:
     checker = checked(page)
     assert page.startswith("<!DOCTYPE html>\n<html")
     ids = {a["id"] for _, a in checker.tags if "id" in a}
-    wanted = {"drawn", "near", "different", "issues", "weakest", "distribution", "confusion"}
+    wanted = {
+        "drawn",
+        "same",
+        "part",
+        "different",
+        "issues",
+        "weakest",
+        "distribution",
+        "confusion",
+    }
     assert wanted <= ids
     assert "<b>A</b> · 0.5000" in page
     assert "<b>J</b> · " in page
     assert "✗ other label: label 0 → label 1" in page
-    assert "mirrored" in page
+    sections = [page.split(f'<section id="{kind}"')[1].split("</section")[0] for kind in KINDS]
+    assert ["mirrored" in section for section in sections] == [True, False]
+    assert ["recoloured" in section for section in sections] == [False, True]
     for image in checker.attributes("img"):
         assert image["alt"]
         assert str(image["src"]).startswith("data:image/")
@@ -156,11 +171,11 @@ def test_no_name_can_break_out_of_the_page() -> None:
     pair = Pair(EVIL, name, 0.5, 1, EVIL, "b")
     gone = Pair(name, EVIL, 0.4, 1, "b", EVIL)
     summary = {**SUMMARY, "model": EVIL, "index": EVIL, "device": EVIL}
-    near = [NearDuplicate(gone, (EVIL,))]
+    near = [NearDuplicate(gone, Verdict(SAME, (EVIL,)))]
     copies = [Copy(name, 9, 9, 5, 1, "", "keep"), Copy(EVIL, 9, 9, 5, 0.5, EVIL, "copy")]
     issues = [LabelIssue(pair, 5, 0, 5)]
     findings = Findings([[pair], [gone]], near=near, groups=[Group(copies)], issues=issues)
-    page = gallery([pair], findings, summary, EVIL, ReductionStore())
+    page = gallery([pair], findings, summary, EVIL, ReductionStore(examine))
     checker = checked(page)
     assert "script" not in {tag for tag, _ in checker.tags}
     assert "\u202e" not in page
@@ -171,7 +186,7 @@ def test_no_name_can_break_out_of_the_page() -> None:
 def test_without_labels_there_is_no_table() -> None:
     names = paint(2)
     pair = Pair(*names, 0.9)
-    page = gallery([pair], Findings([[pair]]), SUMMARY, "t", ReductionStore())
+    page = gallery([pair], Findings([[pair]]), SUMMARY, "t", ReductionStore(examine))
     checked(page)
     assert "confusion" not in page
     assert "No pair has two different labels" in page

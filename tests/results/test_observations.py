@@ -12,6 +12,7 @@ from similar_images.matching.label_issues import LabelIssue
 from similar_images.matching.near_duplicates import NearDuplicate
 from similar_images.matching.pairs import Pair
 from similar_images.results.observations import report
+from similar_images.verifying.verdict import PART, SAME, Verdict
 
 EVIL = "a|b](http://x)<script>`'\"``|{{ 7 * 7 }}\u202e\u202f\n# heading\n\n- item"
 
@@ -62,7 +63,7 @@ def test_observations_count_right() -> None:
         Pair("q/dog/1", "d/dog/2", 0.9, 1, "dog", "dog"),
         Pair("q/dog/1", "d/cat/9", 0.8, 2, "dog", "cat"),
     ]
-    text = report_of(pairs, pairs[:3], [NearDuplicate(pairs[0], ("mirrored",))])
+    text = report_of(pairs, pairs[:3], [NearDuplicate(pairs[0], Verdict(SAME, ("mirrored",)))])
     assert "**2 of 3 pairs share a label: 66.7%**" in text
     assert "| cat | 2 | 1 | 50.0% | dog (1) |" in text
     assert "| dog | 1 | 1 | 100.0% | none |" in text
@@ -71,7 +72,7 @@ def test_observations_count_right() -> None:
     assert "The least similar of them is B, at 0.7000." in text
     assert "Pairs with different labels: B." in text
     assert "Similarity rank 3 of 3." in text
-    assert "For 1 of 3 queries, the nearest match is a near-duplicate" in text
+    assert "For **1 of 3 queries**, the nearest match is the same image as a whole" in text
     assert "66.7% with them, **50.0% without**" in text
     assert "mirrored (1)" in text
 
@@ -83,14 +84,22 @@ def test_near_duplicates_of_lower_rank_are_counted_by_themselves() -> None:
         Pair("q/dog/1", "d/dog/1", 0.9, 1, "dog", "dog"),
         Pair("q/dog/1", "d/dog/2", 0.8, 2, "dog", "dog"),
     ]
-    changed = [("mirrored",), ("recoloured",), None, ("recoloured",)]
-    near = [NearDuplicate(p, change) for p, change in zip(pairs, changed, strict=True) if change]
+    verdicts = [
+        Verdict(SAME, ("mirrored",)),
+        Verdict(SAME, ("toned",)),
+        Verdict(PART, ("recoloured",)),
+        Verdict(SAME, ("toned",)),
+    ]
+    near = [NearDuplicate(*both) for both in zip(pairs, verdicts, strict=True)]
     text = report_of(pairs, pairs[:1], near)
-    assert "For 1 of 2 queries, the nearest match" in text
+    assert "For **1 of 2 queries**, the nearest match is the same image as a whole" in text
+    assert "For 1 more, it is the same in part" in text
     assert "The most frequent changes: mirrored (1).\n" in text
-    assert "recoloured" not in text
-    assert "Near-duplicates among the matches of lower rank: 2." in text
-    assert "For 0 of 2 queries, the nearest match" in report_of(pairs, pairs[:1], near[1:])
+    assert "toned (" not in text
+    assert "Matches of lower rank that are the same image: 2." in text
+    without = report_of(pairs, pairs[:1], near[1:])
+    assert "For **0 of 2 queries**, the nearest match" in without
+    assert "with them" not in without, "only what is the same as a whole counts as a leak"
 
 
 @pytest.mark.parametrize("name", ["plain", EVIL])
@@ -102,7 +111,11 @@ def test_every_combination_of_sections_is_sound_markdown(name: str) -> None:
         label, other = (name, name + "x" * wrong) if labelled else ("", "")
         pairs = [Pair(name, name, 0.9 / rank, rank, label, other) for rank in range(1, ranks + 1)]
         pairs.append(pairs[0]._replace(query="unlabelled", match_label=""))
-        near = [NearDuplicate(pair, (name,)) for pair in pairs[:-1] if pair.rank in changes]
+        near = [
+            NearDuplicate(pair, Verdict(SAME, (name,)))
+            for pair in pairs[:-1]
+            if pair.rank in changes
+        ]
         issues = [LabelIssue(pairs[0], 5, 0, 5)] * looks
         text = checked(report_of(pairs, pairs, near, issues, summary))
         assert ("## Possible label errors" in text) == bool(looks)
@@ -113,7 +126,7 @@ def test_every_combination_of_sections_is_sound_markdown(name: str) -> None:
 
 def test_labels_cannot_break_out_of_the_report() -> None:
     pair = Pair(EVIL, EVIL, 0.5, 1, EVIL, "b")
-    near, issues = [NearDuplicate(pair, (EVIL,))], [LabelIssue(pair, 5, 0, 5)]
+    near, issues = [NearDuplicate(pair, Verdict(SAME, (EVIL,)))], [LabelIssue(pair, 5, 0, 5)]
     text = checked(report_of([pair], [pair], near, issues, full_summary(EVIL)))
     assert "\n# heading" not in text
     assert "\u202e" not in text
@@ -157,6 +170,6 @@ def test_a_label_that_reads_as_a_list_item_stays_text(label: str) -> None:
 
 def test_no_share_is_given_where_every_match_is_a_near_duplicate() -> None:
     pair = Pair("cat/a.png", "cat/b.png", 0.5, 1, "cat", "cat")
-    text = report_of([pair], [pair], [NearDuplicate(pair, ())])
+    text = report_of([pair], [pair], [NearDuplicate(pair, Verdict(SAME))])
     assert "100.0% with them. Queries" in text
     assert "n/a" not in text

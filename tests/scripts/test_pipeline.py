@@ -203,8 +203,10 @@ def test_a_list_without_a_row_is_not_written_and_an_older_one_removed(
     assert len(rows) == 180
     assert {row["change"] for row in rows} == {"the same pixels"}
     report = Path("results/observations.md").read_text()
-    assert "For 180 of 180 queries, the nearest match is a near-duplicate" in report
+    assert "For **180 of 180 queries**, the nearest match is the same image" in report
     assert "100.0% with them. Queries" in report
+    assert {row["verdict"] for row in rows} == {"same"}
+    assert len(Path("results/copies.txt").read_text().splitlines()) == 180
     assert Path("results/duplicate_groups.txt").exists()
     assert "Wrote pairings.txt, comparison.png, gallery.html, near" in capsys.readouterr().out
     assert query_code.main([]) == 0

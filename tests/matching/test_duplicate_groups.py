@@ -1,0 +1,132 @@
+"""duplicate_groups.py: which image of a group is kept, and which may be called a copy of it."""
+
+import itertools
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drawings import WHOLE, cropped, photograph, sticker
+from PIL import Image, ImageFilter, ImageOps
+
+from similar_images.images.reduction_store import ReductionStore
+from similar_images.matching.duplicate_groups import Grouping
+from similar_images.matching.near_duplicates import find_near_duplicates
+from similar_images.matching.pairs import Pair
+from similar_images.verifying.features import examine
+
+
+def roles(
+    paths: Iterable[str], queries: Iterable[str] = (), keep_in: Iterable[Path] = ()
+) -> dict[str, str]:
+    """The roles of images in groups; queries: those that the collection does not have."""
+    with ReductionStore(examine, workers=0) as reductions:
+        pairs = [Pair(*pair, 0.9) for pair in itertools.combinations(sorted(paths), 2)]
+        near = find_near_duplicates([pairs], reductions).near
+        grouping = Grouping(
+            in_collection=dict.fromkeys(queries, False),
+            keep_in=list(keep_in),
+            search_again=lambda paths, top_k: [],
+            embeddings_of=lambda paths: dict.fromkeys(paths, np.ones(1)),
+            reductions=reductions,
+        )
+        return {copy.path: copy.keep for group in grouping.groups(near) for copy in group.copies}
+
+
+def enlarged(image: Image.Image) -> Image.Image:
+    size = 2 * image.width, 2 * image.height
+    return image.resize(size, Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(2))
+
+
+WORSE = {
+    "cropped": cropped,
+    "bordered": lambda image: ImageOps.expand(image, 60, "black"),
+    "grey": WHOLE["grey"][0],
+    "enlarged": enlarged,
+    "half": WHOLE["half"][0],
+}
+
+
+@pytest.mark.parametrize("name", WORSE)
+def test_the_better_image_is_kept_though_its_file_is_smaller(name: str, own_folder: Path) -> None:
+    photograph().save("b.jpg", quality=80)
+    WORSE[name](photograph()).save("a.bmp")
+    assert os.path.getsize("b.jpg") < os.path.getsize("a.bmp")
+    assert roles(["a.bmp", "b.jpg"]) == {"b.jpg": "keep", "a.bmp": "copy"}
+
+
+def test_of_equally_good_images_the_largest_file_is_kept_then_the_oldest(own_folder: Path) -> None:
+    for name in ("a.png", "b.png"):
+        photograph().save(name)
+    photograph().save("c.bmp")
+    os.utime("b.png", ns=(1, 1))
+    assert roles(["a.png", "b.png"]) == {"b.png": "keep", "a.png": "copy"}
+    assert roles(["a.png", "b.png", "c.bmp"])["c.bmp"] == "keep"
+
+
+def test_images_below_keep_in_are_kept_first(own_folder: Path) -> None:
+    for folder in ("archive", "other"):
+        Path(folder).mkdir()
+    photograph().save("other/a.png")
+    photograph().save("archive/a.jpg", quality=90)
+    paths = ["other/a.png", "archive/a.jpg"]
+    assert roles(paths)["other/a.png"] == "keep"
+    found = roles(paths, keep_in=[own_folder / "archive"])
+    assert found == {"archive/a.jpg": "keep", "other/a.png": "copy"}
+    WHOLE["half"][0](photograph()).save("archive/a.jpg")
+    found = roles(paths, keep_in=[own_folder / "archive"])
+    assert found == {"archive/a.jpg": "keep", "other/a.png": ""}, "it has more pixels"
+
+
+def test_what_is_the_same_in_part_is_in_no_group(own_folder: Path) -> None:
+    photograph().save("a.png")
+    sticker(photograph()).save("b.png")
+    assert roles(["a.png", "b.png"]) == {}
+
+
+def test_a_copy_is_verified_against_the_image_that_is_kept(own_folder: Path) -> None:
+    """Both sides are crops of the whole, and neither is a copy of the other."""
+    Path("kept").mkdir()
+    photograph().save("whole.png")
+    photograph().crop((0, 0, 400, 427)).save("kept/left.png")
+    photograph().crop((240, 0, 640, 427)).save("right.png")
+    paths = ["whole.png", "kept/left.png", "right.png"]
+    assert roles(paths) == {"whole.png": "keep", "kept/left.png": "copy", "right.png": "copy"}
+    found = roles(paths, keep_in=[own_folder / "kept"])
+    assert found == {"kept/left.png": "keep", "whole.png": "", "right.png": ""}
+
+
+COLLECTION: Mapping[str, tuple[str, str]] = {
+    "original": ("keep", "copy"),
+    "thumbnail": ("keep", ""),
+    "crop": ("keep", ""),
+}
+
+
+@pytest.mark.parametrize("there", COLLECTION)
+def test_a_query_is_a_copy_if_the_collection_has_all_of_it(there: str, own_folder: Path) -> None:
+    """The collection's is kept, and never a copy; so the query is none of a lesser one."""
+    image = photograph()
+    changed = {"original": image, "thumbnail": image.resize((160, 107)), "crop": cropped(image)}
+    changed[there].save("collection.jpg", quality=90)
+    image.save("query.jpg", quality=90 if there != "original" else 80)
+    found = roles(["collection.jpg", "query.jpg"], queries=["query.jpg"])
+    assert (found["collection.jpg"], found["query.jpg"]) == COLLECTION[there]
+
+
+@pytest.mark.parametrize("kind", ["16 bits", "animation"])
+def test_files_that_are_not_compared_whole_have_no_role(kind: str, own_folder: Path) -> None:
+    grey = np.asarray(photograph().convert("L")).astype(np.uint16) * 256
+    names = ["a.png", "b.png"] if kind == "16 bits" else ["a.gif", "b.gif"]
+    for number, name in enumerate(names):
+        if kind == "16 bits":
+            Image.fromarray(grey + np.uint16(99 * number)).save(name)
+        else:
+            later = Image.effect_noise((640, 427), 20 + 60 * number).convert("P")
+            photograph().convert("P").save(name, save_all=True, append_images=[later])
+    assert roles(names) == {}
+    Path(f"copy of {names[0]}").write_bytes(Path(names[0]).read_bytes())
+    found = roles([*names, f"copy of {names[0]}"])
+    assert sorted(found.values()) == ["copy", "keep"]
+    assert names[1] not in found
