@@ -122,7 +122,7 @@ def test_mistakes_end_in_one_line(loaded: Path, fails: Fails) -> None:
     assert "milvus address" in fails(embed_and_load.main, "--milvus-uri", "nonsense").lower()
     assert "none.db" in fails(query_code.main, "--milvus-uri", "none.db")
     assert not Path("none.db").exists()
-    assert "no collection other" in fails(query_code.main, "--collection", "other")
+    assert 'no collection "other"' in fails(query_code.main, "--collection", "other")
     assert "--filter" in fails(query_code.main, "--filter", "file_size >")
     assert "--filter" in fails(query_code.main, "--filter", "width > 1000")
     assert "file.txt" in fails(query_code.main, "file.txt")
