@@ -124,9 +124,7 @@ def run_line(line: str, cwd: Path, env: dict[str, str]) -> "subprocess.Completed
 NOT_RUN_HERE = {
     "pip install -r requirements-dev.txt && pytest": "runs this very test; .ci/run runs it",
     "pytest": "likewise",
-    "ruff format . && ruff check . && mypy *.py similar_images benchmarks && lint-imports": (
-        ".ci/run does"
-    ),
+    "ruff format . && scripts/check": ".ci/run runs scripts/check",
     "python3 -m venv .venv && . .venv/bin/activate && pip install -r requirements-dev.txt": (
         "installs; .ci/run does"
     ),
