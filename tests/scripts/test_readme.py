@@ -132,6 +132,7 @@ NOT_RUN_HERE = {
     "python -m benchmarks.run --images photographs/database --queries photographs/queries "
     "--parts steady exactness load query --runs 5 --output photographs.md": "test_benchmarks.py",
     "python -m benchmarks.judged_pairs --cifar ~/Downloads": "test_benchmarks.py",
+    "python -m benchmarks.verdicts --photographs ~/Pictures": "test_benchmarks.py",
     "python -m benchmarks.label_issues --images cifar-10/database_set "
     "--queries cifar-10/query_set": "test_benchmarks.py",
     "docker compose up --detach --wait": "wants a container engine",
@@ -337,12 +338,16 @@ def test_a_folder_of_photographs_is_loaded_and_searched(
     shutil.copy(home / "Pictures/temple/0.jpg", home / "Pictures/a copy.jpg")
     os.utime(home / "Pictures/a copy.jpg")
     run_line(load, clone, env)
-    matched = run_line(the_command("--queries ~/Pictures"), clone, env).stdout
+    matched = run_line(the_command("--queries ~/Pictures --collection"), clone, env).stdout
     assert "13 embeddings read from the collection" in matched
-    listed = run_line(the_command("awk"), clone, env).stdout.splitlines()
-    copies = {path.removeprefix(f"{clone}/") for path in listed}
-    assert "home/Pictures/a copy.jpg" in copies
-    assert "home/Pictures/temple/0.jpg" not in copies, "the older one is kept"
+    listed = run_line(the_command("xargs"), clone, env).stdout
+    assert "home/Pictures/a copy.jpg" in listed
+    assert "home/Pictures/temple/0.jpg" not in listed, "the older one is kept"
+    (home / "Pictures/new").mkdir()
+    shutil.copy(home / "Pictures/temple/0.jpg", home / "Pictures/new/again.jpg")
+    run_line(the_command("--queries ~/Pictures/new"), clone, env)
+    paths = (clone / "results/copies.txt").read_text().splitlines()
+    assert [Path(path).name for path in paths] == ["again.jpg"]
 
 
 def on_server(line: str, uri: str) -> str:
