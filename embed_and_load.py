@@ -95,7 +95,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_quiet_option(parser)
     args = parser.parse_args(argv)
     if args.prune_most and not args.prune:
-        parser.error("--prune-most goes with --prune")
+        parser.error("--prune-most needs --prune")
     return args
 
 

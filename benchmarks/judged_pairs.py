@@ -1,4 +1,4 @@
-"""Measure precision and recall of near-duplicates on pairs of CIFAR-10 that were judged by eye.
+"""Measure precision and recall of the verdicts on pairs of CIFAR-10 that were judged by eye.
 
 Usage:
   python -m benchmarks.judged_pairs --cifar DIR
@@ -6,8 +6,8 @@ Usage:
 Reads:  CIFAR-10 as split_images.py does, and judged_pairs.tsv: positions in the published order
 Writes: a table, to the terminal
 
-The method's settings are chosen on the pairs whose query has an even position; the others show what
-they are worth. Random pairs are drawn from those whose fine structure correlates by less than 0.4.
+The limits were chosen on the pairs whose query has an even position; the others show what they are
+worth. Random pairs were drawn from those whose fine structure correlates by less than 0.4.
 """
 
 import argparse
@@ -17,13 +17,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from benchmarks import measure
 from similar_images.console import Console, script_parser
-from similar_images.matching.near_duplicates import same_images
+from similar_images.images.decoding import Decoded, DecodedImage
+from similar_images.images.reductions import reduced
 from similar_images.results.observations import wilson_interval
 from similar_images.splitting.cifar10 import find_source, read_source
 from similar_images.splitting.split import ImageSet, ImageSetError
+from similar_images.verifying.verdict import SAME, verify
 
 JUDGED = Path(__file__).with_suffix(".tsv")
 
@@ -58,22 +61,32 @@ def share(part: int, whole: int) -> str:
     return f"{part / whole:.1%} ({100 * low:.1f} to {100 * high:.1f})"
 
 
+def verdicts(images: ImageSet, positions: np.ndarray) -> list[str]:
+    """Return the verdict on each of N pairs of images: "same", "part", or "" for neither."""
+    found = []
+    for pair in positions:
+        sides = (Image.fromarray(images.pixels[position]) for position in pair)
+        info = DecodedImage("", 0, 0, *images.pixels.shape[2:0:-1])
+        verdict = verify(*(reduced(Decoded(info, side, side, False)) for side in sides))
+        found.append(verdict.kind if verdict else "")
+    return found
+
+
 def scores(images: ImageSet, judged: Judged) -> str:
     """Return a table of what is reported; a line for the even, the odd and the random pairs."""
     if len(images) <= judged.positions.max():
         raise ImageSetError(f"{len(images)} images are not CIFAR-10's; choose another --cifar")
-    queries, matches = (images.pixels[side] for side in judged.positions.T)
-    reported = same_images(queries, matches)[1]
+    kinds = np.array(verdicts(images, judged.positions))
     even = judged.positions[:, 0] % 2 == 0
     parts = {"even": judged.likely & even, "odd": judged.likely & ~even, "random": ~judged.likely}
     lines = []
     for name, part in parts.items():
-        same, found = judged.same & part, reported & part
-        right = int((same & found).sum())
-        counts = [int(mask.sum()) for mask in (part, same, found)]
-        cells = [*map(str, counts), str(right), share(right, counts[2]), share(right, counts[1])]
-        lines.append([name, *cells])
-    header = ["pairs", "judged", "the same photograph", "reported", "of these the same"]
+        for words, reported in (("reported", kinds != ""), ("`same`", kinds == SAME)):
+            masks = (part, judged.same & part, reported & part, judged.same & reported & part)
+            total, same, found, right = (int(mask.sum()) for mask in masks)
+            cells = [*map(str, (total, same, found, right)), share(right, found)]
+            lines.append([f"{name}, {words}", *cells, share(right, same)])
+    header = ["pairs, verdict", "judged", "one photograph", "found", "of these one photograph"]
     return measure.table([*header, "precision", "recall"], lines)
 
 

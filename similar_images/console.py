@@ -104,8 +104,8 @@ def status_of(
 ) -> int:
     """Run a script's work and return its exit status: 0, 1, 130 (Ctrl-C) or 141 (closed pipe).
 
-    expected: exceptions that the user can do something about; like those of the operating system
-    they are printed in one line, after prefix. Any other exception is a bug and keeps its
+    expected: exceptions that the user can do something about; they and OSError are printed in one
+    line, after prefix. Any other exception is a bug and keeps its
     traceback. interrupted: printed after Ctrl-C; it says what is kept and what to run.
     """
     gc.set_threshold(GC_THRESHOLD)

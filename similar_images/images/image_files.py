@@ -121,7 +121,7 @@ def iter_images(
     can't be listed, are noted in `listing`. Raises OSError if root itself can't be listed.
 
     Links are followed, but each folder is listed once: under its own path if it lies under root,
-    else under the first in alphabetical order of those that links give it.
+    else under the first path, in alphabetical order, by which a link leads to it.
     """
     for path, entry in _walk(root, listing):
         if wanted(path):

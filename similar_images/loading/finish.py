@@ -15,7 +15,7 @@ def finish(job: Load, tally: Tally) -> None:
     count = collection.count()
     if count != tally.rows:
         raise CollectionError(
-            f"the collection {collection.name} holds {count:,} rows instead of {tally.rows:,}; "
+            f'the collection "{collection.name}" holds {count:,} rows instead of {tally.rows:,}; '
             "run it again"
         )
     build_index(job, count)
@@ -50,15 +50,14 @@ def report(job: Load, tally: Tally, seconds: float) -> None:
         say(f"{counted(tally.gone, 'row')} without a readable file: {what}")
     if tally.unseen:
         rows = counted(tally.unseen, "row")
-        say(
-            f"{rows} of files that can't be checked (in an empty or unreadable folder, links to "
-            "nothing, or no decoder installed): kept"
-        )
+        why = "unreadable or empty folder, broken link, missing decoder"
+        say(f"{rows} whose file may still exist ({why}): kept")
     if tally.skipped:
         trouble(f"Skipped unreadable files: {len(tally.skipped):,}")
         for skipped in tally.skipped:
             trouble(f"  {printable(skipped.path)}: {printable(skipped.reason)}")
     if tally.left_out:
         say(left_out_in_words(tally.left_out))
-    place = f"{job.collection.name} in {redact(job.collection.client.uri)}"
-    say(f"The collection {place} holds {tally.rows:,} images. Next: python query_code.py")
+    place = f'"{job.collection.name}" ({redact(job.collection.client.uri)})'
+    images = counted(tally.rows, "image")
+    say(f"The collection {place} holds {images}. Next: python query_code.py")

@@ -99,5 +99,5 @@ def settle(collection: ImageCollection, model: Model, root: str, moved: bool) ->
             "folder is here now, or --recreate to replace it"
         )
     if reason:
-        raise CollectionError(f"the collection {collection.name} {reason}")
+        raise CollectionError(f'the collection "{collection.name}" {reason}')
     collection.set_properties(root=root)

@@ -14,11 +14,11 @@ MOST = 0.5  # pruning more than this share of the rows needs --prune-most
 
 
 def certainly_gone(missing: Iterable[str], unseen: set[str], root: Path) -> list[str]:
-    """Return those of the missing rows' paths whose file is gone or no longer an image.
+    """Return the paths of missing rows whose file is certainly gone or no longer an image.
 
-    unseen: files and folders that could not be read. Rows under them may still have their file,
-    and so may rows under an empty folder, which is what the mount point of a missing disk looks
-    like, and rows with a suffix that no installed decoder takes.
+    unseen: files and folders that could not be read; files under them may still exist. So may
+    files in an empty folder, as the mount point of a missing disk is, and files with a suffix that
+    no installed decoder reads.
     """
     is_empty = functools.cache(lambda folder: _is_empty_folder(root / folder))
 

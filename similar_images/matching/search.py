@@ -119,12 +119,12 @@ def warn_if_incomplete(collection: ImageCollection) -> None:
     images, loaded = collection.count(), int(collection.properties.get(ROWS, "0"))
     if not collection.is_whole:
         warn(
-            f"a load of the collection {collection.name} was interrupted, or is still running: it "
-            f"holds {counted(images, 'image')} so far; {again} to load the rest"
+            f'a load of the collection "{collection.name}" was interrupted, or is still running: '
+            f"it holds {counted(images, 'image')} so far; {again} to load the rest"
         )
     elif images < loaded:
         warn(
-            f"the collection {collection.name} holds {images:,} of the {loaded:,} images that "
+            f'the collection "{collection.name}" holds {images:,} of the {loaded:,} images that '
             f"were loaded; {again} to put the others back"
         )
 

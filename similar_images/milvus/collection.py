@@ -81,7 +81,7 @@ class ImageCollection:
             self.properties, str(fields[VECTOR]["params"]["dim"])
         ):
             raise CollectionError(
-                f"the collection {asked} was not made by embed_and_load.py and stays as it is; "
+                f'the collection "{asked}" was not made by embed_and_load.py and stays as it is; '
                 "choose another --collection"
             )
         self.index = describe_index(client, self.own_name)
@@ -334,7 +334,7 @@ def _is_valid(properties: Mapping[str, str], dimension: str) -> bool:
 def existing_collection(client: Client, name: str, own_name: str | None = None) -> ImageCollection:
     """Return the collection, ready for searches; CollectionError if there is none or no index."""
     collection = ImageCollection.find(client, name, own_name)
-    where = f"{name} in {redact(client.uri)}"
+    where = f'"{name}" in {redact(client.uri)}'
     if collection is None:
         raise CollectionError(f"there is no collection {where}; run python embed_and_load.py")
     if not collection.index:

@@ -160,8 +160,8 @@ def add_weights_options(parser: argparse.ArgumentParser) -> None:
         "--weights",
         default=PUBLISHED,
         metavar=f"{PUBLISHED}|{RANDOM}|FILE",
-        help="pretrained: the published ones; FILE is a state dict of that model, .pth or "
-        f".safetensors (default: {PUBLISHED})",
+        help=f"{PUBLISHED}: published weights, downloaded once; {RANDOM}: an untrained network; "
+        f"FILE: a state dict of the model, .pth or .safetensors (default: {PUBLISHED})",
     )
 
 

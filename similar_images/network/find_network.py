@@ -48,8 +48,7 @@ def network_of_collection(
 ) -> "ConvertedNetwork | Network":
     """Return the network that made a collection's vectors; ModelError if it is not available.
 
-    weights: where they are, as the user says or, if that may be read, as the collection says; None
-    if neither.
+    weights: as the user says, or as the collection says if they may be opened; None if neither.
     """
     if has_openvino() and weights in (None, properties.get("weights")):
         kept = network_cache.find_by_properties(properties)
@@ -57,9 +56,8 @@ def network_of_collection(
             return replace(kept, model=replace(kept.model, weights=weights or kept.model.weights))
     if weights is None:
         raise ModelError(
-            f"the collection is on a shared server and names the weights "
-            f"{properties.get('weights')}, which are not read; give the file with --weights if it "
-            "is yours"
+            f"the collection names the weights {properties.get('weights')}, which are not opened "
+            "because it is on a server; if the file is yours, give it with --weights"
         )
     network = find_network(properties.get("architecture", ""), weights)
     _check_same_vectors(network.model, properties)
@@ -81,9 +79,9 @@ def _check_same_vectors(model: Model, properties: Mapping[str, str]) -> None:
         return
     digest, preprocessing = (properties.get(key) for key in ("weights_sha256", "preprocessing"))
     raise ModelError(
-        f"the weights {model.weights} are not those that the collection was made with (SHA-256 of "
-        f"their values {str(digest)[:12]}…; preprocessing: {preprocessing}); put those back, name "
-        "them with --weights, or load again with --recreate"
+        f"the collection was made with other weights than {model.weights} (SHA-256 of their values "
+        f"{str(digest)[:12]}…; preprocessing: {preprocessing}); name its weights with --weights, "
+        "or load again with --recreate"
     )
 
 

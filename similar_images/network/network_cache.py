@@ -120,7 +120,7 @@ def _versions(architecture: str) -> list[str]:
 
 
 def _digest(folder: Path, about: Mapping[str, object]) -> str:
-    """Return the SHA-256 of a network's files and of what is said about it."""
+    """Return the SHA-256 of a network's files and of its description."""
     parts = [json.dumps(about, sort_keys=True), *(_sha256(folder / f) for f in (GRAPH, WEIGHTS))]
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 

@@ -23,7 +23,7 @@ def load_weights(
     published: Callable[[], Mapping[str, object]],
     name: str,
 ) -> None:
-    """Load 'random' weights, those that published() returns for 'pretrained', or those of a file.
+    """Load weights: random ones, for 'pretrained' what published() returns, or a file's.
 
     heads: the layers that body, a network of that name, lacks. Raises ModelError if the weights are
     not available, or not of this network.

@@ -37,10 +37,10 @@ class ResultOptions:
     """The files to write, and the form of the output."""
 
     output: Path  # the folder
-    pairs: int  # in the image
+    pairs: int  # in the comparison picture
     seed: int  # of their random choice
     near_duplicates: bool  # whether images of a folder are compared
-    named: list[str]  # queries: if there are any, an image of the first ones is the only file
+    named: list[str]  # queries: if there are any, their comparison picture is the only file
     json: bool  # print for programs
 
     @property
@@ -49,8 +49,8 @@ class ResultOptions:
         return self.near_duplicates and not self.named
 
     @property
-    def picture(self) -> Path:
-        """Where the image is written; that of named queries replaces no file of a folder's."""
+    def drawing(self) -> Path:
+        """The comparison picture; that of named queries replaces no file of a folder's."""
         return self.output / ("named_comparison.png" if self.named else "comparison.png")
 
 
@@ -77,8 +77,10 @@ def files_of(
     if options.named:
         if len(rows) > options.pairs:
             words = counted(len(rows), "query", "queries")
-            console.say(f"The image shows the first {options.pairs} of {words}; see --pairs")
-        return {options.picture: picture_bytes(rows[: options.pairs], title, reductions, console)}
+            console.say(
+                f"{options.drawing.name} shows the first {options.pairs} of {words}; see --pairs"
+            )
+        return {options.drawing: picture_bytes(rows[: options.pairs], title, reductions, console)}
     summary = summary_of(findings, search, queries, options)
     drawn_rows = choose_rows(rows, options.pairs, options.seed)
     drawn = nearest(drawn_rows)
@@ -165,7 +167,7 @@ def print_matches(rows: Iterable[Sequence[Pair]]) -> None:
 
 def add_result_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of ResultOptions, and --json."""
-    add_number(parser, "--pairs", 1, 100, 10, "pairs in the image")
+    add_number(parser, "--pairs", 1, 100, 10, "pairs in the comparison picture")
     add_seed_option(parser, "seed of the random choice of those pairs")
     parser.add_argument(
         "--output",

@@ -36,7 +36,7 @@ def test_nothing_is_pruned_under_what_could_not_be_listed(
     assert set(rows()) == kept
     out = capsys.readouterr().out
     locked = sum(path.startswith("3/") for path in before)
-    assert f"{locked} rows of files that can't be checked (in an empty" in out
+    assert f"{locked} rows whose file may still exist (unreadable" in out
     assert load("--prune") == 0
     assert set(rows()) == kept
 
@@ -76,7 +76,7 @@ def test_nothing_is_pruned_under_an_empty_folder(
     assert load("--prune") == 0
     assert set(rows()) == set(before)
     number = sum(path.startswith("5/") for path in before)
-    assert f"{number} rows of files that can't be checked (in an empty" in capsys.readouterr().out
+    assert f"{number} rows whose file may still exist (unreadable" in capsys.readouterr().out
     shutil.rmtree("database_set/5")
     assert load("--prune") == 0
     assert set(rows()) == {path for path in before if not path.startswith("5/")}

@@ -158,7 +158,7 @@ def test_transform_input_is_part_of_the_model(
             kept = network_cache.find_by_properties(properties)
             assert kept is not None
             assert kept.model == models[other]
-    with pytest.raises(ModelError, match=r"not those .*preprocessing: .*transform_input"):
+    with pytest.raises(ModelError, match=r"other weights .*preprocessing: .*transform_input"):
         networks.network_of_collection(models["pretrained"].properties(), str(file))
 
 

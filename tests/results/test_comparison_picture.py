@@ -40,13 +40,13 @@ def images(count: int) -> list[str]:
 
 def find(page: Image.Image, name: str) -> list[tuple[int, int]]:
     """Where an image stands on the page, enlarged six times, to the pixel."""
-    picture = np.asarray(Image.open(name)).repeat(6, axis=0).repeat(6, axis=1)
+    pixels = np.asarray(Image.open(name)).repeat(6, axis=0).repeat(6, axis=1)
     sheet = np.asarray(page)
-    corner = (sheet == picture[0, 0]).all(axis=2)
+    corner = (sheet == pixels[0, 0]).all(axis=2)
     places = []
     for y, x in zip(*np.nonzero(corner), strict=True):
         part = sheet[y : y + CELL, x : x + CELL]
-        if part.shape == picture.shape and (part == picture).all():
+        if part.shape == pixels.shape and (part == pixels).all():
             places.append((int(x), int(y)))
     return places
 

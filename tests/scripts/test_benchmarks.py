@@ -22,12 +22,13 @@ from benchmarks import (
     measure,
     run,
     scale,
+    verdicts,
 )
 from similar_images.matching.label_issues import label_issues as find_label_issues
 from similar_images.splitting.split import ImageSet, split_positions
 
 Fails = Callable[..., str]
-ALL = [judged_pairs, label_issues, run, scale]
+ALL = [judged_pairs, label_issues, run, scale, verdicts]
 MODEL = ["--model", "mobilenet_v3_small", "--weights", "random"]
 
 
@@ -171,10 +172,35 @@ def test_scores_count_what_was_judged() -> None:
     likely = np.array([True] * 14 + [False])
     judged = judged_pairs.Judged(np.array(copies + others), same, likely)
     assert judged_pairs.scores(images, judged).splitlines()[2:] == [
-        "| even | 7 | 6 | 5 | 5 | 100.0% (56.6 to 100.0) | 83.3% (43.6 to 97.0) |",
-        "| odd | 7 | 4 | 5 | 4 | 80.0% (37.6 to 96.4) | 100.0% (51.0 to 100.0) |",
-        "| random | 1 | 0 | 0 | 0 | none | none |",
+        f"| {part}, {words} | {cells} |"
+        for part, cells in (
+            ("even", "7 | 6 | 5 | 5 | 100.0% (56.6 to 100.0) | 83.3% (43.6 to 97.0)"),
+            ("odd", "7 | 4 | 5 | 4 | 80.0% (37.6 to 96.4) | 100.0% (51.0 to 100.0)"),
+            ("random", "1 | 0 | 0 | 0 | none | none"),
+        )
+        for words in ("reported", "`same`")
     ]
+
+
+def test_verdicts_are_counted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of look-alikes and alterations that leave no doubt; another one is made to be wrong."""
+    whole = {name: verdicts.WHOLE[name] for name in ("half the size", "mirrored")}
+    monkeypatch.setattr(verdicts, "WHOLE", whole | {"turned into another": lambda _: noise})
+    part = {"blacked out": verdicts.PART["blacked out"], "equal": lambda image: image}
+    monkeypatch.setattr(verdicts, "PART", part)
+    noise = Image.effect_noise((320, 240), 50)
+    assert verdicts.main(["--look-alikes", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    cells = {line.split(" | ")[0]: line.strip("| ").split(" | ")[1:] for line in lines}
+    assert cells["| identity cards"] == cells["| forms"] == ["1", "0", "1", "0", "0"]
+    assert cells["| photographs of different things"] == ["28", "0", "0", "28", "0"]
+    assert cells["| half the size"] == cells["| mirrored"] == ["4", "0", "0", "0"] * 2
+    assert cells["| turned into another"] == ["0", "0", "4", "0"] * 2
+    assert cells["| blacked out"] == ["0", "4", "0", "0"] * 2
+    assert cells["| equal"] == ["4", "0", "0", "4"] * 2, "the copies are wrong here"
+    assert lines[-1].endswith(": 0"), "verdicts hold in both directions"
 
 
 @pytest.mark.parametrize("module", ALL)
@@ -190,6 +216,7 @@ def test_what_a_user_gets_wrong_ends_in_one_line(
 ) -> None:
     (own_folder / "empty").mkdir()
     for folder in ("nowhere", "empty"):
+        assert folder in fails(verdicts.main, "--photographs", folder)
         assert folder in fails(run.main, "--images", folder)
         assert folder in fails(label_issues.main, "--images", folder)
     assert "two labels" in fails(label_issues.main, "--images", digits / "database_set" / "7")

@@ -142,9 +142,9 @@ def test_an_image_of_the_first_of_many_named_images_says_so(
     queries = [str(path) for path in sorted(Path("query_set").rglob("*.png"))[:4]]
     capsys.readouterr()
     assert query_code.main([*queries, "--pairs", "3"]) == 0
-    assert "The image shows the first 3 of 4 queries" in capsys.readouterr().out
+    assert "named_comparison.png shows the first 3 of 4 queries" in capsys.readouterr().out
     assert query_code.main([*queries, "--pairs", "4"]) == 0
-    assert "The image shows" not in capsys.readouterr().out
+    assert "named_comparison.png shows" not in capsys.readouterr().out
 
 
 @lite_only

@@ -26,7 +26,7 @@ from torchvision.models import resnet18
 import embed_and_load
 import query_code
 import split_images
-from similar_images.milvus.collection import existing_collection
+from similar_images.milvus.collection import ImageCollection, existing_collection
 from similar_images.milvus.connection import connect
 
 # Run by Python at its start: points the two published addresses at the local server, and the
@@ -124,9 +124,7 @@ def run_line(line: str, cwd: Path, env: dict[str, str]) -> "subprocess.Completed
 NOT_RUN_HERE = {
     "pip install -r requirements-dev.txt && pytest": "runs this very test; .ci/run runs it",
     "pytest": "likewise",
-    "ruff format . && ruff check . && mypy *.py similar_images benchmarks && lint-imports": (
-        ".ci/run does"
-    ),
+    "ruff format . && scripts/check": ".ci/run runs scripts/check",
     "python3 -m venv .venv && . .venv/bin/activate && pip install -r requirements-dev.txt": (
         "installs; .ci/run does"
     ),
@@ -134,6 +132,7 @@ NOT_RUN_HERE = {
     "python -m benchmarks.run --images photographs/database --queries photographs/queries "
     "--parts steady exactness load query --runs 5 --output photographs.md": "test_benchmarks.py",
     "python -m benchmarks.judged_pairs --cifar ~/Downloads": "test_benchmarks.py",
+    "python -m benchmarks.verdicts --photographs ~/Pictures": "test_benchmarks.py",
     "python -m benchmarks.label_issues --images cifar-10/database_set "
     "--queries cifar-10/query_set": "test_benchmarks.py",
     "docker compose up --detach --wait": "wants a container engine",
@@ -173,6 +172,22 @@ def provoked(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         yield [load, *random]
     elif "holds the folder" in name:
         yield [load, *LOAD, "--images", "query_set"]
+    elif "is not an alias" in name:
+        with connect(str(database)) as client:
+            own_name = existing_collection(client, "images").own_name
+            client.milvus.drop_alias("images")
+            client.milvus.rename_collection(own_name, "images")
+        yield [load, *LOAD]
+    elif "dropped or replaced" in name:
+        find_network = query_code.network_for_queries
+
+        def drop_and_find(collection: ImageCollection, named: None) -> object:
+            collection.client.milvus.drop_alias("images")
+            collection.drop()
+            return find_network(collection, named)
+
+        monkeypatch.setattr(query_code, "network_for_queries", drop_and_find)
+        yield [query]
     elif "interrupted, or is still running" in name:
         with connect(str(database)) as client:
             existing_collection(client, "images").set_properties(load="begun")
@@ -323,12 +338,16 @@ def test_a_folder_of_photographs_is_loaded_and_searched(
     shutil.copy(home / "Pictures/temple/0.jpg", home / "Pictures/a copy.jpg")
     os.utime(home / "Pictures/a copy.jpg")
     run_line(load, clone, env)
-    matched = run_line(the_command("--queries ~/Pictures"), clone, env).stdout
+    matched = run_line(the_command("--queries ~/Pictures --collection"), clone, env).stdout
     assert "13 embeddings read from the collection" in matched
-    listed = run_line(the_command("awk"), clone, env).stdout.splitlines()
-    copies = {path.removeprefix(f"{clone}/") for path in listed}
-    assert "home/Pictures/a copy.jpg" in copies
-    assert "home/Pictures/temple/0.jpg" not in copies, "the older one is kept"
+    listed = run_line(the_command("xargs"), clone, env).stdout
+    assert "home/Pictures/a copy.jpg" in listed
+    assert "home/Pictures/temple/0.jpg" not in listed, "the older one is kept"
+    (home / "Pictures/new").mkdir()
+    shutil.copy(home / "Pictures/temple/0.jpg", home / "Pictures/new/again.jpg")
+    run_line(the_command("--queries ~/Pictures/new"), clone, env)
+    paths = (clone / "results/copies.txt").read_text().splitlines()
+    assert [Path(path).name for path in paths] == ["again.jpg"]
 
 
 def on_server(line: str, uri: str) -> str:
