@@ -29,9 +29,9 @@ def test_what_cannot_be_read_or_may_not_be_opened_is_not_compared(own_folder: Pa
     Path("bad.png").write_bytes(b"bad")
     pairs = [
         Pair("a.png", "b.png", 1.0),
-        Pair("a.png", "b.png", 1, may_open_match=False),
-        Pair("a.png", "gone.png", 1),
-        Pair("bad.png", "b.png", 1),
+        Pair("a.png", "b.png", 1.0, may_open_match=False),
+        Pair("a.png", "gone.png", 1.0),
+        Pair("bad.png", "b.png", 1.0),
     ]
     comparison = comparison_of(pairs)
     assert comparison.compared == 1

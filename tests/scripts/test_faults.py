@@ -196,7 +196,7 @@ def held(self, *rows):
 
 def update(self, count):
     self.n += count
-    if self._unit != "images":
+    if self.unit != " images":
         return
     if count:
         os.write(2, f"TAKEN {count}\\n".encode())
