@@ -56,18 +56,12 @@ def test_what_only_the_reduced_scale_hides_is_no_equality(own_folder: Path) -> N
     rng = np.random.default_rng(0)
     coarse = rng.integers(64, 192, (64, 64)).repeat(16, 0).repeat(16, 1)
     stripes = np.where(np.arange(1024) % 2, 24, -24)
-    flat = np.full((1024, 1024), 128)
     for name, pixels in {
         "blocks.jpg": coarse,
         "blocks, striped.jpg": coarse + stripes,
-        "flat.jpg": flat,
-        "flat, striped.jpg": flat + stripes,
     }.items():
         Image.fromarray(pixels.astype(np.uint8)).save(name, quality=100)
     assert words_of("blocks.jpg", "blocks, striped.jpg") != "the same pixels"
-    assert words_of("flat.jpg", "flat, striped.jpg") != "the same pixels"
-    shutil.copy("flat.jpg", "flat copy.jpg")
-    assert words_of("flat.jpg", "flat copy.jpg") == "the same pixels"
 
 
 @pytest.mark.parametrize("top_k", ["1", "30"])
