@@ -19,7 +19,7 @@ from similar_images.matching.near_duplicates import (
     verified,
 )
 from similar_images.matching.pairs import Pair
-from similar_images.verifying.detail import edge_loss
+from similar_images.verifying.detail import LEAST_FACTOR, edge_loss
 from similar_images.verifying.verdict import SAME, Verdict
 
 MOST_CANDIDATES = 16  # of a group, to be kept: each is compared with each
@@ -164,6 +164,8 @@ class Grouping:
         if (width > height) != (image.width > image.height):
             width, height = height, width  # turned by a quarter
         factors = min(1.0, width / image.width), min(1.0, height / image.height)
+        if min(factors) < LEAST_FACTOR:
+            return verdict.doubtful
         return self._edge_loss(more, factors) < (LOST_IN_DOUBT if verdict.doubtful else LOST)
 
     def _has_no_less(self, kept: str, path: str, verdict: Verdict) -> bool:

@@ -14,6 +14,7 @@ LEAST_OUTSIDE = 0.005  # the share of a view that is looked at
 EDGE_LINES = 0.06  # of the height: the status line of a screen
 BESIDE = 6  # pixels from the line around the common part to those it is compared with
 PLAIN_LINE = 3.5  # grey levels: a line that deviates less says nothing
+MOST_CONTRAST = 2.5  # between the fine structure on both sides of such a line
 CONTINUED = 0.45  # the least correlation of both sides of a line through one image
 
 
@@ -77,5 +78,12 @@ def _continues(grey: np.ndarray, inside: np.ndarray) -> bool:
         for area in (inside.astype(np.float32), 1 - inside.astype(np.float32))
     )
     if len(within) < BESIDE or min(within.std(), beyond.std()) < PLAIN_LINE:
+        return False
+    fine = np.abs(grey - cv2.blur(grey, (3, 3)))
+    ours, theirs = (
+        float((fine * area)[cv2.dilate(line.astype(np.uint8), np.ones(size, np.uint8)) > 0].mean())
+        for area in (inside.astype(np.float32), 1 - inside.astype(np.float32))
+    )
+    if max(ours, theirs) > MOST_CONTRAST * min(ours, theirs):
         return False
     return bool(np.corrcoef(within, beyond)[0, 1] >= CONTINUED)

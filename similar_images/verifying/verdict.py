@@ -19,8 +19,9 @@ SAME, PART = "same", "part"
 ALIKE = 0.6  # correlation of tiny forms from which on two images may be the same as a whole
 # Grey levels by which a cell must differ: after a change of tone, else, and where nearly all other
 # cells are equal to the last digit, as in graphics that were saved alike.
-TONED_LIMIT, LIMIT, EQUAL_LIMIT, EQUAL = 18.0, 14.0, 6.0, 0.02
-COLOUR_LIMIT, EQUAL_COLOUR_LIMIT, COLOUR_SHARE, PLAIN_SHIFT = 50.0, 8.0, 0.35, 4.0
+TONED_LIMIT, LIMIT, EQUAL_LIMIT, EQUAL = 18.0, 14.0, 4.0, 0.02
+TONED_COLOUR_LIMIT, COLOUR_LIMIT, EQUAL_COLOUR_LIMIT = 50.0, 32.0, 8.0  # likewise
+COLOUR_SHARE, PLAIN_SHIFT = 0.35, 4.0  # of the colours; grey levels
 TINT_LIMIT = 30.0  # of two images without colours
 PART_AGREES = 0.25  # the least share of an image that agrees with the other
 # The share of the common part that may differ: of images that are alike at 32×32 pixels, and of
@@ -155,7 +156,9 @@ def _is_toned(found: Difference) -> bool:
 
 def _is_recoloured(found: Difference) -> bool:
     most, share = found.colour
-    limit = EQUAL_COLOUR_LIMIT if found.typical < EQUAL else COLOUR_LIMIT
+    limit = TONED_COLOUR_LIMIT if _is_toned(found) else COLOUR_LIMIT
+    if found.typical < EQUAL:
+        limit = EQUAL_COLOUR_LIMIT
     if all(found.greyed):  # two tints that differ little
         limit, share = min(limit, TINT_LIMIT), 0.0
     return most > limit or share > COLOUR_SHARE or found.shift > PLAIN_SHIFT
