@@ -33,7 +33,7 @@ def oracle() -> tuple[list[str], np.ndarray, np.ndarray]:
 
 def search_of(client: Client, top_k: int, expression: str = "") -> Search:
     folder = CollectionFolder(existing_collection(client, "images"), None)
-    options = SearchOptions(top_k, None, expression, {}, recall_sample=100)
+    options = SearchOptions(top_k, None, expression, {}, recall_sample=100, keep_in=[])
     return Search(collection=folder.collection, folder=folder, options=options, parameters={})
 
 

@@ -31,7 +31,7 @@ def test_weaker_matches_are_dropped(loaded: Path) -> None:
     with connect(resolve_uri(None)) as client:
         folder = CollectionFolder(existing_collection(client, "images"), None)
         for least, kept in ((None, "abcd"), (0.5, "abd"), (0.6, "a"), (0.95, "")):
-            options = SearchOptions(1, least, "", {}, 0)
+            options = SearchOptions(1, least, "", {}, 0, [])
             search = Search(
                 collection=folder.collection, folder=folder, options=options, parameters={}
             )
