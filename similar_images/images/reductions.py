@@ -31,7 +31,8 @@ class Reduction(NamedTuple):
     with all bits and the alpha channel. scaled: whether the digest is not of all that is stored, as
     the image was decoded at a reduced scale, or has more frames. shown_whole: whether the view
     shows all of it; not so for animations, for files with several pages and for values of more than
-    8 bits. features, mirrored_features: of verifying/features.py.
+    8 bits. lines: how many rows differ from the one before, or columns if fewer, up to 32 and more.
+    features, mirrored_features: of verifying/features.py.
     """
 
     tiny: bytes
@@ -44,6 +45,7 @@ class Reduction(NamedTuple):
     digest: bytes
     scaled: bool
     shown_whole: bool
+    lines: int
     features: bytes = b""
     mirrored_features: bytes = b""
 
@@ -67,6 +69,7 @@ def reduced(decoded: Decoded) -> Reduction:
         file_size=info.file_size,
         modified_at=info.modified_at,
         digest=_digest(decoded.stored),
+        lines=_different_lines(rgb),
         scaled=rgb.size != (info.width, info.height) or decoded.has_frames,
         shown_whole=not decoded.has_frames and not decoded.stored.mode.startswith(("I", "F")),
     )
@@ -75,6 +78,14 @@ def reduced(decoded: Decoded) -> Reduction:
 def opened(file: bytes, mode: str = "RGB") -> np.ndarray:
     """Return the pixels of a view, (height, width, 3) uint8; of opacity, with mode "L"."""
     return np.asarray(Image.open(io.BytesIO(file)).convert(mode))
+
+
+def _different_lines(rgb: Image.Image) -> int:
+    """Return how many rows differ from the one before, or columns if fewer; 32 for large images."""
+    if min(rgb.size) >= UNREDUCED:
+        return TINY
+    pixels = np.asarray(rgb).astype(np.int16)
+    return min(int(np.diff(pixels, axis=axis).any((1 - axis, 2)).sum()) for axis in (0, 1))
 
 
 def view_size(reduction: Reduction) -> tuple[int, int]:

@@ -194,12 +194,14 @@ class _Pair:
         elif greyed[0] != greyed[1] and not differ_clearly(colours):
             greyed = False, False
         cells = self.cell_means(beyond, CELL)
-        shift = 0.0 if textured else self._shift(ours - theirs, colours)
+        shift = 0.0 if textured else self._shift(ours - theirs, colours, any(greyed))
         return _Seen(cells, difference, shift, gain, offset, greyed, saturation)
 
-    def _shift(self, lightness: np.ndarray, colours: list[Colours]) -> float:
+    def _shift(self, lightness: np.ndarray, colours: list[Colours], greyed: bool) -> float:
         """Return the largest mean difference of a large cell: of an area with another colour."""
         shifts = [np.abs(self.cell_means(lightness, SHIFT_CELL)).max()]
+        if greyed:  # then only the lightness can be compared
+            return float(shifts[0])
         common, size = colours[0].common, (SHIFT_CELL // 2,) * 2
         weight = np.maximum(cv2.blur(common.astype(np.float32), size), 0.5)
         for one, other in zip(colours[0].planes, colours[1].planes, strict=True):

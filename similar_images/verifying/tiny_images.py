@@ -18,6 +18,7 @@ SAME = 0.75  # correlation of the fine structure from which on two images are th
 LIKELY = 0.3  # correlation of the coarse structure below which they are not aligned
 MOST_REST = 0.3  # share of the contrast that may differ
 OVERLAP, STRETCH = 0.6, 0.3  # the least share in common; the most stretch, rotation or shear
+LEAST_LINES = 12  # different rows and columns: with fewer, only equal images are the same
 REACH = 10  # pixels: the greatest first shift
 STAGES = ((5, 12), (3, 12))  # pixels of blur, and iterations, of the alignment
 WINDOW = np.outer(np.hanning(TINY + 2)[1:-1], np.hanning(TINY + 2)[1:-1]).astype(np.float32)

@@ -260,6 +260,8 @@ def _place(differing: np.ndarray, compared: np.ndarray) -> str:
 
 def _of_tiny(one: Reduction, other: Reduction) -> Verdict | None:
     """Return the verdict on two images of which one is small, by their tiny forms."""
+    if min(one.lines, other.lines) < tiny_images.LEAST_LINES:
+        return None
     greys = [tiny_images.grey(side.tiny_pixels) for side in (one, other)]
     found = tiny_images.aligned(*greys)
     if found is None or not found.is_same:
