@@ -112,6 +112,8 @@ def _view_of(rgb: Image.Image) -> Image.Image:
 
 def _is_graphic(image: Image.Image) -> bool:
     """Return whether most pixels have the colour of their neighbours, as in graphics and text."""
+    if min(image.size) < 2:
+        return False
     grey = np.asarray(image.convert("L")).astype(np.int16)
     down, right = np.abs(np.diff(grey, axis=0)), np.abs(np.diff(grey, axis=1))
     return bool(((down[:, :-1] <= PLAIN) & (right[:-1] <= PLAIN)).mean() >= GRAPHIC)
