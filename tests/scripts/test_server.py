@@ -192,4 +192,4 @@ def test_paths_that_others_wrote_are_not_opened(
     with connect(server.uri) as client:
         collection = existing_collection(client, "images")
         collection.set_properties(weights="/somebody/elses.pth", weights_sha256="0" * 64)
-    assert "give the file with --weights" in fails(query_code.main, *queries)
+    assert "if the file is yours, give it with --weights" in fails(query_code.main, *queries)
