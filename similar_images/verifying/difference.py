@@ -34,8 +34,8 @@ class Difference(NamedTuple):
     """How two images differ where they lie on each other, and what lies outside.
 
     typical: the mean difference of a cell in grey levels that a quarter of the cells exceed.
-    cells: (height, width) float32, each cell's difference, on the first view if on_first, else on
-    the second; less than 0 outside the common part. colour: the largest difference of a cell in
+    cells: (height, width) float32, each cell's difference, on the coarser view; less than 0 outside
+    the common part. colour: the largest difference of a cell in
     colour after a change of saturation, and the mean one as a share of the colours. shift: in
     images of few plain colours, the largest difference of an area. gain, offset: the tone of the
     second in that of the first. greyed: which of the two have lost their colours. saturation: the
@@ -45,7 +45,6 @@ class Difference(NamedTuple):
 
     typical: float
     cells: np.ndarray
-    on_first: bool
     colour: tuple[float, float]
     shift: float
     gain: float
@@ -99,7 +98,6 @@ def difference(one: Reduction, other: Reduction, transform: Transform) -> Differ
         colour=seen.colour,
         shift=seen.shift,
         cells=np.where(common, seen.cells, NOTHING),
-        on_first=on_first,
         gain=seen.gain,
         offset=seen.offset,
         greyed=seen.greyed,
