@@ -2,9 +2,9 @@
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from similar_images.console import QUIET, Console
 from similar_images.images.decode_workers import FEW_IMAGES, Decoder, Task, core_count
@@ -79,17 +79,27 @@ class ReductionStore:
     def read(self, paths: Iterable[str], console: Console = QUIET) -> None:
         """Decode and keep those images that are not kept yet; note what can't be decoded."""
         missing = [path for path in paths if path not in self.problems and path not in self]
+        for path, reduction in self.examined(missing, self.reduce, self.least_side, console):
+            self.add(path, reduction)
+
+    def examined(
+        self,
+        paths: Sequence[str],
+        examine: Callable[[Decoded], Any],
+        least_side: int | None = None,
+        console: Console = QUIET,
+    ) -> Iterator[tuple[str, Any]]:
+        """Decode images; yield what examine() returns of each, and note what can't be decoded."""
         workers = core_count() if self.workers is None else self.workers
-        workers = 0 if len(missing) <= FEW_IMAGES else workers
-        batch_size = max(1, min(BATCH, len(missing) // (8 * max(1, workers))))
-        task = Task(root=Path(), least_side=self.least_side, examine=self.reduce)
+        workers = 0 if len(paths) <= FEW_IMAGES else workers
+        batch_size = max(1, min(BATCH, len(paths) // (8 * max(1, workers))))
+        task = Task(root=Path(), least_side=least_side, examine=examine)
         with (
             Decoder(task, batch_size, workers) as decoder,
-            console.progress("images read", len(missing)) as progress,
+            console.progress("images read", len(paths)) as progress,
         ):
-            for batch in decoder.batches(missing):
-                for image, reduction in zip(batch.images, batch.examined, strict=True):
-                    self.add(image.path, reduction)
+            for batch in decoder.batches(paths):
+                yield from zip((i.path for i in batch.images), batch.examined, strict=True)
                 self.problems |= {skipped.path: skipped.reason for skipped in batch.skipped}
                 progress.update(len(batch.images) + len(batch.skipped))
 

@@ -32,6 +32,7 @@ class Reduction(NamedTuple):
     the image was decoded at a reduced scale, or has more frames. shown_whole: whether the view
     shows all of it; not so for animations, for files with several pages and for values of more than
     8 bits. lines: how many rows differ from the one before, or columns if fewer, up to 32 and more.
+    coarseness: of a JPEG, the mean step to which its values were rounded; 0 for other formats.
     features, mirrored_features: of verifying/features.py.
     """
 
@@ -46,6 +47,7 @@ class Reduction(NamedTuple):
     scaled: bool
     shown_whole: bool
     lines: int
+    coarseness: float
     features: bytes = b""
     mirrored_features: bytes = b""
 
@@ -70,6 +72,7 @@ def reduced(decoded: Decoded) -> Reduction:
         modified_at=info.modified_at,
         digest=_digest(decoded.stored),
         lines=_different_lines(rgb),
+        coarseness=_coarseness(decoded.stored),
         scaled=rgb.size != (info.width, info.height) or decoded.has_frames,
         shown_whole=not decoded.has_frames and not decoded.stored.mode.startswith(("I", "F")),
     )
@@ -117,6 +120,11 @@ def _is_graphic(image: Image.Image) -> bool:
     grey = np.asarray(image.convert("L")).astype(np.int16)
     down, right = np.abs(np.diff(grey, axis=0)), np.abs(np.diff(grey, axis=1))
     return bool(((down[:, :-1] <= PLAIN) & (right[:-1] <= PLAIN)).mean() >= GRAPHIC)
+
+
+def _coarseness(stored: Image.Image) -> float:
+    tables = getattr(stored, "quantization", None)
+    return float(np.mean(tables[0])) if tables and 0 in tables else 0.0
 
 
 def _tiny(rgb: Image.Image) -> np.ndarray:

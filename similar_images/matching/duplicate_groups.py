@@ -1,6 +1,6 @@
 """Join images that are the same to groups, and choose the one of each to keep."""
 
-import itertools
+import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 
 from similar_images.console import QUIET, Console
-from similar_images.images.image_files import ImageError
 from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.near_duplicates import (
     NearDuplicate,
@@ -19,13 +18,14 @@ from similar_images.matching.near_duplicates import (
     verified,
 )
 from similar_images.matching.pairs import Pair
-from similar_images.verifying.detail import LEAST_FACTOR, edge_loss
+from similar_images.verifying.detail import sharpness
 from similar_images.verifying.verdict import SAME, Verdict
 
-MOST_CANDIDATES = 16  # of a group, to be kept: each is compared with each
 NEIGHBOURS = 16  # matches of each image in a group that may join it with another group
-LOST, LOST_IN_DOUBT = 0.16, 0.28  # of the steepness of edges: enlarged images lose less
-AS_MANY_PIXELS, SURELY_ENLARGED = 1.1, 0.1  # along a side; of the steepness of edges
+AS_MANY_PIXELS, SHARPER = 1.1, 1.3  # along a side; in detail: images that differ by less are equal
+# An image with n times the pixels along a side has n² times the detail, or hardly more if it was
+# only enlarged: the line is drawn at n; up to this power of n it surely was enlarged.
+SURELY_ENLARGED = 0.6
 INDIRECT = "a copy of another image of the group"
 KEEP, COPY = "keep", "copy"  # roles
 SearchAgain = Callable[[Sequence[str], int], Sequence[Sequence[Pair]]]  # queries, top-k → rows
@@ -97,23 +97,38 @@ class Grouping:
         files = [some for paths in members.values() if len(some := _each_file_once(paths)) > 1]
         embeddings = self.embeddings_of([path for paths in files for path in paths])
         there = ([path for path in paths if path in embeddings] for paths in files)
-        groups = [self._group(paths, embeddings) for paths in there if len(paths) > 1]
+        grouped = [paths for paths in there if len(paths) > 1]
+        choice = _Choice(self, {one.pair[:2]: one.verdict for one in [*near, *found]})
+        choice.measure([path for paths in grouped for path in paths], console)
+        groups = [choice.group(paths, embeddings) for paths in grouped]
         return sorted(groups, key=lambda group: (-group.spare_bytes, group.copies[0].path))
 
-    def _group(self, paths: list[str], embeddings: Mapping[str, np.ndarray]) -> Group:
+
+class _Choice:
+    """Which image of a group is kept, and which are copies of it."""
+
+    def __init__(self, grouping: Grouping, known: dict[tuple[str, str], Verdict]) -> None:
+        self.grouping, self.reductions = grouping, grouping.reductions
+        self._known = known
+        self._sharpness: dict[str, float] = {}
+
+    def measure(self, paths: Sequence[str], console: Console) -> None:
+        """Measure how sharp images are, for better()."""
+        self._sharpness = dict(self.reductions.examined(paths, sharpness, console=console))
+
+    def group(self, paths: list[str], embeddings: Mapping[str, np.ndarray]) -> Group:
         """Return a group with its roles.
 
         Where some of its images are queries from elsewhere, one of the collection's is kept, and
         only those queries may be copies.
         """
-        inside = [path for path in paths if self.in_collection.get(path, True)]
-        candidates = inside or paths
-        kept = self._kept(candidates)
+        inside = [path for path in paths if self.grouping.in_collection.get(path, True)]
+        kept = self._kept(inside or paths)
         roles = set(paths) - set(inside) if len(inside) < len(paths) else set(paths)
         rest = sorted((path for path in paths if path != kept), key=self._rank)
         copies = [self._copy(kept, 1.0, "", KEEP if inside else "")]
         for path in rest:
-            verdict = verified(kept, path, self.reductions)
+            verdict = self._verdict(kept, path)
             change, role = INDIRECT, ""
             if verdict and verdict.kind == SAME:
                 change = verdict.words
@@ -126,63 +141,61 @@ class Grouping:
     def _kept(self, paths: Sequence[str]) -> str:
         """Return the image to keep: of equally good ones the largest file, the oldest, by path."""
         ranked = sorted(paths, key=self._rank)
-        preferred = [path for path in ranked if self._is_preferred(path)]
-        candidates = (preferred or ranked)[:MOST_CANDIDATES]
-        worse = dict.fromkeys(candidates, 0)  # cropped, framed, greyed or blurred
-        fewer: list[tuple[str, str]] = []  # pairs: more pixels, fewer pixels
-        enlarged = set()
-        for one, other in itertools.combinations(candidates, 2):
-            verdict = verified(one, other, self.reductions)
-            if not verdict or verdict.kind != SAME or not verdict.better:
-                continue
-            better, lesser = (one, other) if verdict.better > 0 else (other, one)
-            if not verdict.by_pixels:
-                worse[lesser] += 1
-            elif self._is_enlarged(better, lesser, verdict):
-                enlarged.add(better)
-            else:
-                fewer.append((better, lesser))
-        outdone = {lesser for more, lesser in fewer if more not in enlarged}
-        order = {path: place for place, path in enumerate(candidates)}
-        return min(
-            candidates,
-            key=lambda path: (worse[path], path in enlarged, path in outdone, order[path]),
-        )
+        kept, *others = [path for path in ranked if self._is_preferred(path)] or ranked
+        for path in others:
+            verdict = self._verdict(kept, path)
+            if verdict and verdict.kind == SAME and self._is_better(path, kept, verdict):
+                kept = path
+        return kept
+
+    def _is_better(self, path: str, kept: str, verdict: Verdict) -> bool:
+        """Return whether an image is to be kept instead of another one that is the same.
+
+        verdict: on the other one and this one.
+        """
+        if verdict.better or not verdict.changes:
+            return verdict.better < 0
+        detail, pixels = self._detail(path, kept, verdict), 1 / verdict.pixels
+        if not 1 / AS_MANY_PIXELS <= pixels <= AS_MANY_PIXELS:
+            return detail > pixels
+        if not 1 / SHARPER <= detail <= SHARPER:
+            return detail > SHARPER
+        own, other = (self.reductions[one].coarseness for one in (path, kept))
+        return 0 < own < other
+
+    def _has_no_less(self, kept: str, path: str, verdict: Verdict) -> bool:
+        """Return whether the image that is kept shows all that another one does, as well."""
+        if not verdict.changes:
+            return True
+        pixels = 1 / verdict.pixels
+        most = math.pow(pixels, SURELY_ENLARGED) if pixels > AS_MANY_PIXELS else SHARPER
+        return verdict.better >= 0 and self._detail(path, kept, verdict) <= most
+
+    def _detail(self, path: str, kept: str, verdict: Verdict) -> float:
+        """Return how much detail an image has of what both show, in that of the one that is kept.
+
+        nan if either has changed since it was compared: then nothing is said.
+        """
+        own, other = (self._sharpness.get(one, math.nan) for one in (path, kept))
+        return own / max(other, 1e-3) / verdict.pixels**2
+
+    def _verdict(self, one: str, other: str) -> Verdict | None:
+        if (one, other) not in self._known and (other, one) in self._known:
+            return self._known[other, one].turned_round()
+        if (one, other) not in self._known:
+            found = verified(one, other, self.reductions)
+            if not found:
+                return None
+            self._known[one, other] = found
+        return self._known[one, other]
 
     def _is_preferred(self, path: str) -> bool:
         real = Path(os.path.realpath(path))
-        return any(real.is_relative_to(folder) for folder in self.keep_in)
+        return any(real.is_relative_to(folder) for folder in self.grouping.keep_in)
 
     def _rank(self, path: str) -> tuple[bool, int, int, str]:
         image = self.reductions[path]
         return not self._is_preferred(path), -image.file_size, image.modified_at, path
-
-    def _is_enlarged(self, more: str, fewer: str, verdict: Verdict) -> bool:
-        """Return whether the first of a pair, which has more pixels, has no more detail."""
-        image, other = self.reductions[more], self.reductions[fewer]
-        width, height = other.width, other.height
-        if (width > height) != (image.width > image.height):
-            width, height = height, width  # turned by a quarter
-        factors = min(1.0, width / image.width), min(1.0, height / image.height)
-        if min(factors) < LEAST_FACTOR:
-            return verdict.doubtful
-        return self._edge_loss(more, factors) < (LOST_IN_DOUBT if verdict.doubtful else LOST)
-
-    def _has_no_less(self, kept: str, path: str, verdict: Verdict) -> bool:
-        """Return whether the image that is kept shows all that another one does, as well.
-
-        One with more pixels may have more detail, unless it surely was enlarged.
-        """
-        fewer = verdict.pixels < 1 / AS_MANY_PIXELS
-        if fewer:
-            return self._edge_loss(path, (verdict.pixels,) * 2) <= SURELY_ENLARGED
-        return verdict.better >= 0
-
-    def _edge_loss(self, path: str, factors: tuple[float, float]) -> float:
-        try:
-            return edge_loss(path, factors)
-        except ImageError:  # changed since it was read
-            return 1.0
 
     def _copy(self, path: str, similarity: float, change: str, role: str) -> Copy:
         image = self.reductions[path]

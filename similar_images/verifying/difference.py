@@ -1,5 +1,6 @@
 """What differs between two views that lie on each other, beyond compression, scale and tone."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -23,11 +24,12 @@ CELL, SHIFT_CELL = 9, 21  # pixels: the squares whose mean difference counts
 EDGE = 3  # pixels along the edge of the common part that are not compared
 BLURS = (0.4, 0.6, 0.8, 1.0, 1.3, 1.7, 2.2, 3.0, 4.0, 5.5, 7.5)  # pixels: tried for equal sharpness
 SHARPER = 1.15  # times the other's fine structure: from here on one view is blurred to match
-TEXTURE = 4.0  # grey levels: the least deviation of a textured cell
+TEXTURE = 2.0  # grey levels: the least deviation of a textured cell
 TEXTURED = 0.3  # the least share of textured pixels in images whose tone may have been changed
 NOTHING = -1.0  # the difference of a cell outside the common part
 LEAST_COMMON = 400  # pixels
 SAMPLE = 6000  # pixels by which tone, texture and sharpness are judged
+_opened = lru_cache(maxsize=32)(opened)  # each view is needed for two transforms, or more pairs
 
 
 class Difference(NamedTuple):
@@ -39,8 +41,8 @@ class Difference(NamedTuple):
     colour after a change of saturation, and the mean one as a share of the colours. shift: in
     images of few plain colours, the largest difference of an area. gain, offset: the tone of the
     second in that of the first. greyed: which of the two have lost their colours. saturation: the
-    second's in the first's. sharper: by how many pixels the first is sharper, less than 0 where the
-    second is. common: the share of each view that lies on the other. outside: the rest of each.
+    second's in the first's. common: the share of each view that lies on the other. outside: the
+    rest of each.
     """
 
     typical: float
@@ -51,7 +53,6 @@ class Difference(NamedTuple):
     offset: float
     greyed: tuple[bool, bool]
     saturation: float
-    sharper: float
     common: tuple[float, float]
     outside: tuple[Outside, Outside]
 
@@ -61,7 +62,7 @@ def difference(one: Reduction, other: Reduction, transform: Transform) -> Differ
 
     transform: how the second view lies on the first. The finer view is laid on the coarser one.
     """
-    views = [opened(one.view), opened(other.view)]
+    views = [_opened(one.view), _opened(other.view)]
     opacities = [opened(side.opacity, "L") if side.opacity else None for side in (one, other)]
     if transform.mirrored:
         views[1] = np.ascontiguousarray(views[1][:, ::-1])
@@ -76,7 +77,7 @@ def difference(one: Reduction, other: Reduction, transform: Transform) -> Differ
         return None
     back = inside_of(laid.shape, base.shape, cv2.invertAffineTransform(matrix))
     pair = _Pair(base, laid_on(laid, matrix, base), common)
-    sharper = pair.equalise_sharpness()
+    pair.equalise_sharpness()
     seen = pair.compare()
     if any(opacity is not None for opacity in opacities):
         ours, theirs = (
@@ -92,7 +93,6 @@ def difference(one: Reduction, other: Reduction, transform: Transform) -> Differ
         areas.reverse()
         outsides.reverse()
         seen = seen.turned_round()
-        sharper = -sharper
     return Difference(
         typical=float(np.quantile(seen.cells[common], 0.75)),
         colour=seen.colour,
@@ -102,7 +102,6 @@ def difference(one: Reduction, other: Reduction, transform: Transform) -> Differ
         offset=seen.offset,
         greyed=seen.greyed,
         saturation=seen.saturation,
-        sharper=sharper,
         common=(areas[0], areas[1]),
         outside=(outsides[0], outsides[1]),
     )
@@ -146,8 +145,8 @@ class _Pair:
         means: np.ndarray = np.where(weight >= 0.7 * side * side, total / np.maximum(weight, 1), 0)
         return means
 
-    def equalise_sharpness(self) -> float:
-        """Blur the sharper view; return by how many pixels, less than 0 if it is the laid one."""
+    def equalise_sharpness(self) -> None:
+        """Blur the sharper view."""
         smooth = [cv2.blur(grey, (5, 5)) for grey in self.greys]
         few = [grey.ravel()[self._places] for grey in smooth]
         gain = max(fitted_tone(few[1], few[0])[0], 0.05)
@@ -155,7 +154,7 @@ class _Pair:
         ours, theirs = self.greys[0], gain * self.greys[1]
         fine = _fine(ours, edges), _fine(theirs, edges)
         if max(fine) <= SHARPER * min(fine):
-            return 0.0
+            return
         number = int(fine[1] > fine[0])
         sharp = (ours, theirs)[number]
         blur = BLURS[-1]
@@ -163,7 +162,6 @@ class _Pair:
             if _fine(cv2.GaussianBlur(sharp, (0, 0), blur), edges) <= 1.05 * min(fine):
                 break
         self.greys[number] = cv2.GaussianBlur(self.greys[number], (0, 0), blur)
-        return -blur if number else blur
 
     def compare(self) -> _Seen:
         """Return what differs once tone and saturation are fitted."""

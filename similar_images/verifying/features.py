@@ -73,12 +73,12 @@ def matched(one: Features, other: Features) -> np.ndarray:
     """
     if min(len(one.points), len(other.points)) < 2:
         return np.zeros((0, 2), np.int64)
-    bits, kind = cv2.CV_32S, cv2.NORM_HAMMING
-    distances, nearest = cv2.batchDistance(
-        one.descriptors, other.descriptors, bits, normType=kind, K=2
-    )
-    back = cv2.batchDistance(other.descriptors, one.descriptors, bits, normType=kind, K=1)[1][:, 0]
-    numbers = np.arange(len(nearest))
-    good = (distances[:, 0] < RATIO * distances[:, 1]) & (distances[:, 0] < NEAREST)
-    good &= back[nearest[:, 0]] == numbers
-    return np.stack([numbers[good], nearest[good, 0]], axis=1)
+    words = [side.descriptors.view(np.uint64) for side in (one, other)]
+    differing = np.zeros((len(words[0]), len(words[1])), np.uint16)
+    for ours, theirs in zip(words[0].T, words[1].T, strict=True):
+        differing += np.bitwise_count(ours[:, None] ^ theirs)
+    numbers, nearest, back = np.arange(len(differing)), differing.argmin(1), differing.argmin(0)
+    bits = differing[numbers, nearest]
+    differing[numbers, nearest] = 8 * DESCRIPTOR
+    good = (bits < RATIO * differing.min(1)) & (bits < NEAREST) & (back[nearest] == numbers)
+    return np.stack([numbers[good], nearest[good]], axis=1)

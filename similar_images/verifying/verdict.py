@@ -21,7 +21,8 @@ ALIKE = 0.6  # correlation of tiny forms from which on two images may be the sam
 # cells are equal to the last digit, as in graphics that were saved alike.
 TONED_LIMIT, LIMIT, EQUAL_LIMIT, EQUAL = 18.0, 14.0, 4.0, 0.02
 TONED_COLOUR_LIMIT, COLOUR_LIMIT, EQUAL_COLOUR_LIMIT = 50.0, 32.0, 8.0  # likewise
-COLOUR_SHARE, PLAIN_SHIFT = 0.35, 4.0  # of the colours; grey levels
+COLOUR_SHARE = 0.35  # of the colours
+PLAIN_SHIFT, EQUAL_SHIFT = 8.0, 4.0  # grey levels, likewise
 TINT_LIMIT = 30.0  # of two images without colours
 PART_AGREES = 0.25  # the least share of an image that agrees with the other
 # The share of the common part that may differ: of images that are alike at 32×32 pixels, and of
@@ -32,25 +33,19 @@ FRAME_BUSY = 0.12  # the share of a screen's frame that its signs take
 DETAIL = 0.8  # of a crop's detail that the whole must have
 TONE = 0.1, 8.0  # change of contrast; grey levels: less is not named
 SATURATION, STRETCH, DEGREES, SIZE = 1.25, 1.04, 1.0, 1.02  # likewise
-ALIKE_SCALE = 1.3  # of two views of which the sharper one can be told
-MORE_PIXELS, MUCH_SHARPER, SHARPER = 1.35, 1.0, 0.9  # along a side; pixels of blur in a view
 
 
 class Verdict(NamedTuple):
     """What two images have in common.
 
     kind: SAME or PART. changes: in words that hold in both directions; none: the same pixels.
-    better: which of two that are the SAME has more to keep: 1 the first, -1 the second, 0 neither.
-    by_pixels: whether that is so because it has more pixels. doubtful: whether it is less sharp, or
-    stretched, and so may be an enlargement. pixels: how many of the first one of the second covers,
-    along a side.
+    better: which of two that are the SAME has more to keep, whatever their sizes: 1 the first, -1
+    the second, 0 neither. pixels: how many of the first one of the second covers, along a side.
     """
 
     kind: str
     changes: tuple[str, ...] = ()
     better: int = 0
-    by_pixels: bool = False
-    doubtful: bool = False
     pixels: float = 1.0
 
     def turned_round(self) -> "Verdict":
@@ -129,9 +124,7 @@ def _judged(one: Reduction, other: Reduction, transform: Transform, most: float)
         words = f"{max(0.1, 100 * differs):.1f}% differs ({_place(differing, compared)})"
         return Verdict(PART, (*changes, words))
     if all(covered):
-        better, by_pixels, doubtful = _better(found, scale, transform)
-        named = tuple(changes or ["re-encoded"])
-        return Verdict(SAME, named, better, by_pixels, doubtful, scale)
+        return Verdict(SAME, tuple(changes or ["re-encoded"]), _better(found), scale)
     if not any(covered):
         return Verdict(PART, tuple(changes))
     larger = covered.index(False)
@@ -144,7 +137,7 @@ def _judged(one: Reduction, other: Reduction, transform: Transform, most: float)
 
 def _limit(found: Difference) -> float:
     """Return by how much a cell must differ to be another content."""
-    toned = any(found.greyed) != all(found.greyed) or _is_toned(found)
+    toned = found.greyed[0] != found.greyed[1] or _is_toned(found)
     if toned:
         return TONED_LIMIT
     return EQUAL_LIMIT if found.typical < EQUAL else LIMIT
@@ -156,12 +149,12 @@ def _is_toned(found: Difference) -> bool:
 
 def _is_recoloured(found: Difference) -> bool:
     most, share = found.colour
-    limit = TONED_COLOUR_LIMIT if _is_toned(found) else COLOUR_LIMIT
+    limit, shift = TONED_COLOUR_LIMIT if _is_toned(found) else COLOUR_LIMIT, PLAIN_SHIFT
     if found.typical < EQUAL:
-        limit = EQUAL_COLOUR_LIMIT
+        limit, shift = EQUAL_COLOUR_LIMIT, EQUAL_SHIFT
     if all(found.greyed):  # two tints that differ little
         limit, share = min(limit, TINT_LIMIT), 0.0
-    return most > limit or share > COLOUR_SHARE or found.shift > PLAIN_SHIFT
+    return most > limit or share > COLOUR_SHARE or found.shift > shift
 
 
 def _is_covered(common: float, outside: Outside) -> bool:
@@ -178,35 +171,17 @@ def _pixel_scale(one: Reduction, other: Reduction, transform: Transform) -> floa
     return float(transform.scale * second / first)
 
 
-def _better(found: Difference, scale: float, transform: Transform) -> tuple[int, bool, bool]:
-    """Return which of two whole images has more to keep, by its pixels alone, and in doubt.
+def _better(found: Difference) -> int:
+    """Return which of two whole images has more to keep.
 
-    Without a border before with one, colour before toned, then more detail.
+    The whole before a crop, without a border before with one, colour before toned.
     """
-    cropped, framed = (
-        [
-            common < COVERED and outside.framed is with_frame
-            for common, outside in zip(found.common, found.outside, strict=True)
-        ]
-        for with_frame in (False, True)
+    sides = list(zip(found.common, found.outside, found.greyed, strict=True))
+    one, other = (
+        (common >= COVERED or outside.framed, common < COVERED and outside.framed, greyed)
+        for common, outside, greyed in sides
     )
-    for more, less in (
-        (cropped[0], cropped[1]),
-        (framed[1], framed[0]),
-        (found.greyed[1], found.greyed[0]),
-    ):
-        if more != less:
-            return (1 if more else -1), False, False
-    # A view that was reduced to another's size says nothing about the finest detail.
-    sharper = found.sharper if 1 / ALIKE_SCALE <= transform.scale <= ALIKE_SCALE else 0.0
-    if abs(sharper) >= MUCH_SHARPER:
-        return (1 if sharper > 0 else -1), False, False
-    if not 1 / MORE_PIXELS <= scale <= MORE_PIXELS:
-        softer = sharper < 0 if scale > 1 else sharper > 0
-        return (1 if scale > 1 else -1), True, softer or transform.stretch > STRETCH
-    if abs(sharper) >= SHARPER:
-        return (1 if sharper > 0 else -1), False, False
-    return 0, False, False
+    return (one < other) - (one > other)
 
 
 def _moves(transform: Transform) -> list[str]:
@@ -276,7 +251,5 @@ def _of_tiny(one: Reduction, other: Reduction) -> Verdict | None:
     rest = tiny_images.rest(one.tiny_pixels, other.tiny_pixels, found)
     if rest > tiny_images.MOST_REST:
         return Verdict(PART, (*changes, "a part differs"))
-    pixels = one.width * one.height - other.width * other.height
     scale = float(np.sqrt(one.width * one.height / (other.width * other.height)))
-    words = tuple(changes or ["re-encoded"])
-    return Verdict(SAME, words, int(np.sign(pixels)), bool(pixels), pixels=scale)
+    return Verdict(SAME, tuple(changes or ["re-encoded"]), pixels=scale)
