@@ -63,7 +63,8 @@ class Colours:
         rest = np.abs(values - self.tint[:, None] * lightness).sum(axis=0)
         # How far the colours are from one tint in proportion to the lightness, in grey levels.
         self.rest = float(np.quantile(rest, 0.95)) if len(lightness) else 0.0
-        self.strength = float(np.abs(self.tint).sum() * lightness.mean()) if len(lightness) else 0.0
+        self.lightness = float(lightness.mean()) if len(lightness) else 0.0
+        self.strength = float(np.abs(self.tint).sum()) * self.lightness
         is_tinted = self.strength >= TINT
         # A tint needs a range of tones: a plain object on white has one colour, too.
         many = few.sum() >= 0.35 * self.common.sum()
@@ -74,6 +75,13 @@ class Colours:
 def differ_clearly(colours: list[Colours]) -> bool:
     """Return whether only one of two views has clear colours."""
     return max(side.rest for side in colours) > 1.5 * GREY
+
+
+def equally_tinted(colours: list[Colours]) -> bool:
+    """Return whether two grey views have no tint, or the same, or clear ones."""
+    clear = min(side.strength for side in colours) >= CLEAR_TINT
+    most = max(side.lightness for side in colours)
+    return clear or float(np.abs(colours[0].tint - colours[1].tint).sum() * most) < TINT
 
 
 def colour_difference(

@@ -7,11 +7,11 @@ import numpy as np
 
 from similar_images.images.reductions import Reduction, opened
 from similar_images.verifying.colours import (
-    CLEAR_TINT,
     Colours,
     clipped,
     colour_difference,
     differ_clearly,
+    equally_tinted,
     fitted_tone,
     luma,
 )
@@ -184,11 +184,12 @@ class _Pair:
         colours = [Colours(view, self._weights, usable) for view in self.views]
         greyed = colours[0].is_grey, colours[1].is_grey
         difference, saturation = (0.0, 0.0), 1.0
-        tints = min(side.strength for side in colours)
-        if greyed == (False, False) or (all(greyed) and tints >= CLEAR_TINT):
+        faint = greyed[0] != greyed[1] and not differ_clearly(colours)
+        alike = (all(greyed) or faint) and equally_tinted(colours)
+        if not any(greyed) or alike:
             difference, saturation = colour_difference(colours[0], colours[1], may_fade=textured)
-        elif greyed[0] != greyed[1] and not differ_clearly(colours):
-            greyed = False, False
+        if faint:
+            greyed, difference = (False, False), (difference[0], 0.0)
         cells = self.cell_means(beyond, CELL)
         shift = 0.0 if textured else self._shift(ours - theirs, colours, any(greyed))
         return _Seen(cells, difference, shift, gain, offset, greyed, saturation)

@@ -9,13 +9,14 @@ from similar_images.verifying.opencv import cv2
 CELL = 9  # pixels: the squares whose fine structure counts
 BUSY = 4.0  # grey levels of fine structure: a border, or a blurred frame, has less
 UNIFORM = 8  # grey levels by which one colour differs after compression
-MARGIN = 8  # pixels around the common part, whose fine structure counts as its own
+# Pixels around the common part, whose fine structure counts as its own; fewer for a thin rest.
+MARGIN, THIN_MARGIN = 8, 2
 LEAST_OUTSIDE = 0.005  # the share of a view that is looked at
 EDGE_LINES = 0.06  # of the height: the status line of a screen
 BESIDE = 6  # pixels from the line around the common part to those it is compared with
 PLAIN_LINE = 3.5  # grey levels: a line that deviates less says nothing
 MOST_CONTRAST = 2.5  # between the fine structure on both sides of such a line
-CONTINUED = 0.45  # the least correlation of both sides of a line through one image
+CONTINUED = 0.38  # Lin's concordance, -1 to 1, of both sides of a line through one image
 
 
 class Outside(NamedTuple):
@@ -35,8 +36,11 @@ class Outside(NamedTuple):
 
 def outside(view: np.ndarray, inside: np.ndarray) -> Outside:
     """Return what a view shows where the other one (inside: uint8 of 0 and 1) does not lie."""
-    rest = cv2.erode(1 - inside, np.ones((2 * MARGIN + 1,) * 2, np.uint8), borderValue=1) > 0
-    if rest.mean() < LEAST_OUTSIDE:
+    for margin in (MARGIN, THIN_MARGIN):
+        rest = cv2.erode(1 - inside, np.ones((2 * margin + 1,) * 2, np.uint8), borderValue=1) > 0
+        if rest.mean() >= LEAST_OUTSIDE:
+            break
+    else:
         return Outside()
     grey = cv2.cvtColor(view, cv2.COLOR_RGB2GRAY).astype(np.float32)
     fine = cv2.blur(np.abs(grey - cv2.blur(grey, (7, 7))), (CELL, CELL))
@@ -72,18 +76,21 @@ def _has_step(grey: np.ndarray, inside: np.ndarray) -> bool:
 
 def _continues(grey: np.ndarray, inside: np.ndarray) -> bool:
     """Return whether a view shows the same on both sides of the line around an area."""
-    line, size = _line(inside), (BESIDE + 1, BESIDE + 1)
+    line, size = _line(inside), (BESIDE + 3, BESIDE + 3)
+    pixel = np.ones((3, 3), np.uint8)  # the line may be one pixel off
+    areas = [cv2.erode(side, pixel).astype(np.float32) for side in (inside, 1 - inside)]
     within, beyond = (
         (cv2.blur(grey * area, size) / np.maximum(cv2.blur(area, size), 1e-6))[line]
-        for area in (inside.astype(np.float32), 1 - inside.astype(np.float32))
+        for area in areas
     )
     if len(within) < BESIDE or min(within.std(), beyond.std()) < PLAIN_LINE:
         return False
     fine = np.abs(grey - cv2.blur(grey, (3, 3)))
     ours, theirs = (
         float((fine * area)[cv2.dilate(line.astype(np.uint8), np.ones(size, np.uint8)) > 0].mean())
-        for area in (inside.astype(np.float32), 1 - inside.astype(np.float32))
+        for area in areas
     )
     if max(ours, theirs) > MOST_CONTRAST * min(ours, theirs):
         return False
-    return bool(np.corrcoef(within, beyond)[0, 1] >= CONTINUED)
+    apart = within.var() + beyond.var() + (within.mean() - beyond.mean()) ** 2
+    return bool(1 - np.square(within - beyond).mean() / apart >= CONTINUED)
