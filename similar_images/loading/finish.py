@@ -5,11 +5,19 @@ from similar_images.loading.load import Load, Tally
 from similar_images.milvus.client import CollectionError, redact
 from similar_images.milvus.collection import ENDED, LOAD, ROWS
 from similar_images.milvus.vector_index import FLAT, choose_index, index_in_words
+from similar_images.network.embedding import NOT_FINITE
+from similar_images.network.model_description import ModelError
 from similar_images.text import counted, printable
 
 
 def finish(job: Load, tally: Tally) -> None:
-    """Flush, compare the number of rows with the expected one, record that the load has ended."""
+    """Flush, compare the number of rows with the expected one, record that the load has ended.
+
+    Raises ModelError if the network gives no image a finite embedding.
+    """
+    lost = [item.path for item in tally.skipped if item.reason == NOT_FINITE]
+    if lost and not tally.loaded + tally.kept:
+        raise ModelError(f"no image was loaded; {lost[0]}: {NOT_FINITE}")
     collection = job.collection
     collection.flush()
     count = collection.count()
