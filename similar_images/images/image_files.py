@@ -177,10 +177,12 @@ def _walk(root: Path, listing: Listing) -> Iterator[tuple[str, "os.DirEntry[str]
                 listing.skipped.append(Skipped(path, "a folder that is listed under another path"))
                 continue
             seen.add((status.st_dev, status.st_ino))
+            names: set[str] = set()
             with os.scandir(place) as entries:
                 for entry in entries:
-                    if entry.name.startswith("."):
+                    if entry.name.startswith(".") or entry.name in names:
                         continue
+                    names.add(entry.name)  # tmpfs lists some twice that are replaced meanwhile
                     inner = f"{path}/{entry.name}" if path else entry.name
                     if _is_folder(entry, inner, listing):
                         heapq.heappush(folders, (linked or entry.is_symlink(), inner))

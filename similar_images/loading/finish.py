@@ -58,7 +58,7 @@ def report(job: Load, tally: Tally, seconds: float) -> None:
         say(f"{counted(tally.gone, 'row')} without a readable file: {what}")
     if tally.unseen:
         rows = counted(tally.unseen, "row")
-        why = "unreadable or empty folder, broken link, missing decoder"
+        why = "unreadable or empty folder, broken link, missing decoder, replaced meanwhile"
         say(f"{rows} whose file may still exist ({why}): kept")
     if tally.skipped:
         trouble(f"Skipped unreadable files: {len(tally.skipped):,}")
