@@ -65,7 +65,7 @@ def report(job: Load, tally: Tally, seconds: float) -> None:
         for skipped in tally.skipped:
             trouble(f"  {printable(skipped.path)}: {printable(skipped.reason)}")
     if tally.left_out:
-        say(left_out_in_words(tally.left_out))
+        say(f"Left out: {left_out_in_words(tally.left_out)}")
     place = f'"{job.collection.name}" ({redact(job.collection.client.uri)})'
     images = counted(tally.rows, "image")
     say(f"The collection {place} holds {images}. Next: python query_code.py")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from similar_images.console import Console, add_number, add_seed_option, warn
+from similar_images.images.image_files import has_image_suffix, left_out_in_words
 from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.findings import Findings
 from similar_images.matching.label_issues import LEAST_MATCHES
@@ -105,6 +106,7 @@ def summary_of(
 ) -> dict[str, object]:
     """Return a run's settings and counts, for the reports; warn if pairs could not be compared."""
     pairs = sum(map(len, findings.rows))
+    unread = sum(has_image_suffix(skipped.path) for skipped in queries.skipped)
     not_compared = pairs - findings.compared if options.compares else 0
     if not_compared:
         warn(
@@ -113,7 +115,7 @@ def summary_of(
             "folder of the collection's images with --collection-images"
         )
     return {
-        "queries": len(queries.paths),
+        "queries": len(queries.paths) + unread,
         "pairs": pairs,
         "images": search.collection.count(search.options.filter),  # that were searched
         "model": queries.model.words,
@@ -123,6 +125,7 @@ def summary_of(
         "filter": search.options.filter,
         "min_similarity": search.options.min_similarity,
         "skipped": [skipped.path for skipped in queries.skipped],
+        "left_out": left_out_in_words(queries.left_out),
         "unmatched": len(queries.paths) - len(findings.rows),
         "compares": options.compares,
         "not_compared": not_compared,

@@ -159,7 +159,7 @@ def test_what_is_left_out_is_said(loaded: Path, capsys: pytest.CaptureFixture[st
     capsys.readouterr()
     assert load() == 0
     said = capsys.readouterr().out
-    assert "1 .svg" in said.partition("left out: ")[2].splitlines()[0]
+    assert "1 .svg" in said.partition("Left out: ")[2].splitlines()[0]
 
 
 def test_a_folder_of_nothing_else_says_what_it_holds(own_folder: Path, fails: Fails) -> None:

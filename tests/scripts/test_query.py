@@ -12,6 +12,7 @@ from helpers import load, on_both_engines, pairings
 from PIL import Image
 
 import query_code
+from similar_images.images import image_files
 
 Fails = Callable[..., str]
 milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
@@ -83,6 +84,33 @@ def test_an_unreadable_image_is_an_error_after_the_others_were_matched(
     assert len(skipped) == 4
     assert "gone.png" in fails(query_code.main, "gone.png")
     assert "--queries" in fails(query_code.main, "query_set")
+
+
+@lite_only
+def test_queries_that_are_left_out_or_cannot_be_read_are_counted(
+    loaded: Path, fails: Fails, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    functions = (image_files.readable_formats, image_files.image_suffixes)
+    others = image_files.REFUSED_FORMATS | {"HEIF"}  # as without pillow-heif
+    monkeypatch.setattr(image_files, "REFUSED_FORMATS", others)
+    for function in functions:
+        function.cache_clear()
+    for number in range(3):
+        Path(f"query_set/{number}.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    for name in ("broken.png", "also.png"):
+        Path("query_set", name).write_bytes(b"broken")
+    capsys.readouterr()
+    assert query_code.main([]) == 0
+    left_out = "3 .heic (pip install pillow-heif)"
+    assert f"Left out: {left_out}\n" in capsys.readouterr().out
+    assert "20 of 22 query images were matched" in report()
+    assert "- Files left out: 3 .heic" in report()
+    assert "pip install pillow-heif" in fails(query_code.main, "query_set/0.heic")
+    shutil.copytree("query_set", "phone", ignore=shutil.ignore_patterns("*.png"))
+    error = fails(query_code.main, "--queries", "phone")
+    assert f"phone holds no images (left out: {left_out}); choose" in error
+    for function in functions:
+        function.cache_clear()
 
 
 @lite_only
