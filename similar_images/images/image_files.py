@@ -113,6 +113,15 @@ def check_folder(folder: Path, option: str) -> None:
         raise ImageError(f"{what}; {split} {option}")
 
 
+def identity(path: "str | os.PathLike[str]") -> tuple[int, int]:
+    """Return the device and inode of a file or folder: all names and links of it share them.
+
+    Raises OSError if nothing is there. os.stat and not DirEntry.stat, which knows none on Windows.
+    """
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
 def iter_images(
     root: Path, listing: Listing, wanted: Callable[[str], bool] = lambda _: True
 ) -> Iterator[FoundImage]:
@@ -180,11 +189,11 @@ def _walk(root: Path, listing: Listing) -> Iterator[tuple[str, "os.DirEntry[str]
         linked, path = heapq.heappop(folders)
         place = os.path.join(root, path)
         try:
-            status = os.stat(place)  # and not DirEntry.stat(), which knows no inode on Windows
-            if (status.st_dev, status.st_ino) in seen:
+            folder = identity(place)
+            if folder in seen:
                 listing.skipped.append(Skipped(path, "a folder that is listed under another path"))
                 continue
-            seen.add((status.st_dev, status.st_ino))
+            seen.add(folder)
             names: set[str] = set()
             with os.scandir(place) as entries:
                 for entry in entries:
