@@ -113,12 +113,11 @@ def check_folder(folder: Path, option: str) -> None:
         raise ImageError(f"{what}; {split} {option}")
 
 
-def identity(path: "str | os.PathLike[str]") -> tuple[int, int]:
-    """Return the device and inode of a file or folder: all names and links of it share them.
+def identity(status: os.stat_result) -> tuple[int, int]:
+    """Return the device and inode of a file or folder, which all its names and links share.
 
-    Raises OSError if nothing is there. os.stat and not DirEntry.stat, which knows none on Windows.
+    status: of os.stat, since that of os.scandir has no inode on Windows.
     """
-    status = os.stat(path)
     return status.st_dev, status.st_ino
 
 
@@ -189,7 +188,7 @@ def _walk(root: Path, listing: Listing) -> Iterator[tuple[str, "os.DirEntry[str]
         linked, path = heapq.heappop(folders)
         place = os.path.join(root, path)
         try:
-            folder = identity(place)
+            folder = identity(os.stat(place))
             if folder in seen:
                 listing.skipped.append(Skipped(path, "a folder that is listed under another path"))
                 continue

@@ -9,8 +9,9 @@ from pathlib import Path, PurePath
 
 from similar_images.images.image_files import identity
 from similar_images.milvus.collection import ImageCollection
+from similar_images.milvus.schema import Match
 
-IDENTITIES = 100_000  # of rows' files, kept: many queries have the same matches
+STATUSES = 100_000  # of rows' files, kept: many queries have the same matches
 
 
 class CollectionFolder:
@@ -21,7 +22,7 @@ class CollectionFolder:
         self.collection = collection
         self.root = named or collection.root
         self.may_open = named is not None or may_open(collection, self.root)
-        self._identity = functools.lru_cache(IDENTITIES)(self._identity_of_row)
+        self._status = functools.lru_cache(STATUSES)(self._status_of_row)
         self._roots = {os.path.abspath(self.root)}
         if self.may_open:
             self._roots.add(os.path.realpath(self.root))
@@ -48,15 +49,28 @@ class CollectionFolder:
     def own_rows(self, image: str, rows: Iterable[str]) -> set[str]:
         """Return those of the rows that show this very file: by another path, a link, a mount."""
         try:
-            file = identity(image)
+            file = identity(os.stat(image))
         except OSError:
             return set()
-        return {path for path in rows if self._identity(path) == file}
+        known = ((path, self._status(path)) for path in rows)
+        return {path for path, status in known if status and identity(status) == file}
 
-    def _identity_of_row(self, path: str) -> tuple[int, int] | None:
-        """Return the identity of a row's file; None if it may not be opened, or is not there."""
+    def is_changed(self, match: Match) -> bool:
+        """Return whether a match's file is known to be another one than was loaded, or gone."""
+        status = self._status(match.path)
+        if status is None:
+            return self.is_there and stays_inside(match.path)
+        return (status.st_size, status.st_mtime_ns) != (match.file_size, match.modified_at)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the folder may be opened and exists."""
+        return self.may_open and self.root.is_dir()
+
+    def _status_of_row(self, path: str) -> os.stat_result | None:
+        """Return the status of a row's file; None if it may not be opened, or is not there."""
         with contextlib.suppress(OSError):
-            return identity(self.root / path) if self.may_open and stays_inside(path) else None
+            return os.stat(self.root / path) if self.may_open and stays_inside(path) else None
         return None
 
 

@@ -213,5 +213,5 @@ def _each_file_once(paths: Iterable[str]) -> list[str]:
     files: dict[object, str] = {}
     for path in sorted(paths, key=lambda path: (os.path.islink(path), path)):
         with contextlib.suppress(OSError):  # gone since it was read
-            files.setdefault(identity(path), path)
+            files.setdefault(identity(os.stat(path)), path)
     return list(files.values())

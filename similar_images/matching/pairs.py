@@ -20,6 +20,7 @@ class Pair(NamedTuple):
     query_label: str = ""  # '' where there is none
     match_label: str = ""
     may_open_match: bool = True  # False: only a shared collection names the path
+    match_changed: bool = False  # its file is not the one that was loaded, or gone
 
     @property
     def same_label(self) -> bool | None:

@@ -3,7 +3,7 @@
 import argparse
 import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from similar_images.milvus.vector_index import parameters_for, search_parameters
 from similar_images.text import counted, printable
 
 ROUNDING = 1e-6  # of a cosine in float32: two that differ by no more are equal
+LISTED = 5  # changed files that a line names
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,11 @@ class Search:
             for rank, match in enumerate(found, start=1):
                 if match.similarity >= least:
                     path, match_label, may_open = names[match.path]
-                    pair = Pair(query, path, match.similarity, rank, label, match_label, may_open)
-                    row.append(pair)
+                    changed = self.folder.is_changed(match)
+                    labels = label, match_label
+                    row.append(
+                        Pair(query, path, match.similarity, rank, *labels, may_open, changed)
+                    )
             rows.append(row)
         return [row for row in rows if row]
 
@@ -129,13 +133,29 @@ def warn_if_incomplete(collection: ImageCollection) -> None:
         )
 
 
+def changed_matches(rows: Iterable[Sequence[Pair]]) -> list[str]:
+    """Return the paths of matches whose files are not those that were loaded, in order."""
+    return sorted({pair.match for row in rows for pair in row if pair.match_changed})
+
+
 def report_problems(queries: Queries, rows: Sequence[list[Pair]]) -> None:
-    """Name unreadable images on stderr, count unmatched ones; CollectionError if all are."""
+    """Name unreadable images on stderr, count unmatched ones; CollectionError if all are.
+
+    Warn of matches whose files have changed.
+    """
     for problem in queries.skipped:
         print(f"skipped {printable(problem.path)}: {printable(problem.reason)}", file=sys.stderr)
     if not rows:
         raise CollectionError("no query has a match; loosen --filter or --min-similarity")
     unmatched = len(queries.paths) - len(rows)
+    changed = changed_matches(rows)
+    if changed:
+        more = ", …" if len(changed) > LISTED else ""
+        warn(
+            f"{counted(len(changed), 'matched file')} changed since the load, or gone "
+            f"({', '.join(map(printable, changed[:LISTED]))}{more}): the similarities are those of "
+            "the former images; run python embed_and_load.py, with --prune for those that are gone"
+        )
     if unmatched:
         print(f"without a match: {counted(unmatched, 'query', 'queries')}", file=sys.stderr)
 

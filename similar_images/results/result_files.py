@@ -14,7 +14,7 @@ from similar_images.matching.findings import Findings
 from similar_images.matching.label_issues import LEAST_MATCHES
 from similar_images.matching.pairs import Pair, choose_rows, nearest
 from similar_images.matching.queries import Queries
-from similar_images.matching.search import Search
+from similar_images.matching.search import Search, changed_matches
 from similar_images.milvus.vector_index import index_in_words
 from similar_images.network.model_description import Model
 from similar_images.results.comparison_picture import picture_bytes
@@ -108,11 +108,13 @@ def summary_of(
     pairs = sum(map(len, findings.rows))
     unread = sum(has_image_suffix(skipped.path) for skipped in queries.skipped)
     not_compared = pairs - findings.compared if options.compares else 0
+    elsewhere = not search.folder.is_there
     if not_compared:
+        advice = "; name the folder of the collection's images with --collection-images"
         warn(
             f"{not_compared:,} of {counted(pairs, 'pair')} could not be checked for "
-            "near-duplicates, because an image cannot be read or may not be opened; name the "
-            "folder of the collection's images with --collection-images"
+            "near-duplicates, because an image cannot be read or may not be opened"
+            f"{advice if elsewhere else ''}"
         )
     return {
         "queries": len(queries.paths) + unread,
@@ -129,6 +131,8 @@ def summary_of(
         "unmatched": len(queries.paths) - len(findings.rows),
         "compares": options.compares,
         "not_compared": not_compared,
+        "elsewhere": elsewhere,
+        "changed": changed_matches(findings.rows),
         "unlisted": sum(not is_one_line(c.path) for g in findings.groups for c in g.spare),
     }
 

@@ -138,6 +138,27 @@ def test_pairs_that_could_not_be_compared_are_reported(
     assert "Pairs whose pixels were compared: 3,540 of 3,600.\n" in report()
 
 
+def test_matches_whose_files_changed_since_the_load_are_named_once(
+    loaded: Path, milvus: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert query_code.main(["--top-k", "180"]) == 0
+    assert "changed" not in capsys.readouterr().err + report()
+    replaced, other, gone, *_ = sorted(Path("database_set").rglob("*.png"))
+    shutil.copy(other, replaced)
+    gone.unlink()
+    assert query_code.main(["--top-k", "180"]) == 0
+    err = capsys.readouterr().err
+    said = f"2 matched files changed since the load, or gone ({replaced}, {gone})"
+    assert err.count(said) == 1
+    assert "20 of 3,600 pairs could not be checked" in err
+    assert "--collection-images" not in err + report()
+    assert f"since the load, or are gone: 2 (`{replaced}`, `{gone}`)" in report()
+    assert load("--prune") == 0
+    assert query_code.main(["--top-k", "180"]) == 0
+    assert "changed" not in capsys.readouterr().err + report()
+
+
 @lite_only
 def test_the_folder_of_the_collections_images_has_to_exist(loaded: Path, fails: Fails) -> None:
     error = fails(query_code.main, "--collection-images", "nowhere")
