@@ -17,12 +17,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from similar_images.images.image_files import (
-    PACKAGES,
-    ImageError,
-    image_error,
-    readable_formats,
-)
+from similar_images.images.image_files import PACKAGES, ImageError, image_error, readable_formats
 
 EXACT_RESIZE = 256  # a power of two: its multiples are not rounded
 MAX_ASPECT = 16  # beyond it, resizing the whole image would need gigabytes

@@ -198,7 +198,7 @@ def _walk(root: Path, listing: Listing) -> Iterator[tuple[str, "os.DirEntry[str]
                 for entry in entries:
                     if entry.name.startswith(".") or entry.name in names:
                         continue
-                    names.add(entry.name)  # tmpfs lists some twice that are replaced meanwhile
+                    names.add(entry.name)  # one that is replaced meanwhile may be listed twice
                     inner = f"{path}/{entry.name}" if path else entry.name
                     if _is_folder(entry, inner, listing):
                         heapq.heappush(folders, (linked or entry.is_symlink(), inner))

@@ -56,7 +56,7 @@ class CollectionFolder:
         return {path for path, status in known if status and identity(status) == file}
 
     def is_changed(self, match: Match) -> bool:
-        """Return whether a match's file is known to be another one than was loaded, or gone."""
+        """Return whether a match's file has changed since it was loaded, or is gone."""
         status = self._status(match.path)
         if status is None:
             return self.is_there and stays_inside(match.path)

@@ -97,11 +97,8 @@ class Search:
             for rank, match in enumerate(found, start=1):
                 if match.similarity >= least:
                     path, match_label, may_open = names[match.path]
-                    changed = self.folder.is_changed(match)
-                    labels = label, match_label
-                    row.append(
-                        Pair(query, path, match.similarity, rank, *labels, may_open, changed)
-                    )
+                    known = label, match_label, may_open, self.folder.is_changed(match)
+                    row.append(Pair(query, path, match.similarity, rank, *known))
             rows.append(row)
         return [row for row in rows if row]
 
@@ -152,9 +149,9 @@ def report_problems(queries: Queries, rows: Sequence[list[Pair]]) -> None:
     if changed:
         more = ", …" if len(changed) > LISTED else ""
         warn(
-            f"{counted(len(changed), 'matched file')} changed since the load, or gone "
+            f"{counted(len(changed), 'matched file')} changed or vanished since the load "
             f"({', '.join(map(printable, changed[:LISTED]))}{more}): the similarities are those of "
-            "the former images; run python embed_and_load.py, with --prune for those that are gone"
+            "the former images; run python embed_and_load.py, with --prune for those that vanished"
         )
     if unmatched:
         print(f"without a match: {counted(unmatched, 'query', 'queries')}", file=sys.stderr)

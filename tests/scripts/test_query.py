@@ -149,11 +149,11 @@ def test_matches_whose_files_changed_since_the_load_are_named_once(
     gone.unlink()
     assert query_code.main(["--top-k", "180"]) == 0
     err = capsys.readouterr().err
-    said = f"2 matched files changed since the load, or gone ({replaced}, {gone})"
+    said = f"2 matched files changed or vanished since the load ({replaced}, {gone})"
     assert err.count(said) == 1
     assert "20 of 3,600 pairs could not be checked" in err
     assert "--collection-images" not in err + report()
-    assert f"since the load, or are gone: 2 (`{replaced}`, `{gone}`)" in report()
+    assert f"vanished since the load: 2 (`{replaced}`, `{gone}`)" in report()
     assert load("--prune") == 0
     assert query_code.main(["--top-k", "180"]) == 0
     assert "changed" not in capsys.readouterr().err + report()
