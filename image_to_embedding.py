@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from similar_images.console import script_parser, status_of
+from similar_images.images.decode_workers import are_unit
 from similar_images.images.decoding import decode
 from similar_images.images.image_files import ImageError
 from similar_images.network.embedding import (
@@ -47,7 +48,7 @@ def image_to_embedding(
     """Return an image file's embedding, float32 of unit length: (512,) for resnet18.
 
     The network stays loaded between calls. Raises ImageError if the image can't be read, ModelError
-    if the weights or the device are not available.
+    if the weights or the device are not available, or if the embedding is not finite.
     """
     path = Path(image)
     try:
@@ -55,7 +56,10 @@ def image_to_embedding(
     except ImageError as error:
         raise ImageError(f"cannot read {path}: {error}") from error
     embedder = _embedder(model, weights, device)
-    embedding: np.ndarray = embedder.embed(embedder.preprocessing(pixels)[None])[0]
+    embeddings = embedder.embed(embedder.preprocessing(pixels)[None])
+    if not are_unit(embeddings).all():
+        raise ModelError(f"the embedding of {path} is not finite; check --weights")
+    embedding: np.ndarray = embeddings[0]
     return embedding
 
 

@@ -28,7 +28,7 @@ from similar_images.console import (
     script_parser,
     status_of,
 )
-from similar_images.images.image_files import ImageError
+from similar_images.images.image_files import ImageError, left_out_in_words
 from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.findings import find_all
 from similar_images.matching.queries import embed_queries, find_queries, network_for_queries
@@ -87,6 +87,8 @@ def run(args: argparse.Namespace) -> None:
     console = Console(args.quiet, results_only=args.json)
     uri, images = resolve_uri(args.milvus_uri), find_queries(args.named, args.queries)
     console.say(f'Matching {images.words} against collection "{args.collection}" ({redact(uri)})')
+    if images.listing.left_out:
+        console.say(f"Left out: {left_out_in_words(images.listing.left_out)}")
     embedding, written = options_from(EmbeddingOptions, args), options_from(ResultOptions, args)
     with connect(uri, must_exist=True) as client:
         search = open_search(existing_collection(client, args.collection), args)

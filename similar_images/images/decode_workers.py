@@ -69,7 +69,7 @@ class Batch:
     """Decoded images, and those of the batch that could not be decoded.
 
     pixels: (N, crop, crop, 3) uint8, N = len(images). examined: what Task.examine returned for
-    each image. embeddings: (N, dimension) float32, set by embed_images().
+    each image. embeddings: (N, dimension) float32, of unit length.
     """
 
     pixels: np.ndarray
@@ -77,6 +77,26 @@ class Batch:
     examined: list[Any]
     skipped: list[Skipped]
     embeddings: np.ndarray = field(init=False)
+
+    def set_embeddings(self, embeddings: np.ndarray, reason: str) -> None:
+        """Set the embeddings, (N, dimension); skip images that have none, with this reason."""
+        finite = are_unit(embeddings)
+        if not finite.all():
+            lost = itertools.compress(self.images, ~finite)
+            self.skipped += [Skipped(image.path, reason, unseen=True) for image in lost]
+            self.images = list(itertools.compress(self.images, finite))
+            self.examined = list(itertools.compress(self.examined, finite))
+            self.pixels = self.pixels[finite]
+        self.embeddings = embeddings[finite]
+
+
+def are_unit(embeddings: np.ndarray) -> np.ndarray:
+    """Return which embeddings, (N, dimension), have unit length up to rounding: (N,) bool.
+
+    After an overflow they are NaN, or zero where the length overflowed.
+    """
+    unit: np.ndarray = np.abs(np.linalg.norm(embeddings, axis=1) - 1) < 0.1
+    return unit
 
 
 def _batch(outcomes: list[Outcome], out: np.ndarray) -> Batch:

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from similar_images.images.image_files import ImageError, image_error, readable_formats
+from similar_images.images.image_files import PACKAGES, ImageError, image_error, readable_formats
 
 EXACT_RESIZE = 256  # a power of two: its multiples are not rounded
 MAX_ASPECT = 16  # beyond it, resizing the whole image would need gigabytes
@@ -26,6 +26,7 @@ MAX_SIDE = 4096  # pixels, of a network's input: more is a mistake
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")  # as Pillow names them
 CROP_MODES = ("center", "squash", "border")  # as timm names them
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")  # of a file's first box, ftyp
+JXL_STARTS = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")  # of a codestream, of a container
 TILE = 512  # pixels: the side of the squares in which an image is converted
 
 
@@ -180,10 +181,14 @@ def _decode_file(
 
 
 def _unsupported(file: BinaryIO) -> str:
-    """Return why Pillow can't identify a file, and what to install if it is HEIC."""
-    file.seek(4)
-    heic = file.read(4) == b"ftyp" and file.read(4) in HEIC_BRANDS
-    advice = "; run pip install pillow-heif" if heic and "HEIF" not in readable_formats() else ""
+    """Return why Pillow can't identify a file, and what to install if it is HEIC or JPEG XL."""
+    file.seek(0)
+    head, package = file.read(12), ""
+    if head[4:8] == b"ftyp" and head[8:] in HEIC_BRANDS and "HEIF" not in readable_formats():
+        package = PACKAGES[".heic"]
+    if head.startswith(JXL_STARTS) and "JXL" not in readable_formats():
+        package = PACKAGES[".jxl"]
+    advice = f"; run pip install {package}" if package else ""
     return f"not an image format that Pillow supports{advice}"
 
 

@@ -25,7 +25,7 @@ REFUSED_FORMATS = frozenset({"EPS", "IPTC", "WMF", "MPEG", "BUFR", "GRIB", "HDF5
 COMMON_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # tried first: each try costs 20 microseconds
 OPENED_BY_ANOTHER = frozenset({"MPO"})  # by the JPEG plugin
 # The package that adds a format, by suffix; see readable_formats.
-PACKAGES = dict.fromkeys((".heic", ".heif", ".hif"), "pillow-heif")
+PACKAGES = dict.fromkeys((".heic", ".heif", ".hif"), "pillow-heif") | {".jxl": "pillow-jxl-plugin"}
 LEFT_OUT_LISTED = 8  # suffixes that a line names
 
 
@@ -75,11 +75,13 @@ def label_of(path: str) -> str:
 
 @functools.cache
 def readable_formats() -> tuple[str, ...]:
-    """Return Pillow's names of the formats that we decode, and pillow-heif's if it is installed."""
+    """Return Pillow's names of the formats that we decode, and those of installed PACKAGES."""
     with contextlib.suppress(ImportError):
         import pillow_heif
 
         pillow_heif.register_heif_opener()
+    with contextlib.suppress(ImportError):
+        import pillow_jxl  # noqa: F401 - its format registers itself
     Image.init()
     others = set(Image.OPEN) - REFUSED_FORMATS - set(COMMON_FORMATS)
     return (*COMMON_FORMATS, *sorted(others))
@@ -111,6 +113,14 @@ def check_folder(folder: Path, option: str) -> None:
         raise ImageError(f"{what}; {split} {option}")
 
 
+def identity(status: os.stat_result) -> tuple[int, int]:
+    """Return the device and inode of a file or folder, which all its names and links share.
+
+    status: of os.stat, since that of os.scandir has no inode on Windows.
+    """
+    return status.st_dev, status.st_ino
+
+
 def iter_images(
     root: Path, listing: Listing, wanted: Callable[[str], bool] = lambda _: True
 ) -> Iterator[FoundImage]:
@@ -135,14 +145,20 @@ def left_out_in_words(left_out: Mapping[str, int]) -> str:
     """Return how many files were left out, by suffix, with the package that would decode them.
 
     >>> left_out_in_words({".svg": 1, ".heic": 3000})
-    'left out: 3,000 .heic (pip install pillow-heif), 1 .svg'
+    '3,000 .heic (pip install pillow-heif), 1 .svg'
     """
     words = []
     for suffix, count in collections.Counter(left_out).most_common(LEFT_OUT_LISTED):
         package = f" (pip install {PACKAGES[suffix]})" if suffix in PACKAGES else ""
         words.append(f"{count:,} {printable(suffix) or 'without a suffix'}{package}")
     more = ", …" if len(left_out) > LEFT_OUT_LISTED else ""
-    return f"left out: {', '.join(words)}{more}"
+    return f"{', '.join(words)}{more}"
+
+
+def no_images(folder: Path, listing: Listing, advice: str) -> ImageError:
+    """Return the error that a folder holds no images, with what was left out."""
+    words = f" (left out: {left_out_in_words(listing.left_out)})" if listing.left_out else ""
+    return ImageError(f"{folder} holds no images{words}; {advice}")
 
 
 def image_error(error: Exception) -> ImageError:
@@ -172,15 +188,17 @@ def _walk(root: Path, listing: Listing) -> Iterator[tuple[str, "os.DirEntry[str]
         linked, path = heapq.heappop(folders)
         place = os.path.join(root, path)
         try:
-            status = os.stat(place)  # and not DirEntry.stat(), which knows no inode on Windows
-            if (status.st_dev, status.st_ino) in seen:
+            folder = identity(os.stat(place))
+            if folder in seen:
                 listing.skipped.append(Skipped(path, "a folder that is listed under another path"))
                 continue
-            seen.add((status.st_dev, status.st_ino))
+            seen.add(folder)
+            names: set[str] = set()
             with os.scandir(place) as entries:
                 for entry in entries:
-                    if entry.name.startswith("."):
+                    if entry.name.startswith(".") or entry.name in names:
                         continue
+                    names.add(entry.name)  # one that is replaced meanwhile may be listed twice
                     inner = f"{path}/{entry.name}" if path else entry.name
                     if _is_folder(entry, inner, listing):
                         heapq.heappush(folders, (linked or entry.is_symlink(), inner))

@@ -5,11 +5,19 @@ from similar_images.loading.load import Load, Tally
 from similar_images.milvus.client import CollectionError, redact
 from similar_images.milvus.collection import ENDED, LOAD, ROWS
 from similar_images.milvus.vector_index import FLAT, choose_index, index_in_words
+from similar_images.network.embedding import NOT_FINITE
+from similar_images.network.model_description import ModelError
 from similar_images.text import counted, printable
 
 
 def finish(job: Load, tally: Tally) -> None:
-    """Flush, compare the number of rows with the expected one, record that the load has ended."""
+    """Flush, compare the number of rows with the expected one, record that the load has ended.
+
+    Raises ModelError if the network gives no image a finite embedding.
+    """
+    lost = [item.path for item in tally.skipped if item.reason == NOT_FINITE]
+    if lost and not tally.loaded + tally.kept:
+        raise ModelError(f"no image was loaded; {lost[0]}: {NOT_FINITE}")
     collection = job.collection
     collection.flush()
     count = collection.count()
@@ -50,14 +58,14 @@ def report(job: Load, tally: Tally, seconds: float) -> None:
         say(f"{counted(tally.gone, 'row')} without a readable file: {what}")
     if tally.unseen:
         rows = counted(tally.unseen, "row")
-        why = "unreadable or empty folder, broken link, missing decoder"
+        why = "unreadable or empty folder, broken link, missing decoder, replaced meanwhile"
         say(f"{rows} whose file may still exist ({why}): kept")
     if tally.skipped:
         trouble(f"Skipped unreadable files: {len(tally.skipped):,}")
         for skipped in tally.skipped:
             trouble(f"  {printable(skipped.path)}: {printable(skipped.reason)}")
     if tally.left_out:
-        say(left_out_in_words(tally.left_out))
+        say(f"Left out: {left_out_in_words(tally.left_out)}")
     place = f'"{job.collection.name}" ({redact(job.collection.client.uri)})'
     images = counted(tally.rows, "image")
     say(f"The collection {place} holds {images}. Next: python query_code.py")

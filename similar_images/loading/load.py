@@ -133,8 +133,7 @@ def embed_and_upsert(job: Load, paths: Sequence[str], tally: Tally) -> None:
 def prune(job: Load, inventory: Inventory, listing: Listing, tally: Tally) -> None:
     """Count this rank's rows that have no file; remove them if all ranks together may."""
     missing = inventory.missing(skipped.path for skipped in tally.skipped)
-    unseen = {item.path for item in tally.skipped + listing.skipped if item.unseen}
-    gone = certainly_gone(missing, unseen, job.options.folder)
+    gone = certainly_gone(missing, tally.skipped + listing.skipped, job.options.folder)
     tally.gone, tally.unseen = len(gone), len(missing) - len(gone)
     all_gone, all_rows = map(sum, zip(*job.ranks.gather((len(gone), inventory.rows)), strict=True))
     if may_prune(all_gone, all_rows, job.options):

@@ -3,13 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from similar_images.images.image_files import (
-    ImageError,
-    Listing,
-    check_folder,
-    iter_images,
-    left_out_in_words,
-)
+from similar_images.images.image_files import Listing, check_folder, iter_images, no_images
 from similar_images.milvus.client import Client, CollectionError
 from similar_images.milvus.collection import BEGUN, LOAD, ImageCollection
 from similar_images.milvus.vector_index import FLAT
@@ -34,10 +28,7 @@ def check_source(folder: Path) -> None:
     check_folder(folder, "--images")
     listing = Listing()
     if next(iter_images(folder, listing), None) is None and not listing.skipped:
-        left_out = f" ({left_out_in_words(listing.left_out)})" if listing.left_out else ""
-        raise ImageError(
-            f"{folder} holds no images{left_out}; run python split_images.py or choose --images"
-        )
+        raise no_images(folder, listing, "run python split_images.py or choose --images")
 
 
 def collection_to_load(client: Client, options: LoadOptions, model: Model) -> ImageCollection:

@@ -6,20 +6,24 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from similar_images.images.image_files import has_image_suffix
+from similar_images.images.image_files import Skipped, has_image_suffix
 from similar_images.loading.prepare import LoadOptions
 from similar_images.milvus.client import CollectionError
 
 MOST = 0.5  # pruning more than this share of the rows needs --prune-most
 
 
-def certainly_gone(missing: Iterable[str], unseen: set[str], root: Path) -> list[str]:
+def certainly_gone(missing: Iterable[str], skipped: Iterable[Skipped], root: Path) -> list[str]:
     """Return the paths of missing rows whose file is certainly gone or no longer an image.
 
-    unseen: files and folders that could not be read; files under them may still exist. So may
-    files in an empty folder, as the mount point of a missing disk is, and files with a suffix that
-    no installed decoder reads.
+    skipped: files and folders. Files under those that are unseen may still exist. So may files in
+    an empty folder, as the mount point of a missing disk is, and files with a suffix that no
+    installed decoder reads. A file that was neither found nor skipped does if it is there now: a
+    folder's listing may lack one that is replaced meanwhile.
     """
+    seen, unseen = set[str](), set[str]()
+    for item in skipped:
+        (unseen if item.unseen else seen).add(item.path)
     is_empty = functools.cache(lambda folder: _is_empty_folder(root / folder))
 
     def is_gone(path: str) -> bool:
@@ -28,6 +32,7 @@ def certainly_gone(missing: Iterable[str], unseen: set[str], root: Path) -> list
             has_image_suffix(path)
             and unseen.isdisjoint(above)
             and not any(map(is_empty, above[:-1]))
+            and not (seen.isdisjoint(above) and os.path.lexists(root / path))
         )
 
     return list(filter(is_gone, missing))

@@ -1,10 +1,17 @@
 """Where a collection's images are, which of them may be opened, and which of them is a query."""
 
+import contextlib
+import functools
 import itertools
 import os
+from collections.abc import Iterable
 from pathlib import Path, PurePath
 
+from similar_images.images.image_files import identity
 from similar_images.milvus.collection import ImageCollection
+from similar_images.milvus.schema import Match
+
+STATUSES = 100_000  # of rows' files, kept: many queries have the same matches
 
 
 class CollectionFolder:
@@ -15,6 +22,7 @@ class CollectionFolder:
         self.collection = collection
         self.root = named or collection.root
         self.may_open = named is not None or may_open(collection, self.root)
+        self._status = functools.lru_cache(STATUSES)(self._status_of_row)
         self._roots = {os.path.abspath(self.root)}
         if self.may_open:
             self._roots.add(os.path.realpath(self.root))
@@ -38,10 +46,32 @@ class CollectionFolder:
         # What is not UTF-8 is in no collection.
         return {path for path in inside if path == path.encode(errors="ignore").decode()}
 
-    def is_same_file(self, path: str, image: str) -> bool:
-        """Return whether a row's path leads to this very file, perhaps through a link."""
-        opened, allowed = self.opened(path)
-        return allowed and os.path.realpath(opened) == os.path.realpath(image)
+    def own_rows(self, image: str, rows: Iterable[str]) -> set[str]:
+        """Return those of the rows that show this very file: by another path, a link, a mount."""
+        try:
+            file = identity(os.stat(image))
+        except OSError:
+            return set()
+        known = ((path, self._status(path)) for path in rows)
+        return {path for path, status in known if status and identity(status) == file}
+
+    def is_changed(self, match: Match) -> bool:
+        """Return whether a match's file has changed since it was loaded, or is gone."""
+        status = self._status(match.path)
+        if status is None:
+            return self.is_there and stays_inside(match.path)
+        return (status.st_size, status.st_mtime_ns) != (match.file_size, match.modified_at)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the folder may be opened and exists."""
+        return self.may_open and self.root.is_dir()
+
+    def _status_of_row(self, path: str) -> os.stat_result | None:
+        """Return the status of a row's file; None if it may not be opened, or is not there."""
+        with contextlib.suppress(OSError):
+            return os.stat(self.root / path) if self.may_open and stays_inside(path) else None
+        return None
 
 
 def may_open(collection: ImageCollection, path: Path) -> bool:

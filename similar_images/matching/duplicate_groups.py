@@ -1,5 +1,6 @@
 """Join images that are the same to groups, and choose the one of each to keep."""
 
+import contextlib
 import math
 import os
 from collections import defaultdict
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from similar_images.console import QUIET, Console
+from similar_images.images.image_files import identity
 from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.near_duplicates import (
     NearDuplicate,
@@ -224,9 +226,6 @@ def _each_file_once(paths: Iterable[str]) -> list[str]:
     """Return paths without those that lead to a file of another one: no file is its own copy."""
     files: dict[object, str] = {}
     for path in sorted(paths, key=lambda path: (os.path.islink(path), path)):
-        try:
-            status = os.stat(path)
-        except OSError:  # gone since it was read
-            continue
-        files.setdefault((status.st_dev, status.st_ino), path)
+        with contextlib.suppress(OSError):  # gone since it was read
+            files.setdefault(identity(os.stat(path)), path)
     return list(files.values())

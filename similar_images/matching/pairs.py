@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterable, Sequence
+from pathlib import PurePath
 from typing import NamedTuple
 
 from similar_images.images.image_files import label_of
@@ -19,6 +20,7 @@ class Pair(NamedTuple):
     query_label: str = ""  # '' where there is none
     match_label: str = ""
     may_open_match: bool = True  # False: only a shared collection names the path
+    match_changed: bool = False  # its file is not the one that was loaded, or gone
 
     @property
     def same_label(self) -> bool | None:
@@ -36,8 +38,10 @@ class RowNames(dict[str, tuple[str, str, bool]]):
 
     def __init__(self, queries: Queries, folder: CollectionFolder) -> None:
         self._folder = folder
-        own = zip(queries.paths, queries.rows, strict=True)
-        super().__init__((row, (path, label_of(row), True)) for path, rows in own for row in rows)
+        for path, rows in zip(queries.paths, queries.rows, strict=True):
+            for row in rows:  # links may lead to it: the query of the same name goes first
+                if row not in self or PurePath(path).as_posix().endswith(row):
+                    self[row] = path, label_of(row), True
 
     def __missing__(self, row: str) -> tuple[str, str, bool]:
         path, may_open = self._folder.opened(row)

@@ -18,6 +18,7 @@ from similar_images.images.image_files import (
     check_folder,
     iter_images,
     label_of,
+    no_images,
 )
 from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.collection_folder import CollectionFolder, may_open
@@ -39,12 +40,15 @@ if typing.TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class QueryImages:
-    """The images to match: paths under a root; with labels if the root is a folder of them."""
+    """The images to match: paths under a root; with labels if the root is a folder of them.
+
+    listing: what else the folder has.
+    """
 
     root: Path
     paths: list[str]
     labelled: bool
-    skipped: list[Skipped] = field(default_factory=list)
+    listing: Listing = field(default_factory=Listing)
 
     @property
     def words(self) -> str:
@@ -57,7 +61,8 @@ class Queries:
     """Embedded queries: paths that can be opened, labels, embeddings (N, dimension) float32.
 
     rows: the paths that each query has in the collection itself, most often none. model, device:
-    how they were embedded; the device is in words, '' if none was.
+    how they were embedded; the device is in words, '' if none was. left_out: files of their folder
+    that no decoder takes, by suffix.
     """
 
     paths: list[str]
@@ -67,6 +72,7 @@ class Queries:
     skipped: list[Skipped]
     model: Model
     device: str
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def some(self, places: Sequence[int]) -> "Queries":
         """Return those queries that are at these places."""
@@ -90,8 +96,8 @@ def find_queries(images: list[str], folder: Path) -> QueryImages:
     listing = Listing()
     paths = sorted(image.path for image in iter_images(folder, listing))
     if not paths:
-        raise ImageError(f"{folder} holds no images; choose another folder with --queries")
-    return QueryImages(folder, paths, labelled=True, skipped=listing.skipped)
+        raise no_images(folder, listing, "choose another folder with --queries")
+    return QueryImages(folder, paths, labelled=True, listing=listing)
 
 
 def network_for_queries(
@@ -128,7 +134,7 @@ def embed_queries(
             "these files have not changed since they were loaded"
         )
     new = [path for path in images.paths if path not in embeddings]
-    skipped, device = list(images.skipped), ""
+    skipped, device = list(images.listing.skipped), ""
     if new:
         embedder = make_embedder(network, options, len(new))
         device, look = embedder.words, reductions.reduce if reductions else None
@@ -152,6 +158,7 @@ def embed_queries(
         skipped=skipped,
         model=network.model,
         device=device,
+        left_out=images.listing.left_out,
     )
 
 

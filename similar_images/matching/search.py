@@ -1,8 +1,9 @@
 """Search the collection for each query, and leave out weak matches and the query itself."""
 
 import argparse
+import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from similar_images.milvus.vector_index import parameters_for, search_parameters
 from similar_images.text import counted, printable
 
 ROUNDING = 1e-6  # of a cosine in float32: two that differ by no more are equal
-OWN = 0.999  # the least similarity that an image can have to itself, embedded twice
+LISTED = 5  # changed files that a line names
 
 
 @dataclass(frozen=True)
@@ -63,23 +64,25 @@ class Search:
     ) -> list[list[Match]]:
         """Return each query's matches, nearest first; an image is never its own match.
 
-        top_k: the option's, if None. Where links give a file several paths in the collection, they
-        are added to queries.rows.
+        top_k: the option's, if None. What else turns out to be a row of a query's own file is added
+        to queries.rows.
         """
-        matches: list[list[Match]] = []
         top_k = top_k or self.options.top_k
         wanted = min(top_k + any(queries.rows), MAX_TOP_K)
-        with console.progress("queries", len(queries.paths)) as progress:
-            for some in self._answers(queries.embeddings, wanted):
-                for found in some:
-                    query, asked = len(matches), wanted
-                    others = self._without_itself(found, queries, query)
-                    while len(others) < top_k and len(found) == asked < MAX_TOP_K:
-                        asked = min(2 * asked, MAX_TOP_K)
-                        ((found,),) = self._answers(queries.embeddings[[query]], asked)
-                        others = self._without_itself(found, queries, query)
-                    matches.append(others[:top_k])
-                progress.update(len(some))
+        matches: list[list[Match]] = [[] for _ in queries.paths]
+        left, embeddings = list(range(len(queries.paths))), queries.embeddings
+        with console.progress("queries", len(left)) as progress:
+            while left:
+                answers = itertools.chain.from_iterable(self._answers(embeddings, wanted))
+                short = []  # queries that are left too few by the rows of their own file
+                for query, found in zip(left, answers, strict=True):
+                    matches[query] = self._without_itself(found, queries, query)[:top_k]
+                    if len(matches[query]) < top_k and len(found) == wanted < MAX_TOP_K:
+                        short.append(query)
+                    else:
+                        progress.update(1)
+                left, embeddings = short, queries.embeddings[short]
+                wanted = min(2 * wanted, MAX_TOP_K)
         return matches
 
     def pairs(
@@ -94,8 +97,8 @@ class Search:
             for rank, match in enumerate(found, start=1):
                 if match.similarity >= least:
                     path, match_label, may_open = names[match.path]
-                    pair = Pair(query, path, match.similarity, rank, label, match_label, may_open)
-                    row.append(pair)
+                    known = label, match_label, may_open, self.folder.is_changed(match)
+                    row.append(Pair(query, path, match.similarity, rank, *known))
             rows.append(row)
         return [row for row in rows if row]
 
@@ -106,10 +109,8 @@ class Search:
 
     def _without_itself(self, found: Sequence[Match], queries: Queries, query: int) -> list[Match]:
         """Return a query's matches that are not the same file; note under which paths it is."""
-        rows, image = queries.rows[query], queries.paths[query]
-        for path, similarity in found:
-            if similarity >= OWN and path not in rows and self.folder.is_same_file(path, image):
-                rows.add(path)
+        rows, others = queries.rows[query], (match.path for match in found)
+        rows |= self.folder.own_rows(queries.paths[query], others)
         return [match for match in found if match.path not in rows]
 
 
@@ -129,13 +130,29 @@ def warn_if_incomplete(collection: ImageCollection) -> None:
         )
 
 
+def changed_matches(rows: Iterable[Sequence[Pair]]) -> list[str]:
+    """Return the paths of matches whose files are not those that were loaded, in order."""
+    return sorted({pair.match for row in rows for pair in row if pair.match_changed})
+
+
 def report_problems(queries: Queries, rows: Sequence[list[Pair]]) -> None:
-    """Name unreadable images on stderr, count unmatched ones; CollectionError if all are."""
+    """Name unreadable images on stderr, count unmatched ones; CollectionError if all are.
+
+    Warn of matches whose files have changed.
+    """
     for problem in queries.skipped:
         print(f"skipped {printable(problem.path)}: {printable(problem.reason)}", file=sys.stderr)
     if not rows:
         raise CollectionError("no query has a match; loosen --filter or --min-similarity")
     unmatched = len(queries.paths) - len(rows)
+    changed = changed_matches(rows)
+    if changed:
+        more = ", …" if len(changed) > LISTED else ""
+        warn(
+            f"{counted(len(changed), 'matched file')} changed or vanished since the load "
+            f"({', '.join(map(printable, changed[:LISTED]))}{more}): the similarities are those of "
+            "the former images; run python embed_and_load.py, with --prune for those that vanished"
+        )
     if unmatched:
         print(f"without a match: {counted(unmatched, 'query', 'queries')}", file=sys.stderr)
 

@@ -265,13 +265,17 @@ class ImageCollection:
                 data=list(embeddings[start : start + at_once]),
                 limit=top_k,
                 filter=expression,
-                output_fields=[KEY],
+                output_fields=[*StoredImage._fields],
                 search_params={"metric_type": metric, "params": dict(parameters or {})},
                 advice=CHECK_FILTER if expression else RUN_AGAIN,
                 **STRONG,
             )
             return [
-                [Match(hit[KEY], min(hit["distance"], 1.0)) for hit in hits] for hits in answers
+                [
+                    Match(hit[KEY], min(hit["distance"], 1.0), hit["file_size"], hit["modified_at"])
+                    for hit in hits
+                ]
+                for hits in answers
             ]
 
         with self.client.threads(SEARCH_THREADS) as pool:

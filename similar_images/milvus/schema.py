@@ -27,6 +27,8 @@ class Match(typing.NamedTuple):
 
     path: str
     similarity: float
+    file_size: int = 0  # as of StoredImage
+    modified_at: int = 0
 
 
 def schema_of(dimension: int) -> "CollectionSchema":

@@ -39,6 +39,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", *HINTS)
 GPU_IMAGES = 1000  # fewer are embedded on the CPU before torch has found the GPU
 GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # of CUDA, CUDA in WSL, ROCm; on Linux
+NOT_FINITE = "its embedding is not finite; choose --precision float32 or check --weights"
 SCALED_SIDE = 2  # times the network's resize: the least short side of a JPEG decoded at a scale
 
 
@@ -109,7 +110,8 @@ def embed_images(
     Worker processes decode while the network runs: large JPEGs at a reduced scale, unless the
     embedder is exact. workers=None starts one for each core, or for_few of them for FEW_IMAGES; 0
     decodes in this process, see Decoder. examine is called with each decoded image, where it is
-    decoded. Raises ImageError if workers can't be started.
+    decoded. Images without a finite embedding are skipped. Raises ImageError if workers can't be
+    started.
     """
     if workers is None:
         workers = for_few if len(paths) <= FEW_IMAGES else core_count()
@@ -124,7 +126,7 @@ def embed_images(
 
     def embedded() -> Batch:
         batch, embeddings = waiting.popleft()
-        batch.embeddings = embeddings.result()
+        batch.set_embeddings(embeddings.result(), NOT_FINITE)
         return batch
 
     with (

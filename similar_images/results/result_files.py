@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from similar_images.console import Console, add_number, add_seed_option, warn
+from similar_images.images.image_files import has_image_suffix, left_out_in_words
 from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.findings import Findings
 from similar_images.matching.label_issues import LEAST_MATCHES
 from similar_images.matching.pairs import Pair, choose_rows, nearest
 from similar_images.matching.queries import Queries
-from similar_images.matching.search import Search
+from similar_images.matching.search import Search, changed_matches
 from similar_images.milvus.vector_index import index_in_words
 from similar_images.network.model_description import Model
 from similar_images.results.comparison_picture import picture_bytes
@@ -105,15 +106,18 @@ def summary_of(
 ) -> dict[str, object]:
     """Return a run's settings and counts, for the reports; warn if pairs could not be compared."""
     pairs = sum(map(len, findings.rows))
+    unread = sum(has_image_suffix(skipped.path) for skipped in queries.skipped)
     not_compared = pairs - findings.compared if options.compares else 0
+    elsewhere = not search.folder.is_there
     if not_compared:
+        advice = "; name the folder of the collection's images with --collection-images"
         warn(
             f"{not_compared:,} of {counted(pairs, 'pair')} could not be checked for "
-            "near-duplicates, because an image cannot be read or may not be opened; name the "
-            "folder of the collection's images with --collection-images"
+            "near-duplicates, because an image cannot be read or may not be opened"
+            f"{advice if elsewhere else ''}"
         )
     return {
-        "queries": len(queries.paths),
+        "queries": len(queries.paths) + unread,
         "pairs": pairs,
         "images": search.collection.count(search.options.filter),  # that were searched
         "model": queries.model.words,
@@ -123,9 +127,12 @@ def summary_of(
         "filter": search.options.filter,
         "min_similarity": search.options.min_similarity,
         "skipped": [skipped.path for skipped in queries.skipped],
+        "left_out": left_out_in_words(queries.left_out),
         "unmatched": len(queries.paths) - len(findings.rows),
         "compares": options.compares,
         "not_compared": not_compared,
+        "elsewhere": elsewhere,
+        "changed": changed_matches(findings.rows),
         "unlisted": sum(not is_one_line(c.path) for g in findings.groups for c in g.spare),
     }
 

@@ -337,12 +337,17 @@ def test_an_image_that_changes_while_it_is_read_is_refused(
     assert caught.value.unseen
 
 
-def test_heic_without_its_package_says_what_to_install(
+def test_what_needs_another_package_says_what_to_install(
     own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoding, "readable_formats", lambda: ("PNG", "JPEG"))
     reason = "^not an image format that Pillow supports"
-    for brand, advice in (("heic", "; run pip install pillow-heif$"), ("qt  ", "$")):
-        Path("x.jpg").write_bytes(b"\0\0\0\x18ftyp" + brand.encode() + bytes(99))
+    for start, advice in (
+        (b"\0\0\0\x18ftypheic", "; run pip install pillow-heif$"),
+        (b"\0\0\0\x18ftypqt  ", "$"),
+        (b"\xff\x0a", "; run pip install pillow-jxl-plugin$"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "; run pip install pillow-jxl-plugin$"),
+    ):
+        Path("x.jpg").write_bytes(start + bytes(99))
         with pytest.raises(ImageError, match=reason + advice):
             decode(own_folder, "x.jpg")

@@ -140,7 +140,7 @@ def test_what_is_left_out_is_counted_by_suffix(own_folder: Path) -> None:
     for name in ("a.svg", "README"):
         Path(name).write_bytes(b"")
     words = left_out_in_words(found_in(own_folder)[1].left_out)
-    assert words.startswith("left out: 3 .hevc, ")
+    assert words.startswith("3 .hevc, ")
     assert "1 .svg" in words
     assert "1 without a suffix" in words
     many = {f".s{n}": 1 for n in range(20)}
@@ -166,7 +166,7 @@ def test_heic_is_named_with_its_package_and_taken_with_it(own_folder: Path) -> N
 
     Path("x.heic").write_bytes(b"")
     without = printed(code.format("sys.modules['pillow_heif'] = None"))
-    assert without == ["[]", "False", "left out: 1 .heic (pip install pillow-heif)"]
+    assert without == ["[]", "False", "1 .heic (pip install pillow-heif)"]
     pytest.importorskip("pillow_heif", reason="optional")
     assert printed(code.format("")) == ["['x.heic']", "True", ""]
 
@@ -181,6 +181,16 @@ def test_a_heic_image_is_decoded(own_folder: Path) -> None:
     info, rgb = decode(own_folder, "x.heic")[:2]
     assert (info.width, info.height) == (48, 64)
     assert np.abs(np.asarray(rgb).astype(int) - pixels).max() < 12
+
+
+def test_a_jpeg_xl_image_is_found_and_decoded(own_folder: Path) -> None:
+    pytest.importorskip("pillow_jxl", reason="optional")
+    from similar_images.images.decoding import decode
+
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 48, 3), np.uint8)
+    Image.fromarray(pixels).save("x.jxl", lossless=True)
+    assert found_in(own_folder)[0] == ["x.jxl"]
+    np.testing.assert_array_equal(decode(own_folder, "x.jxl").rgb, pixels)
 
 
 def test_an_image_is_not_seen_where_memory_runs_out() -> None:

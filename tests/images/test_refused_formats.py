@@ -22,7 +22,7 @@ from similar_images.images.image_files import REFUSED_FORMATS, readable_formats
 # (PNG in ICO, JPEG in BLP); they run no program and use no network.
 SAFE = "AVIF BLP BMP CUR DCX DDS DIB FITS FLI FTEX GBR GIF HEIF ICNS ICO IM IMT JPEG JPEG2000 "
 SAFE += "MCIDAS MSP PCD PCX PIXAR PNG PPM PSD QOI SGI SPIDER SUN TGA TIFF WEBP XBM XPM XVTHUMB "
-SAFE += "FPX MIC"  # these two if olefile is installed
+SAFE += "FPX MIC JXL"  # if olefile, olefile and pillow-jxl-plugin are installed
 PROGRAMS = (
     "gs gswin32c gswin64c djpeg cjpeg ppmtogif convert magick ffmpeg h5dump wmf2eps curl wget"
 )

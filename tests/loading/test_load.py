@@ -1,8 +1,9 @@
 """What a load prunes and keeps, and what it says; on Milvus Lite and on a server."""
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,44 @@ def test_nothing_is_pruned_whose_link_leads_nowhere(loaded: Path) -> None:
     assert set(rows()) == set(before)
 
 
+def test_files_that_a_listing_lacks_are_kept_and_those_it_repeats_are_loaded_once(
+    loaded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As btrfs and tmpfs list a folder whose files are replaced meanwhile."""
+    before, scandir = rows(), os.scandir
+    lost, gone = list(before)[:2]
+    Path("database_set", gone).unlink()
+    for name in ("new.png", "another.png"):
+        Image.new("RGB", (9, 9)).save(f"database_set/{name}")
+
+    @contextlib.contextmanager
+    def listed(folder: Any) -> Iterator[Iterator["os.DirEntry[str]"]]:
+        with scandir(folder) as entries:
+            there = [entry for entry in entries if entry.name != Path(lost).name]
+            yield iter(there + there[::-1])
+
+    monkeypatch.setattr(os, "scandir", listed)
+    capsys.readouterr()
+    assert load("--prune") == 0
+    assert set(rows()) == set(before) - {gone} | {"new.png", "another.png"}
+    out = capsys.readouterr().out
+    assert "Loaded 2 images" in out
+    assert "1 row whose file may still exist" in out
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links are POSIX's")
+def test_rows_under_another_path_of_a_folder_are_pruned(loaded: Path) -> None:
+    """Although that path leads to the files: they are loaded under the other one."""
+    before = rows()
+    os.rename("database_set/5", "database_set/link")
+    assert load("--prune") == 0
+    assert {path.replace("5/", "link/") for path in before if path.startswith("5/")} <= set(rows())
+    os.rename("database_set/link", "database_set/5")
+    os.symlink("5", "database_set/link")
+    assert load("--prune") == 0
+    assert set(rows()) == set(before)
+
+
 def test_nothing_is_pruned_under_an_empty_folder(
     loaded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,7 +159,7 @@ def test_what_is_left_out_is_said(loaded: Path, capsys: pytest.CaptureFixture[st
     capsys.readouterr()
     assert load() == 0
     said = capsys.readouterr().out
-    assert "1 .svg" in said.partition("left out: ")[2].splitlines()[0]
+    assert "1 .svg" in said.partition("Left out: ")[2].splitlines()[0]
 
 
 def test_a_folder_of_nothing_else_says_what_it_holds(own_folder: Path, fails: Fails) -> None:

@@ -97,7 +97,7 @@ def test_an_answer_is_bounded_however_many_matches_are_asked_for(loaded: Path) -
         collection = existing_collection(client, "images")
         answers = list(collection.search(embeddings, MAX_TOP_K))
         assert all(len(some) * MAX_TOP_K <= 100_000 for some in answers)
-        found = [similarity for some in answers for row in some for _, similarity in row]
+        found = [match.similarity for some in answers for row in some for match in row]
         (together,) = collection.search(embeddings, top_k=len(embeddings))
     assert found == pytest.approx([match.similarity for row in together for match in row])
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,11 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import PROJECT, exact_embedder, run_script
+from helpers import NAME, PROJECT, exact_embedder, rows, run_script
 
+import embed_and_load
 import image_to_embedding as script
+import query_code
 from image_to_embedding import image_to_embedding
 from similar_images.images import decode_workers
+from similar_images.images.decoding import decode
 from similar_images.images.image_files import ImageError, Listing, iter_images
 from similar_images.network import embedding
 from similar_images.network.embedding import (
@@ -27,6 +31,7 @@ from similar_images.network.embedding import (
 from similar_images.network.find_network import find_network, torch_network
 from similar_images.network.model_description import ModelError
 from similar_images.network.torch_embedder import TorchEmbedder, torch_device
+from similar_images.network.torch_network import IMAGENET
 
 Fails = Callable[..., str]
 
@@ -262,3 +267,44 @@ def test_the_first_two_batches_do_not_wait_for_each_other() -> None:
     """OpenVINO's bindings look up NumPy at first use, and deadlocked if two threads did so."""
     for _ in range(5):
         subprocess.run([sys.executable, "-c", FIRST_USE], cwd=PROJECT, check=True, timeout=600)
+
+
+def test_images_whose_embedding_is_not_finite_are_skipped_and_named(
+    digits: Path, own_folder: Path, fails: Fails, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weights so large that the embeddings of some images overflow float32, then all of them."""
+    shutil.copytree(digits / "database_set/3", "images")
+    paths = sorted(os.listdir("images"))
+    network = torch_network(NAME, "random")
+    body = network.layers.get_submodule("body")
+    pixels = np.stack([network.preprocessing(decode(Path("images"), path).rgb) for path in paths])
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
+    mean, std = (torch.tensor(values).reshape(3, 1, 1) * 255 for values in IMAGENET)
+    state = body.state_dict()
+
+    def enlarge(factor: float, name: str) -> None:
+        last = {key: factor * state[key] for key in ("classifier.0.weight", "classifier.0.bias")}
+        torch.save({**state, **last}, name)
+
+    enlarge(1e9, "large.pth")
+    large = torch_network(NAME, "large.pth").layers.get_submodule("body")
+    with torch.inference_mode():
+        lengths = large((x - mean) / std).flatten(1).norm(dim=1).numpy()
+    middle, overflow = float(np.median(lengths)), float(np.finfo(np.float32).max) ** 0.5
+    lost = {path for path, length in zip(paths, lengths, strict=True) if length > middle}
+    enlarge(1e9 * overflow / middle, "some.pth")
+    enlarge(1e12 * overflow / middle, "all.pth")
+    options = ["--images", "images", "--model", NAME, "--precision", "float32"]
+    assert embed_and_load.main([*options, "--weights", "some.pth"]) == 0
+    assert set(rows()) == set(paths) - lost
+    assert 0 < len(lost) < len(paths)
+    out = capsys.readouterr().out
+    assert out.count(": its embedding is not finite; choose --precision float32") == len(lost)
+    assert query_code.main(["--queries", "images"]) == 0
+    assert "nan" not in Path("results/pairings.txt").read_text()
+    error = fails(embed_and_load.main, *options, "--weights", "all.pth", "--recreate")
+    assert "no image was loaded; " in error
+    assert ".png: its embedding is not finite; choose --precision float32 or check --w" in error
+    assert set(rows()) == set(paths) - lost, "the former collection stays"
+    error = fails(script.main, f"images/{paths[0]}", "--model", NAME, "--weights", "all.pth")
+    assert f"the embedding of images/{paths[0]} is not finite; check --weights" in error

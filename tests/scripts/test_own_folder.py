@@ -104,6 +104,34 @@ def test_a_link_leads_to_the_same_file(own_folder: Path, milvus: str) -> None:
     assert query_code.main([query, "--json"]) == 0
 
 
+def test_a_file_is_not_its_own_match_by_another_path(
+    own_folder: Path, milvus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hard links, as a second path by which a file system is mounted, or another spelling."""
+    for folder in ("images/a", "images/b", "elsewhere"):
+        Path(folder).mkdir(parents=True)
+    for number in range(8):
+        pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(f"images/a/{number}.png")
+        os.link(f"images/a/{number}.png", f"images/b/{number}.png")
+        os.link(f"images/a/{number}.png", f"elsewhere/{number}.png")
+    assert load("--images", "images") == 0
+    search, requests = ImageCollection.search, []
+
+    def counted(collection: ImageCollection, embeddings: np.ndarray, *args: Any) -> Any:
+        requests.append(len(embeddings))
+        return search(collection, embeddings, *args)
+
+    monkeypatch.setattr(ImageCollection, "search", counted)
+    for folder in ("images", "elsewhere"):
+        assert query_code.main(["--queries", folder, "--top-k", "3"]) == 0
+        found = pairings()
+        assert len(found) == 3 * len(list(Path(folder).rglob("*.png")))
+        assert not [row for row in found if os.path.samefile(row["query"], row["match"])]
+        assert not Path("results/copies.txt").exists()
+    assert requests == [16, 16, 8, 8], "all that have too few matches are asked for at once"
+
+
 def test_a_moved_folder_is_the_collections_own_again_when_it_is_named(loaded: Path) -> None:
     os.rename("database_set", "moved")
     options = ["--queries", "moved", "--collection-images", "moved"]

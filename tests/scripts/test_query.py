@@ -12,6 +12,7 @@ from helpers import load, on_both_engines, pairings
 from PIL import Image
 
 import query_code
+from similar_images.images import image_files
 
 Fails = Callable[..., str]
 milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
@@ -86,6 +87,33 @@ def test_an_unreadable_image_is_an_error_after_the_others_were_matched(
 
 
 @lite_only
+def test_queries_that_are_left_out_or_cannot_be_read_are_counted(
+    loaded: Path, fails: Fails, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    functions = (image_files.readable_formats, image_files.image_suffixes)
+    others = image_files.REFUSED_FORMATS | {"HEIF"}  # as without pillow-heif
+    monkeypatch.setattr(image_files, "REFUSED_FORMATS", others)
+    for function in functions:
+        function.cache_clear()
+    for number in range(3):
+        Path(f"query_set/{number}.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    for name in ("broken.png", "also.png"):
+        Path("query_set", name).write_bytes(b"broken")
+    capsys.readouterr()
+    assert query_code.main([]) == 0
+    left_out = "3 .heic (pip install pillow-heif)"
+    assert f"Left out: {left_out}\n" in capsys.readouterr().out
+    assert "20 of 22 query images were matched" in report()
+    assert "- Files left out: 3 .heic" in report()
+    assert "pip install pillow-heif" in fails(query_code.main, "query_set/0.heic")
+    shutil.copytree("query_set", "phone", ignore=shutil.ignore_patterns("*.png"))
+    error = fails(query_code.main, "--queries", "phone")
+    assert f"phone holds no images (left out: {left_out}); choose" in error
+    for function in functions:
+        function.cache_clear()
+
+
+@lite_only
 def test_pairs_that_could_not_be_compared_are_reported(
     loaded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,6 +136,27 @@ def test_pairs_that_could_not_be_compared_are_reported(
     assert query_code.main([*options, "query_set", "--top-k", "180"]) == 0
     assert "60 of 3,600 pairs could not be checked" in capsys.readouterr().err
     assert "Pairs whose pixels were compared: 3,540 of 3,600.\n" in report()
+
+
+def test_matches_whose_files_changed_since_the_load_are_named_once(
+    loaded: Path, milvus: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert query_code.main(["--top-k", "180"]) == 0
+    assert "changed" not in capsys.readouterr().err + report()
+    replaced, other, gone, *_ = sorted(Path("database_set").rglob("*.png"))
+    shutil.copy(other, replaced)
+    gone.unlink()
+    assert query_code.main(["--top-k", "180"]) == 0
+    err = capsys.readouterr().err
+    said = f"2 matched files changed or vanished since the load ({replaced}, {gone})"
+    assert err.count(said) == 1
+    assert "20 of 3,600 pairs could not be checked" in err
+    assert "--collection-images" not in err + report()
+    assert f"vanished since the load: 2 (`{replaced}`, `{gone}`)" in report()
+    assert load("--prune") == 0
+    assert query_code.main(["--top-k", "180"]) == 0
+    assert "changed" not in capsys.readouterr().err + report()
 
 
 @lite_only
