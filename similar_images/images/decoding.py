@@ -27,6 +27,10 @@ INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")  # as Pillow names them
 CROP_MODES = ("center", "squash", "border")  # as timm names them
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")  # of a file's first box, ftyp
 TILE = 512  # pixels: the side of the squares in which an image is converted
+SAMPLE = 1024  # pixels: the sides of what the range of its grey values is taken from, at most
+OUTLIERS = 0.1  # percent of those values at each end that are not within the range
+NO_VALUE = 1e30  # floats beyond it, such as -3.4e38, mark pixels without a value
+GDAL_NODATA = 42113  # the tag of a TIFF that names such a value
 
 
 class DecodedImage(NamedTuple):
@@ -237,26 +241,27 @@ def _over_white(tile: Image.Image) -> Image.Image:
 def _grey_scale(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
     """Return what converts grey values of 16 bits, 32 bits or floats to 8 bits.
 
-    Of 16 bits the higher eight are kept. Other values are taken to be from 0 to 1 (floats), of 8
-    bits or of 16 bits if they all fit, and else are scaled from their least to their greatest.
+    Whole numbers from 0 to 255 stay as they are. Others are scaled as viewers of such files show
+    them (ImageJ, QGIS): from the least to the greatest value, but for OUTLIERS at each end, such as
+    hot pixels, and for what marks pixels without a value. A plain image keeps its grey value.
     """
-    if image.mode.startswith("I;16"):
-        return lambda tile: Image.fromarray((np.asarray(tile) // 256).astype(np.uint8))
-    least, most = np.inf, -np.inf
-    for _, tile in _tiles(image):
-        values = np.asarray(tile, np.float64)
-        finite = np.isfinite(values)
-        least = min(least, values.min(initial=np.inf, where=finite))
-        most = max(most, values.max(initial=-np.inf, where=finite))
-    low, high = (least, most) if least <= most else (0.0, 1.0)
-    if low >= 0:
-        tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
-        low, high = 0.0, next((top for top in tops if high <= top), high)
-    scale = 255 / ((high - low) or 1)
+    sample = image.resize([min(side, SAMPLE) for side in image.size], Image.Resampling.NEAREST)
+    values = np.asarray(sample, np.float64)
+    with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):  # there is no such
+        values = values[values != float(image.tag_v2[GDAL_NODATA])]  # type: ignore[attr-defined]
+    values = values[np.abs(values) < NO_VALUE]  # which no NaN is
+    values = values if values.size else np.zeros(1)
+    least, most = values.min(), values.max()
+    low, high = np.percentile(values, (OUTLIERS, 100 - OUTLIERS), method="nearest")
+    if low == high:
+        low, high = least, most
+    tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+    if low == high or (image.mode != "F" and least >= 0 and most <= 255):
+        low, high = 0.0, next((top for top in tops if most <= top), most)
 
     def to_grey(tile: Image.Image) -> Image.Image:
-        values = np.asarray(tile, np.float64)
-        known = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-        return Image.fromarray(((known - low) * scale).clip(0, 255).round().astype(np.uint8))
+        known = np.nan_to_num(np.asarray(tile, np.float64), nan=low, posinf=high, neginf=low)
+        grey = (known.clip(low, high) - low) * (255 / (high - low))
+        return Image.fromarray(grey.round().astype(np.uint8))
 
     return to_grey
