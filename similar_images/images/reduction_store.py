@@ -34,7 +34,9 @@ class ReductionStore:
         reduce: Callable[[Decoded], Reduction],
         least_side: int | None = None,
         workers: int | None = None,
+        max_megapixels: int | None = None,
     ) -> None:
+        self.max_megapixels = max_megapixels
         self.reduce = reduce
         self.least_side = least_side
         self.workers = workers
@@ -82,7 +84,12 @@ class ReductionStore:
         workers = core_count() if self.workers is None else self.workers
         workers = 0 if len(missing) <= FEW_IMAGES else workers
         batch_size = max(1, min(BATCH, len(missing) // (8 * max(1, workers))))
-        task = Task(root=Path(), least_side=self.least_side, examine=self.reduce)
+        task = Task(
+            root=Path(),
+            least_side=self.least_side,
+            megapixels=self.max_megapixels,
+            examine=self.reduce,
+        )
         with (
             Decoder(task, batch_size, workers) as decoder,
             console.progress("images read", len(missing)) as progress,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from similar_images.console import Console
+from similar_images.console import Console, warn
 from similar_images.images.image_files import (
     ImageError,
     Listing,
@@ -134,12 +134,17 @@ def embed_queries(
         device, look = embedder.words, reductions.reduce if reductions else None
         console.say(f"{counted(len(new), 'image')} to embed: {device}")
         with console.progress("images", len(new)) as progress:
-            for batch in embed_images(embedder, images.root, new, options.workers, examine=look):
+            most = options.max_megapixels
+            for batch in embed_images(
+                embedder, images.root, new, options.workers, max_megapixels=most, examine=look
+            ):
                 for number, image in enumerate(batch.images):
                     embeddings[image.path] = batch.embeddings[number]
                     if reductions:
                         reductions.add(str(images.root / image.path), batch.examined[number])
                 skipped += batch.skipped
+                for damaged in batch.damaged:
+                    warn(f"{printable(damaged.path)}: {damaged.reason}")
                 progress.update(len(batch.images) + len(batch.skipped))
     if not embeddings:
         raise ImageError(f"cannot read {printable(skipped[0].path)}: {skipped[0].reason}")

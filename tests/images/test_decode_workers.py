@@ -1,7 +1,9 @@
 """decode_workers.py: batches are the same whoever decodes them, and whoever dies of it."""
 
 import multiprocessing
+import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from PIL import Image
 
 from similar_images.images import decode_workers
 from similar_images.images.decode_workers import Decoder, Task
-from similar_images.images.decoding import Preprocessing, decode
+from similar_images.images.decoding import Decoded, Preprocessing, decode
 from similar_images.images.image_files import ImageError, Listing, Skipped, iter_images
 
 preprocess = Preprocessing(256, 224)
@@ -114,6 +116,34 @@ def test_an_image_that_takes_too_long_is_skipped(
             unseen=True,
         )
     ]
+
+
+def in_turn(image: Decoded) -> bool:
+    """Return whether no other image is examined at the same time; die of one, once."""
+    if "once" in image.info.path and not Path("died").exists():
+        Path("died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        Path("busy").mkdir()
+    except FileExistsError:
+        return False
+    time.sleep(0.1)
+    Path("busy").rmdir()
+    return True
+
+
+def test_large_images_are_decoded_one_at_a_time(own_folder: Path) -> None:
+    """Even if the worker of one is killed; what is larger than the limit is skipped."""
+    names = [f"{number}{' once' if number == 5 else ''}.png" for number in range(12)]
+    for name in [*names, "larger.png"]:
+        Image.new("L", (1000, 1001 if name == "larger.png" else 1000)).save(name)
+    task = Task(root=own_folder, megapixels=1, examine=in_turn)
+    with Decoder(task, 1, workers=4) as decoder:
+        batches = list(decoder.batches([*names, "larger.png"]))
+    assert [image.path for batch in batches for image in batch.images] == names
+    assert all(alone for batch in batches for alone in batch.examined)
+    reason = "it has more than 1 megapixels; see --max-megapixels"
+    assert batches[-1].skipped == [Skipped("larger.png", reason)]
 
 
 def test_workers_that_the_system_kills_cost_no_image(own_folder: Path) -> None:

@@ -325,7 +325,8 @@ def test_what_cannot_be_decoded_raises(what: str, own_folder: Path) -> None:
     elif what == "pipe":
         os.mkfifo(path)
     with pytest.raises(ImageError, match=r"\w") as caught:
-        decode(own_folder, "x.png")
+        decode(own_folder, "x.png", megapixels=399)
+    assert (what == "bomb") == ("it has more than 399 megapixels; see --max" in str(caught.value))
     assert (what == "folder") == ("takes folders with --queries" in str(caught.value))
     assert caught.value.unseen == (what == "missing")
 

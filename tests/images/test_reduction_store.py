@@ -80,10 +80,10 @@ def test_a_query_decodes_each_image_once(
     scales: set[int | None] = set()
     decode = decode_workers.decode
 
-    def note(folder: Path, path: str, least_side: int | None) -> object:
+    def note(folder: Path, path: str, least_side: int | None, most: float) -> object:
         decoded[str(folder / path)] += 1
         scales.add(least_side)
-        return decode(folder, path, least_side)
+        return decode(folder, path, least_side, most)
 
     monkeypatch.setattr(decode_workers, "decode", note)
     assert query_code.main(["--queries", "queries", "--top-k", top_k]) == 0

@@ -56,16 +56,22 @@ def test_what_cannot_be_taken_is_skipped_and_named(
     (root / "zero.bmp").write_bytes(b"BM" + bytes(60))
     Image.new("1", (20_000, 20_000)).save(root / "bomb.png")
     os.rename(save_gif(root), root / "a gif.png")
-    assert load("--images", root) == 0
+    Image.linear_gradient("L").save(root / "cut.jpg")
+    (root / "cut.jpg").write_bytes((root / "cut.jpg").read_bytes()[:-2])
+    assert load("--images", root, "--max-megapixels", 399) == 0
     out = capsys.readouterr().out
-    assert set(rows()) == {"good.png", "a gif.png"}
-    assert "Loaded 2 images" in out
+    assert set(rows()) == {"good.png", "a gif.png", "cut.jpg"}
+    assert "Loaded 3 images" in out
+    assert "Loaded damaged files: 1\n  cut.jpg: the end of the file is missing\n" in out
     assert "Skipped unreadable files: 10" in out
     for name in SKIPPED:
         assert re.search(rf"^  {re.escape(name)}(\.\w+)?: \w+", out, re.MULTILINE), name
+    os.rename(root / "cut.jpg", "query.jpg")
+    assert query_code.main(["query.jpg"]) == 0
+    assert "warning: query.jpg: the end of the file is missing" in capsys.readouterr().err
     for path in (root / "good.png", root / "a gif.png"):
         path.unlink()
-    assert load("--images", root) == 0
+    assert load("--images", root, "--max-megapixels", 399) == 0
     assert "Loaded 0 images" in capsys.readouterr().out
 
 
