@@ -6,6 +6,7 @@ starts.
 
 import contextlib
 import functools
+import io
 import math
 import os
 import stat
@@ -27,7 +28,8 @@ FOLDER = "it is a folder; query_code.py takes folders with --queries"
 MAX_SIDE = 4096  # pixels, of a network's input: more is a mistake
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")  # as Pillow names them
 CROP_MODES = ("center", "squash", "border")  # as timm names them
-JPEG_MAGIC = b"\xff\xd8"
+JPEG_MAGIC, PNG_MAGIC = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
+PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")  # of a file's first box, ftyp
 TILE = 512  # pixels: the side of the squares in which an image is converted
 SAMPLE = 1024  # pixels: the sides of what the range of its grey values is taken from, at most
@@ -199,7 +201,8 @@ def _decode_file(
     """
     try:
         # A JPEG is decoded at a scale: what its header says is too large may not be so then.
-        limit = None if file.peek(2)[:2] == JPEG_MAGIC else most_pixels  # type: ignore[attr-defined]
+        limit = None if file.read(2) == JPEG_MAGIC else most_pixels
+        file.seek(0)
         with _pillows_limit(limit), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # beyond half the limit
             with Image.open(file, formats=readable_formats()) as image:
@@ -221,10 +224,29 @@ def _decode_file(
     except Image.DecompressionBombError as error:
         most = f"{most_pixels / 1e6:,.0f} megapixels"
         raise TooLargeError(f"it has more than {most}; see --max-megapixels") from error
+    except ValueError as error:
+        if "MAX_TEXT" in str(error):  # Pillow refuses a PNG whose texts need over 1 MiB
+            return _decode_file(_without_texts(file), least_side, most_pixels)
+        raise image_error(error) from error
     except UnidentifiedImageError as error:
         raise ImageError(_unsupported(file)) from error
     except Exception as error:  # decoders of damaged files raise any kind of exception
         raise image_error(error) from error
+
+
+def _without_texts(png: BinaryIO) -> BinaryIO:
+    """Return a PNG without its texts and its colour profile."""
+    png.seek(0)
+    kept = io.BytesIO()
+    kept.write(png.read(len(PNG_MAGIC)))
+    while header := png.read(8):
+        length = int.from_bytes(header[:4]) + 4  # with the checksum
+        if header[4:] in PNG_TEXTS:
+            png.seek(length, os.SEEK_CUR)
+        else:
+            kept.write(header + png.read(length))
+    kept.seek(0)
+    return kept
 
 
 @contextlib.contextmanager

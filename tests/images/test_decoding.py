@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from helpers import PROJECT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as vision
 
@@ -234,6 +236,32 @@ def test_embedded_colour_profiles_are_not_applied(own_folder: Path) -> None:
     shown = np.asarray(decode(own_folder, "x.png").rgb)
     np.testing.assert_array_equal(shown, np.asarray(expected))
     np.testing.assert_array_equal(shown, np.asarray(image))
+
+
+def test_a_png_with_long_texts_is_decoded(own_folder: Path) -> None:
+    """Pillow refuses a megabyte of compressed text or profile, and 64 of text."""
+    image, exif, long = noise(30, 20), Image.Exif(), "workflow " * 200_000
+    exif[0x0112] = 6
+    for name in ("zTXt.png", "iTXt.png", "after.png", "iCCP.png", "tEXt.png"):
+        info = PngInfo()
+        if name == "zTXt.png":
+            info.add_text("workflow", long, zip=True)
+        elif name == "iTXt.png":
+            info.add_itxt("XML:com.adobe.xmp", long, zip=True)
+        elif name == "after.png":
+            info.add(b"zTXt", b"x\0\0" + zlib.compress(long.encode()), after_idat=True)
+        elif name == "tEXt.png":
+            info.add_text("workflow", 40 * long)
+        profile = long.encode() if name == "iCCP.png" else None
+        image.save(name, pnginfo=info, exif=exif, icc_profile=profile)
+        with pytest.raises(ValueError, match="MAX_TEXT"):
+            Image.open(name).load()
+        rgb = decode(own_folder, name).rgb
+        np.testing.assert_array_equal(np.asarray(rgb), np.asarray(image.transpose(STORED[8])))
+    cut = Path("iTXt.png").read_bytes()
+    Path("iTXt.png").write_bytes(cut[:-1000])
+    with pytest.raises(ImageError, match="truncated"):
+        decode(own_folder, "iTXt.png")
 
 
 # How a camera that was held in each of EXIF's orientations stores an upright image.
