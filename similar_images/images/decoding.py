@@ -20,7 +20,12 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from similar_images.images.image_files import ImageError, image_error, readable_formats
+from similar_images.images.image_files import (
+    ImageError,
+    image_error,
+    modified_at,
+    readable_formats,
+)
 
 EXACT_RESIZE = 256  # a power of two: its multiples are not rounded
 MAX_ASPECT = 16  # beyond it, resizing the whole image would need gigabytes
@@ -189,7 +194,7 @@ def decode(
         os.close(handle)
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise ImageError("it changed while it was read", unseen=True)
-    info = DecodedImage(path, before.st_size, before.st_mtime_ns, width, height)
+    info = DecodedImage(path, before.st_size, modified_at(before), width, height)
     return Decoded(info, rgb, stored, has_frames, note)
 
 

@@ -145,6 +145,11 @@ def left_out_in_words(left_out: Mapping[str, int]) -> str:
     return f"left out: {', '.join(words)}{more}"
 
 
+def modified_at(status: os.stat_result) -> int:
+    """Return a file's time in nanoseconds since 1970, at most what 64 bits hold: the year 2262."""
+    return max(-(2**63), min(status.st_mtime_ns, 2**63 - 1))
+
+
 def image_error(error: Exception) -> ImageError:
     """Return an error of the system or of a decoder as an ImageError without the image's path.
 
@@ -216,4 +221,4 @@ def _found(path: str, status: os.stat_result) -> FoundImage:
         raise ImageError("its name is not UTF-8") from None
     if length > MAX_PATH_BYTES:
         raise ImageError(f"its path is longer than {MAX_PATH_BYTES} bytes")
-    return FoundImage(path, status.st_size, status.st_mtime_ns)
+    return FoundImage(path, status.st_size, modified_at(status))

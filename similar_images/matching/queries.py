@@ -18,6 +18,7 @@ from similar_images.images.image_files import (
     check_folder,
     iter_images,
     label_of,
+    modified_at,
 )
 from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.collection_folder import CollectionFolder, may_open
@@ -172,5 +173,5 @@ def stored_embeddings(
         for path in images[stored.path]:
             with contextlib.suppress(OSError):
                 status = os.stat(root / path)
-                if (status.st_size, status.st_mtime_ns) == (stored.file_size, stored.modified_at):
+                if (status.st_size, modified_at(status)) == (stored.file_size, stored.modified_at):
                     yield path, embedding

@@ -293,3 +293,23 @@ def test_images_are_not_compared_if_that_is_not_wanted(loaded: Path) -> None:
     page = Path("results/gallery.html").read_text()
     assert "Images were not compared." in page
     assert page.count("<img") > 20
+
+
+def test_files_dated_after_2262_are_images_like_others(
+    loaded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows, and the reductions of a query, hold 64 bits of nanoseconds."""
+    dated = [Path("database_set/dated 1.png"), Path("database_set/dated 2.png")]
+    for path in dated:
+        shutil.copy(next(Path("query_set").rglob("*.png")), path)
+        os.utime(path, (10**10, 10**10))
+    if dated[0].stat().st_mtime_ns < 2**63:
+        pytest.skip("this file system holds no such time")
+    assert load("--images", "database_set") == 0
+    assert load("--images", "database_set") == 0
+    assert "Loaded 0 images" in capsys.readouterr().out
+    assert query_code.main(["--queries", "database_set"]) == 0
+    assert "182 embeddings read from the collection" in capsys.readouterr().out
+    assert {str(path) for path in dated} <= {copy["path"] for copy in groups()}
+    shutil.copy2(dated[0], "query.png")
+    assert query_code.main(["query.png"]) == 0
