@@ -78,7 +78,7 @@ class Task:
             except TooLargeError:
                 with alone:
                     return self._outcome(path, out, most)
-        except ImageError as error:
+        except (ImageError, MemoryError) as error:
             return skipped_for(path, error)
 
     def _outcome(self, path: str, out: np.ndarray, megapixels: float) -> Outcome:

@@ -135,9 +135,15 @@ def embed_queries(
         device, look = embedder.words, reductions.reduce if reductions else None
         console.say(f"{counted(len(new), 'image')} to embed: {device}")
         with console.progress("images", len(new)) as progress:
-            most = options.max_megapixels
             for batch in embed_images(
-                embedder, images.root, new, options.workers, max_megapixels=most, examine=look
+                embedder,
+                images.root,
+                new,
+                options.workers,
+                max_megapixels=options.max_megapixels,
+                # A worker takes half a second to start, for a folder's images, which may kill it.
+                for_few=int(images.labelled),
+                examine=look,
             ):
                 for number, image in enumerate(batch.images):
                     embeddings[image.path] = batch.embeddings[number]

@@ -84,6 +84,23 @@ def test_unreadable_images_cost_no_other(workers: int, photos: Path) -> None:
     assert came == [path for path in paths if path not in broken]
 
 
+def full_at_one(image: Decoded) -> None:
+    """Run out of memory at an image."""
+    if image.info.path == "1.png":
+        raise MemoryError
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_memory_does_not_suffice_for_is_skipped(
+    workers: int, own_folder: Path
+) -> None:
+    draw(own_folder, ["0.png", "1.png", "2.png"])
+    with Decoder(Task(root=own_folder, examine=full_at_one), 3, workers) as decoder:
+        (batch,) = decoder.batches(["0.png", "1.png", "2.png"])
+    assert [image.path for image in batch.images] == ["0.png", "2.png"]
+    assert batch.skipped == [Skipped("1.png", "MemoryError", unseen=True)]
+
+
 KILLERS = {0: "kills", 9: "crashes", 10: "kills", 20: "crashes", 29: "kills"}
 
 

@@ -86,7 +86,7 @@ def test_a_query_decodes_each_image_once(
         return decode(folder, path, least_side, most)
 
     monkeypatch.setattr(decode_workers, "decode", note)
-    assert query_code.main(["--queries", "queries", "--top-k", top_k]) == 0
+    assert query_code.main(["--queries", "queries", "--top-k", top_k, "--workers", "0"]) == 0
     assert decoded.keys() >= {row[side] for row in pairings() for side in ("query", "match")}
     assert set(decoded.values()) == {1}
     assert scales == {512}, "at one scale, equal images have equal pixels"

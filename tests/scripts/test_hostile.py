@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -120,6 +121,12 @@ def test_an_image_that_kills_its_worker_is_named_and_keeps_its_row(
     assert done.returncode == 0, "with its own number of workers a load survives it, too"
     assert "1 image to embed" in done.stdout
     assert "deadly.png: its decode worker" in done.stdout
+    capsys.readouterr()
+    os.mkdir("few")
+    for name in ("deadly.png", "1.png"):
+        shutil.copy("images/1.png", f"few/{name}")
+    assert query_code.main(["--queries", "few"]) == 0, "so does a query of a few images"
+    assert "skipped deadly.png: its decode worker" in capsys.readouterr().err
 
 
 def test_a_folder_of_nothing_but_bad_files_says_so(own_folder: Path, fails: Fails) -> None:
