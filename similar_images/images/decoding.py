@@ -206,8 +206,7 @@ def _decode_file(
     """
     try:
         # A JPEG is decoded at a scale: what its header says is too large may not be so then.
-        limit = None if file.read(2) == JPEG_MAGIC else most_pixels
-        file.seek(0)
+        limit = None if _starts_with(file, JPEG_MAGIC) else most_pixels
         with _pillows_limit(limit), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # beyond half the limit
             with Image.open(file, formats=readable_formats()) as image:
@@ -230,13 +229,21 @@ def _decode_file(
         most = f"{most_pixels / 1e6:,.0f} megapixels"
         raise TooLargeError(f"it has more than {most}; see --max-megapixels") from error
     except ValueError as error:
-        if "MAX_TEXT" in str(error):  # Pillow refuses a PNG whose texts need over 1 MiB
+        # Pillow refuses a PNG whose texts need over 1 MiB, also one inside an .ico.
+        if "MAX_TEXT" in str(error) and _starts_with(file, PNG_MAGIC):
             return _decode_file(_without_texts(file), least_side, most_pixels)
         raise image_error(error) from error
     except UnidentifiedImageError as error:
         raise ImageError(_unsupported(file)) from error
     except Exception as error:  # decoders of damaged files raise any kind of exception
         raise image_error(error) from error
+
+
+def _starts_with(file: BinaryIO, magic: bytes) -> bool:
+    file.seek(0)
+    found = file.read(len(magic)) == magic
+    file.seek(0)
+    return found
 
 
 def _without_texts(png: BinaryIO) -> BinaryIO:
