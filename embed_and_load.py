@@ -120,6 +120,7 @@ def run(args: argparse.Namespace, ranks: Ranks) -> None:
                 collection=found or existing_collection(client, args.collection, own_name),
                 make_embedder=partial(make_embedder, network, embedding),
                 workers=args.workers,
+                max_megapixels=args.max_megapixels,
                 ranks=ranks,
                 console=console,
             )

@@ -8,7 +8,8 @@ Usage:
   python image_to_embedding.py --weights random cat.png       # untrained, no download
 
 Reads:  images of any size and format that Pillow decodes
-Writes: JSON to the terminal
+Writes: JSON to the terminal; of several images, null for one that can't be read, and the exit
+        status is 1
 
 In Python: image_to_embedding("cat.png") returns the vector.
 """
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from similar_images.console import script_parser, status_of
+from similar_images.console import script_parser, status_of, warn
 from similar_images.images.decode_workers import are_unit
 from similar_images.images.decoding import decode
 from similar_images.images.image_files import ImageError
@@ -52,11 +53,13 @@ def image_to_embedding(
     """
     path = Path(image)
     try:
-        pixels = decode(path.parent, path.name).rgb
+        decoded = decode(path.parent, path.name)
     except ImageError as error:
         raise ImageError(f"cannot read {path}: {error}") from error
+    if decoded.note:
+        warn(f"{path}: {decoded.note}")
     embedder = _embedder(model, weights, device)
-    embeddings = embedder.embed(embedder.preprocessing(pixels)[None])
+    embeddings = embedder.embed(embedder.preprocessing(decoded.rgb)[None])
     if not are_unit(embeddings).all():
         raise ModelError(f"the embedding of {path} is not finite; check --weights")
     embedding: np.ndarray = embeddings[0]
@@ -80,12 +83,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print each image's embedding as one line of JSON."""
-    embeddings = [
-        image_to_embedding(image, args.model, args.weights, args.device) for image in args.images
-    ]
-    for embedding in embeddings:
-        print(json.dumps([float(f"{x:.9g}") for x in embedding]))
+    """Print each image's embedding as one line of JSON, as soon as it is known."""
+    unread, count = 0, len(args.images)
+    for image in args.images:
+        try:
+            embedding = image_to_embedding(image, args.model, args.weights, args.device)
+            print(json.dumps([float(f"{x:.9g}") for x in embedding]), flush=True)
+        except ImageError as error:
+            if count == 1:
+                raise
+            warn(str(error))
+            print("null", flush=True)
+            unread += 1
+    if unread:
+        raise ImageError(f"cannot read {unread} of {count} images; null stands in their lines")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
         search = open_search(existing_collection(client, args.collection), args)
         network = network_for_queries(search.collection, args.weights)
         side = least_side(network.preprocessing, args.precision == "float32")
-        with ReductionStore(examine, side, args.workers) as reductions:
+        with ReductionStore(examine, side, args.workers, args.max_megapixels) as reductions:
             kept = reductions if written.compares else None
             queries = embed_queries(images, network, embedding, search.folder, kept, console)
             findings = find_all(search, queries, kept, args.seed, console)

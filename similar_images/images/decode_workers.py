@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess, parent_process
 from pathlib import Path
@@ -19,7 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from similar_images.images.decoding import Decoded, DecodedImage, Preprocessing, decode
+from similar_images.images.decoding import (
+    Decoded,
+    DecodedImage,
+    Preprocessing,
+    TooLargeError,
+    decode,
+    megapixels_that_fit,
+)
 from similar_images.images.image_files import ImageError, Skipped, skipped_for
 
 IMAGE_SECONDS = 120  # a worker that decodes one image for longer is ended
@@ -31,7 +39,7 @@ set_alarm = getattr(signal, "alarm", lambda seconds: None)  # Windows has none
 SPAWN = multiprocessing.get_context("spawn")  # a fork copies locks that threads hold
 
 Examine = Callable[[Decoded], Any]  # a function of a module, sent to workers
-Outcome = tuple[DecodedImage, Any] | Skipped  # with what was found by Examine
+Outcome = tuple[DecodedImage, Any, str] | Skipped  # with what Examine found, and Decoded.note
 _Pending = tuple[list[str], int, "Future[list[Outcome]]"]  # a batch's paths and slot
 
 
@@ -40,12 +48,14 @@ class Task:
     """What is done with each image; it is sent to the workers.
 
     least_side: see decode(). preprocessing: what makes the pixels of a batch; None for none.
-    examine: called with each decoded image.
+    megapixels: of the largest image that is decoded; None for what fits into the memory. examine:
+    called with each decoded image.
     """
 
     root: Path
     preprocessing: Preprocessing | None = None
     least_side: int | None = None
+    megapixels: int | None = None
     examine: Examine | None = None
 
     @property
@@ -53,15 +63,29 @@ class Task:
         """The shape of an image's pixels in a batch."""
         return self.preprocessing.shape if self.preprocessing else (0,)
 
-    def outcome(self, path: str, out: np.ndarray) -> Outcome:
-        """Decode and examine an image; preprocess it into out, (*shape) uint8."""
+    def outcome(
+        self, path: str, out: np.ndarray, alone: AbstractContextManager[object], at_once: int
+    ) -> Outcome:
+        """Decode and examine an image; preprocess it into out, (*shape) uint8.
+
+        at_once: how many images are decoded at a time. `alone` is entered for an image that is
+        larger than its share of the memory.
+        """
+        most = self.megapixels or megapixels_that_fit()
         try:
-            decoded = decode(self.root, path, self.least_side)
-            if self.preprocessing:
-                out[:] = self.preprocessing(decoded.rgb)
-            return decoded.info, self.examine(decoded) if self.examine else None
-        except ImageError as error:
+            try:
+                return self._outcome(path, out, most / at_once)
+            except TooLargeError:
+                with alone:
+                    return self._outcome(path, out, most)
+        except (ImageError, MemoryError) as error:
             return skipped_for(path, error)
+
+    def _outcome(self, path: str, out: np.ndarray, megapixels: float) -> Outcome:
+        decoded = decode(self.root, path, self.least_side, megapixels)
+        if self.preprocessing:
+            out[:] = self.preprocessing(decoded.rgb)
+        return decoded.info, self.examine(decoded) if self.examine else None, decoded.note
 
 
 @dataclass
@@ -69,21 +93,24 @@ class Batch:
     """Decoded images, and those of the batch that could not be decoded.
 
     pixels: (N, crop, crop, 3) uint8, N = len(images). examined: what Task.examine returned for
-    each image. embeddings: (N, dimension) float32, of unit length.
+    each image. damaged: those of the images with which something is wrong, and what. embeddings:
+    (N, dimension) float32, of unit length.
     """
 
     pixels: np.ndarray
     images: list[DecodedImage]
     examined: list[Any]
     skipped: list[Skipped]
+    damaged: list[Skipped]
     embeddings: np.ndarray = field(init=False)
 
     def set_embeddings(self, embeddings: np.ndarray, reason: str) -> None:
         """Set the embeddings, (N, dimension); skip images that have none, with this reason."""
         finite = are_unit(embeddings)
         if not finite.all():
-            lost = itertools.compress(self.images, ~finite)
-            self.skipped += [Skipped(image.path, reason, unseen=True) for image in lost]
+            lost = {image.path for image in itertools.compress(self.images, ~finite)}
+            self.skipped += [Skipped(path, reason, unseen=True) for path in sorted(lost)]
+            self.damaged = [item for item in self.damaged if item.path not in lost]
             self.images = list(itertools.compress(self.images, finite))
             self.examined = list(itertools.compress(self.examined, finite))
             self.pixels = self.pixels[finite]
@@ -104,7 +131,9 @@ def _batch(outcomes: list[Outcome], out: np.ndarray) -> Batch:
     skipped = [item for item in outcomes if isinstance(item, Skipped)]
     decoded = [item for item in outcomes if not isinstance(item, Skipped)]
     places = [place for place, item in enumerate(outcomes) if not isinstance(item, Skipped)]
-    return Batch(out[places], [info for info, _ in decoded], [it for _, it in decoded], skipped)
+    damaged = [Skipped(info.path, note) for info, _, note in decoded if note]
+    images, examined = [item[0] for item in decoded], [item[1] for item in decoded]
+    return Batch(out[places], images, examined, skipped, damaged)
 
 
 def core_count() -> int:
@@ -128,13 +157,14 @@ def _hold_interrupts(held: bool) -> None:
 
 # --- In a worker process ----------------------------------------------------------------------
 
-_work: tuple[Task, np.ndarray]  # this process's task, and all slots: (slots, N, *shape) uint8
+# This process's task; all slots, (slots, N, *shape) uint8; a lock for one of so many workers.
+_work: tuple[Task, np.ndarray, Any, int]
 
 
-def _start_worker(task: Task, memory: Any, shape: tuple[int, ...]) -> None:
+def _start_worker(task: Task, memory: Any, shape: tuple[int, ...], lock: Any, count: int) -> None:
     """Leave Ctrl-C to the parent, and end with it, however it ends."""
     global _work
-    _work = task, np.ndarray(shape, np.uint8, memory)
+    _work = task, np.ndarray(shape, np.uint8, memory), lock, count
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_after, args=[parent_process()], daemon=True).start()
 
@@ -149,11 +179,19 @@ def _decode(paths: list[str], slot: int, start: int, seconds: int) -> list[Outco
 
     The alarm ends the process if an image takes too long, even in C code that never returns.
     """
-    task, slots = _work
+    task, slots, lock, count = _work
+
+    @contextlib.contextmanager
+    def alone() -> Iterator[None]:
+        set_alarm(0)
+        with lock:
+            set_alarm(seconds)
+            yield
+
     outcomes = []
     for place, path in enumerate(paths, start):
         set_alarm(seconds)
-        outcomes.append(task.outcome(path, slots[slot, place]))
+        outcomes.append(task.outcome(path, slots[slot, place], alone(), count))
     set_alarm(0)
     return outcomes
 
@@ -184,7 +222,8 @@ class Decoder:
             self._pool = self._new_pool()
 
     def _new_pool(self) -> ProcessPoolExecutor:
-        work = (self.task, self._shared, self._memory.shape)
+        lock = SPAWN.Lock()  # a new one: a worker that was killed may have kept it
+        work = (self.task, self._shared, self._memory.shape, lock, self.workers)
         return ProcessPoolExecutor(self.workers, SPAWN, _start_worker, work)
 
     def __enter__(self) -> "Decoder":
@@ -203,7 +242,8 @@ class Decoder:
         while chunk := list(itertools.islice(paths, self.batch_size)):
             if not self.workers:
                 pixels = np.empty((len(chunk), *self.task.shape), np.uint8)
-                yield _batch(list(map(self.task.outcome, chunk, pixels)), pixels)
+                each = zip(chunk, pixels, strict=True)
+                yield _batch([self.task.outcome(*one, nullcontext(), 1) for one in each], pixels)
                 continue
             while not self._free:
                 yield self._finish()

@@ -5,6 +5,9 @@ starts.
 """
 
 import contextlib
+import functools
+import io
+import math
 import os
 import stat
 import warnings
@@ -14,10 +17,16 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from similar_images.images.image_files import PACKAGES, ImageError, image_error, readable_formats
+from similar_images.images.image_files import (
+    PACKAGES,
+    ImageError,
+    image_error,
+    modified_at,
+    readable_formats,
+)
 
 EXACT_RESIZE = 256  # a power of two: its multiples are not rounded
 MAX_ASPECT = 16  # beyond it, resizing the whole image would need gigabytes
@@ -25,9 +34,25 @@ FOLDER = "it is a folder; query_code.py takes folders with --queries"
 MAX_SIDE = 4096  # pixels, of a network's input: more is a mistake
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")  # as Pillow names them
 CROP_MODES = ("center", "squash", "border")  # as timm names them
+JPEG_MAGIC, PNG_MAGIC = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
+PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")  # of a file's first box, ftyp
 JXL_STARTS = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")  # of a codestream, of a container
 TILE = 512  # pixels: the side of the squares in which an image is converted
+SAMPLE = 1024  # pixels: the sides of what the range of its grey values is taken from, at most
+OUTLIERS = 0.1  # percent of those values at each end that are not within the range
+NO_VALUE = 1e30  # floats beyond it, such as -3.4e38, mark pixels without a value
+LEAST_ROWS = 0.9  # share of a truncated JPEG's rows
+NO_ROW = (127, 128)  # what libjpeg fills rows with that a file lacks
+BYTES_A_PIXEL = 16  # at most, while an image is decoded and examined
+MEMORY_SHARE = 1 / 3  # of the memory, for the largest image
+MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")  # a container's, in bytes
+USUAL_MEMORY = 8 << 30  # bytes, where the system does not tell
+GDAL_NODATA = 42113  # the tag of a TIFF that names such a value
+
+
+class TooLargeError(ImageError):
+    """An image with more pixels than may be decoded."""
 
 
 class DecodedImage(NamedTuple):
@@ -44,13 +69,15 @@ class Decoded(NamedTuple):
     """An image as it was decoded.
 
     rgb: as of to_rgb(). stored: upright, with the mode, the transparency and all bits of the file.
-    has_frames: whether the file has more frames or pages than this first one.
+    has_frames: whether the file has more frames or pages than this first one. note: what is wrong
+    with the file, although it was decoded.
     """
 
     info: DecodedImage
     rgb: Image.Image
     stored: Image.Image
     has_frames: bool
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,13 +150,28 @@ class Preprocessing:
         return round((resized - self.crop) / 2)
 
 
-def decode(root: Path, path: str, least_side: int | None = None) -> Decoded:
+@functools.cache
+def megapixels_that_fit() -> int:
+    """Return the megapixels of the largest image that may be decoded, by this process's memory."""
+    size = USUAL_MEMORY
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # Windows has no such names
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):  # no control groups, or no limit: "max"
+        size = min(size, int(MEMORY_LIMIT.read_text()))
+    size //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's processes on a machine
+    return max(1, int(size * MEMORY_SHARE / BYTES_A_PIXEL / 1e6))
+
+
+def decode(
+    root: Path, path: str, least_side: int | None = None, megapixels: float | None = None
+) -> Decoded:
     """Return a description of the image root/path and its pixels as an RGB image; see to_rgb.
 
     least_side: pixels; a large JPEG is decoded at the smallest of libjpeg's scales (1/2, 1/4, 1/8)
     that leaves its short side at least so long, by leaving out DCT coefficients: 4 to 8 times as
-    fast for a photograph of 12 megapixels. None, and other formats, are decoded whole. Raises
-    ImageError if Pillow can't decode it, or if the file changes meanwhile.
+    fast for a photograph of 12 megapixels. None, and other formats, are decoded whole. megapixels:
+    the most that are decoded; by default megapixels_that_fit(). Raises ImageError if Pillow can't
+    decode it, or if the file changes meanwhile, and TooLargeError if it has more pixels.
     """
     try:
         # Opened without waiting: a FIFO that has taken an image's place would block for ever.
@@ -146,38 +188,108 @@ def decode(root: Path, path: str, least_side: int | None = None) -> Decoded:
         if not stat.S_ISREG(before.st_mode):
             raise ImageError("not a regular file")
         with open(handle, "rb", closefd=False) as file:  # some decoders close what they are given
-            rgb, stored, (width, height), has_frames = _decode_file(file, least_side)
+            rgb, stored, (width, height), has_frames, note = _decode_file(
+                file, least_side, int(1e6 * (megapixels or megapixels_that_fit()))
+            )
         after = os.fstat(handle)
     finally:
         os.close(handle)
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise ImageError("it changed while it was read", unseen=True)
-    info = DecodedImage(path, before.st_size, before.st_mtime_ns, width, height)
-    return Decoded(info, rgb, stored, has_frames)
+    info = DecodedImage(path, before.st_size, modified_at(before), width, height)
+    return Decoded(info, rgb, stored, has_frames, note)
 
 
 def _decode_file(
-    file: BinaryIO, least_side: int | None
-) -> tuple[Image.Image, Image.Image, tuple[int, int], bool]:
-    """Return an image as RGB, perhaps at a reduced scale, and as stored; its width and height."""
+    file: BinaryIO, least_side: int | None, most_pixels: int
+) -> tuple[Image.Image, Image.Image, tuple[int, int], bool, str]:
+    """Return an image as RGB, perhaps at a reduced scale, and as stored; its width and height;
+    whether it has more frames; what is wrong with it.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # beyond twice Pillow's limit of pixels is an error
+        # A JPEG is decoded at a scale: what its header says is too large may not be so then.
+        limit = None if _starts_with(file, JPEG_MAGIC) else most_pixels
+        with _pillows_limit(limit), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # beyond half the limit
             with Image.open(file, formats=readable_formats()) as image:
                 width, height = image.size
                 is_jpeg = isinstance(image, JpegImageFile)  # an MPO is one, too
                 has_frames = not is_jpeg and getattr(image, "is_animated", False)
                 if least_side and is_jpeg:
                     image.draft(None, (least_side, least_side))
+                # A progressive one is kept as coefficients, of 4 to 8 bytes a pixel, until its end.
+                whole = width * height // 2 if image.info.get("progressive") else 0
+                if max(math.prod(image.size), whole) > most_pixels:
+                    raise Image.DecompressionBombError
+                note = _load(image) if is_jpeg else ""
                 if image.size == (width, height):
                     rgb = to_rgb(image)
-                    return rgb, image, rgb.size, has_frames
+                    return rgb, image, rgb.size, has_frames, note
                 own_size = (height, width) if _on_its_side(image) else (width, height)
-                return to_rgb(image), image, own_size, has_frames
+                return to_rgb(image), image, own_size, has_frames, note
+    except Image.DecompressionBombError as error:
+        most = f"{most_pixels / 1e6:,.0f} megapixels"
+        raise TooLargeError(f"it has more than {most}; see --max-megapixels") from error
+    except ValueError as error:
+        # Pillow refuses a PNG whose texts need over 1 MiB, also one inside an .ico.
+        if "MAX_TEXT" in str(error) and _starts_with(file, PNG_MAGIC):
+            return _decode_file(_without_texts(file), least_side, most_pixels)
+        raise image_error(error) from error
     except UnidentifiedImageError as error:
         raise ImageError(_unsupported(file)) from error
     except Exception as error:  # decoders of damaged files raise any kind of exception
         raise image_error(error) from error
+
+
+def _starts_with(file: BinaryIO, magic: bytes) -> bool:
+    file.seek(0)
+    found = file.read(len(magic)) == magic
+    file.seek(0)
+    return found
+
+
+def _without_texts(png: BinaryIO) -> BinaryIO:
+    """Return a PNG without its texts and its colour profile."""
+    png.seek(0)
+    kept = io.BytesIO()
+    kept.write(png.read(len(PNG_MAGIC)))
+    while header := png.read(8):
+        length = int.from_bytes(header[:4]) + 4  # with the checksum
+        if header[4:] in PNG_TEXTS:
+            png.seek(length, os.SEEK_CUR)
+        else:
+            kept.write(header + png.read(length))
+    kept.seek(0)
+    return kept
+
+
+@contextlib.contextmanager
+def _pillows_limit(pixels: int | None) -> Iterator[None]:
+    """Let Pillow open and decode images with at most so many pixels; it refuses twice its limit."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels and max(1, pixels // 2)
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def _load(jpeg: ImageFile.ImageFile) -> str:
+    """Decode a JPEG, without its end if LEAST_ROWS are there; return what is wrong with it."""
+    try:
+        jpeg.load()
+        return ""
+    except OSError as error:
+        if "truncated" not in str(error):
+            raise
+        ImageFile.LOAD_TRUNCATED_IMAGES = True
+        try:
+            jpeg.load()
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
+        last = math.ceil(LEAST_ROWS * jpeg.height)
+        if np.isin(np.asarray(jpeg.crop((0, last - 1, jpeg.width, last))), NO_ROW).all():
+            raise
+    return "the end of the file is missing"
 
 
 def _unsupported(file: BinaryIO) -> str:
@@ -242,26 +354,27 @@ def _over_white(tile: Image.Image) -> Image.Image:
 def _grey_scale(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
     """Return what converts grey values of 16 bits, 32 bits or floats to 8 bits.
 
-    Of 16 bits the higher eight are kept. Other values are taken to be from 0 to 1 (floats), of 8
-    bits or of 16 bits if they all fit, and else are scaled from their least to their greatest.
+    Whole numbers from 0 to 255 stay as they are. Others are scaled as viewers of such files show
+    them (ImageJ, QGIS): from the least to the greatest value, but for OUTLIERS at each end, such as
+    hot pixels, and for what marks pixels without a value. A plain image keeps its grey value.
     """
-    if image.mode.startswith("I;16"):
-        return lambda tile: Image.fromarray((np.asarray(tile) // 256).astype(np.uint8))
-    least, most = np.inf, -np.inf
-    for _, tile in _tiles(image):
-        values = np.asarray(tile, np.float64)
-        finite = np.isfinite(values)
-        least = min(least, values.min(initial=np.inf, where=finite))
-        most = max(most, values.max(initial=-np.inf, where=finite))
-    low, high = (least, most) if least <= most else (0.0, 1.0)
-    if low >= 0:
-        tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
-        low, high = 0.0, next((top for top in tops if high <= top), high)
-    scale = 255 / ((high - low) or 1)
+    sample = image.resize([min(side, SAMPLE) for side in image.size], Image.Resampling.NEAREST)
+    values = np.asarray(sample, np.float64)
+    with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):  # there is no such
+        values = values[values != float(image.tag_v2[GDAL_NODATA])]  # type: ignore[attr-defined]
+    values = values[np.abs(values) < NO_VALUE]  # which no NaN is
+    values = values if values.size else np.zeros(1)
+    least, most = values.min(), values.max()
+    low, high = np.percentile(values, (OUTLIERS, 100 - OUTLIERS), method="nearest")
+    if low == high:
+        low, high = least, most
+    tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+    if low == high or (image.mode != "F" and least >= 0 and most <= 255):
+        low, high = 0.0, next((top for top in tops if most <= top), most)
 
     def to_grey(tile: Image.Image) -> Image.Image:
-        values = np.asarray(tile, np.float64)
-        known = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-        return Image.fromarray(((known - low) * scale).clip(0, 255).round().astype(np.uint8))
+        known = np.nan_to_num(np.asarray(tile, np.float64), nan=low, posinf=high, neginf=low)
+        grey = (known.clip(low, high) - low) * (255 / (high - low))
+        return Image.fromarray(grey.round().astype(np.uint8))
 
     return to_grey

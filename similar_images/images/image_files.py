@@ -26,6 +26,8 @@ COMMON_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # tried first: each try costs 2
 OPENED_BY_ANOTHER = frozenset({"MPO"})  # by the JPEG plugin
 # The package that adds a format, by suffix; see readable_formats.
 PACKAGES = dict.fromkeys((".heic", ".heif", ".hif"), "pillow-heif") | {".jxl": "pillow-jxl-plugin"}
+OWN_IMAGES = frozenset({"comparison.png", "named_comparison.png"})  # which query_code.py writes
+MADE_BY = ("Software", "similar-images")  # their PNG text chunk
 LEFT_OUT_LISTED = 8  # suffixes that a line names
 
 
@@ -61,7 +63,8 @@ class Listing:
     """What was found under a folder besides the images."""
 
     skipped: list[Skipped] = field(default_factory=list)
-    left_out: collections.Counter[str] = field(default_factory=collections.Counter)  # by suffix
+    # By suffix, and "written by query_code.py".
+    left_out: collections.Counter[str] = field(default_factory=collections.Counter)
 
 
 def label_of(path: str) -> str:
@@ -127,8 +130,9 @@ def iter_images(
     """Yield every image under root, by the suffix of its name, in no particular order.
 
     The list is not kept in memory: the first image is yielded at once. Files and folders whose
-    names begin with a dot are left out, as are paths that are not `wanted`. Other files, and what
-    can't be listed, are noted in `listing`. Raises OSError if root itself can't be listed.
+    names begin with a dot are left out, as are paths that are not `wanted`. Other files, images
+    that query_code.py wrote, and what can't be listed, are noted in `listing`. Raises OSError if
+    root itself can't be listed.
 
     Links are followed, but each folder is listed once: under its own path if it lies under root,
     else under the first path, in alphabetical order, by which a link leads to it.
@@ -159,6 +163,20 @@ def no_images(folder: Path, listing: Listing, advice: str) -> ImageError:
     """Return the error that a folder holds no images, with what was left out."""
     words = f" (left out: {left_out_in_words(listing.left_out)})" if listing.left_out else ""
     return ImageError(f"{folder} holds no images{words}; {advice}")
+
+
+def is_own_image(path: str) -> bool:
+    """Return whether a file is an image that query_code.py wrote."""
+    with contextlib.suppress(OSError):
+        if os.path.isfile(path):
+            with open(path, "rb") as file:
+                return "\0".join(MADE_BY).encode() in file.read(1024)
+    return False
+
+
+def modified_at(status: os.stat_result) -> int:
+    """Return a file's time in nanoseconds since 1970, at most what 64 bits hold: the year 2262."""
+    return max(-(2**63), min(status.st_mtime_ns, 2**63 - 1))
 
 
 def image_error(error: Exception) -> ImageError:
@@ -202,6 +220,8 @@ def _walk(root: Path, listing: Listing) -> Iterator[tuple[str, "os.DirEntry[str]
                     inner = f"{path}/{entry.name}" if path else entry.name
                     if _is_folder(entry, inner, listing):
                         heapq.heappush(folders, (linked or entry.is_symlink(), inner))
+                    elif entry.name in OWN_IMAGES and is_own_image(entry.path):
+                        listing.left_out["written by query_code.py"] += 1
                     elif has_image_suffix(inner):
                         yield inner, entry
                     else:
@@ -234,4 +254,4 @@ def _found(path: str, status: os.stat_result) -> FoundImage:
         raise ImageError("its name is not UTF-8") from None
     if length > MAX_PATH_BYTES:
         raise ImageError(f"its path is longer than {MAX_PATH_BYTES} bytes")
-    return FoundImage(path, status.st_size, status.st_mtime_ns)
+    return FoundImage(path, status.st_size, modified_at(status))

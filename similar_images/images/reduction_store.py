@@ -34,7 +34,9 @@ class ReductionStore:
         reduce: Callable[[Decoded], Reduction],
         least_side: int | None = None,
         workers: int | None = None,
+        max_megapixels: int | None = None,
     ) -> None:
+        self.max_megapixels = max_megapixels
         self.reduce = reduce
         self.least_side = least_side
         self.workers = workers
@@ -93,7 +95,9 @@ class ReductionStore:
         workers = core_count() if self.workers is None else self.workers
         workers = 0 if len(paths) <= FEW_IMAGES else workers
         batch_size = max(1, min(BATCH, len(paths) // (8 * max(1, workers))))
-        task = Task(root=Path(), least_side=least_side, examine=examine)
+        task = Task(
+            root=Path(), least_side=least_side, megapixels=self.max_megapixels, examine=examine
+        )
         with (
             Decoder(task, batch_size, workers) as decoder,
             console.progress("images read", len(paths)) as progress,

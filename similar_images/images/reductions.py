@@ -30,10 +30,10 @@ class Reduction(NamedTuple):
     it is opaque. width, height: pixels of the whole image, upright. digest: of the stored values,
     with all bits and the alpha channel. scaled: whether the digest is not of all that is stored, as
     the image was decoded at a reduced scale, or has more frames. shown_whole: whether the view
-    shows all of it; not so for animations, for files with several pages and for values of more than
-    8 bits. lines: how many rows differ from the one before, or columns if fewer, up to 32 and more.
-    coarseness: of a JPEG, the mean step to which its values were rounded; 0 for other formats.
-    features, mirrored_features: of verifying/features.py.
+    shows all of it; not so for animations, for files with several pages, for values of more than 8
+    bits and for truncated files. lines: how many rows differ from the one before, or columns if
+    fewer, up to 32 and more. coarseness: of a JPEG, the mean step to which its values were rounded;
+    0 for other formats. features, mirrored_features: of verifying/features.py.
     """
 
     tiny: bytes
@@ -74,7 +74,9 @@ def reduced(decoded: Decoded) -> Reduction:
         lines=_different_lines(rgb),
         coarseness=_coarseness(decoded.stored),
         scaled=rgb.size != (info.width, info.height) or decoded.has_frames,
-        shown_whole=not decoded.has_frames and not decoded.stored.mode.startswith(("I", "F")),
+        shown_whole=not (
+            decoded.has_frames or decoded.note or decoded.stored.mode.startswith(("I", "F"))
+        ),
     )
 
 

@@ -60,10 +60,12 @@ def report(job: Load, tally: Tally, seconds: float) -> None:
         rows = counted(tally.unseen, "row")
         why = "unreadable or empty folder, broken link, missing decoder, replaced meanwhile"
         say(f"{rows} whose file may still exist ({why}): kept")
-    if tally.skipped:
-        trouble(f"Skipped unreadable files: {len(tally.skipped):,}")
-        for skipped in tally.skipped:
-            trouble(f"  {printable(skipped.path)}: {printable(skipped.reason)}")
+    named = {"Skipped unreadable files": tally.skipped, "Loaded damaged files": tally.damaged}
+    for what, files in named.items():
+        if files:
+            trouble(f"{what}: {len(files):,}")
+        for file in files:
+            trouble(f"  {printable(file.path)}: {printable(file.reason)}")
     if tally.left_out:
         say(f"Left out: {left_out_in_words(tally.left_out)}")
     place = f'"{job.collection.name}" ({redact(job.collection.client.uri)})'

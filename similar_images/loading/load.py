@@ -22,13 +22,14 @@ class Load:
     """What a load works with.
 
     make_embedder: returns the network, compiled for so many images; called if there are any.
-    workers: processes that decode, as of embed_images().
+    workers, max_megapixels: as of embed_images().
     """
 
     options: LoadOptions
     collection: ImageCollection
     make_embedder: Callable[[int], Embedder]
     workers: int | None
+    max_megapixels: int | None
     ranks: Ranks
     console: Console
 
@@ -43,11 +44,12 @@ class Tally:
     removed: int = 0  # of those
     unseen: int = 0  # rows whose file was not found, but may still be there
     skipped: list[Skipped] = field(default_factory=list)
+    damaged: list[Skipped] = field(default_factory=list)  # loaded all the same
     left_out: dict[str, int] = field(default_factory=dict)  # files that no decoder takes, by suffix
 
     def add(self, other: "Tally") -> None:
         """Add another rank's."""
-        for name in ("loaded", "kept", "gone", "removed", "unseen", "skipped"):
+        for name in ("loaded", "kept", "gone", "removed", "unseen", "skipped", "damaged"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.left_out = other.left_out  # every rank lists the whole folder
 
@@ -122,9 +124,13 @@ def embed_and_upsert(job: Load, paths: Sequence[str], tally: Tally) -> None:
         RowWriter(job.collection, progress.update) as writer,
     ):
         # At least one worker, even for a single image: one that kills it is skipped, see Decoder.
-        for batch in embed_images(embedder, job.options.folder, paths, job.workers, for_few=1):
+        most, folder = job.max_megapixels, job.options.folder
+        for batch in embed_images(
+            embedder, folder, paths, job.workers, max_megapixels=most, for_few=1
+        ):
             writer.add(batch.images, batch.embeddings)
             tally.skipped += batch.skipped
+            tally.damaged += batch.damaged
             progress.update(len(batch.skipped))
         writer.finish()
         tally.loaded = writer.written

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from similar_images.images.image_files import Skipped, has_image_suffix
+from similar_images.images.image_files import Skipped, has_image_suffix, is_own_image
 from similar_images.loading.prepare import LoadOptions
 from similar_images.milvus.client import CollectionError
 
@@ -32,7 +32,11 @@ def certainly_gone(missing: Iterable[str], skipped: Iterable[Skipped], root: Pat
             has_image_suffix(path)
             and unseen.isdisjoint(above)
             and not any(map(is_empty, above[:-1]))
-            and not (seen.isdisjoint(above) and os.path.lexists(root / path))
+            and not (
+                seen.isdisjoint(above)
+                and os.path.lexists(root / path)
+                and not is_own_image(os.path.join(root, path))
+            )
         )
 
     return list(filter(is_gone, missing))

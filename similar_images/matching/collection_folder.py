@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 
-from similar_images.images.image_files import identity
+from similar_images.images.image_files import identity, modified_at
 from similar_images.milvus.collection import ImageCollection
 from similar_images.milvus.schema import Match
 
@@ -60,7 +60,7 @@ class CollectionFolder:
         status = self._status(match.path)
         if status is None:
             return self.is_there and stays_inside(match.path)
-        return (status.st_size, status.st_mtime_ns) != (match.file_size, match.modified_at)
+        return (status.st_size, modified_at(status)) != (match.file_size, match.modified_at)
 
     @property
     def is_there(self) -> bool:

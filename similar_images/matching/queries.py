@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from similar_images.console import Console
+from similar_images.console import Console, warn
 from similar_images.images.image_files import (
     ImageError,
     Listing,
@@ -18,6 +18,7 @@ from similar_images.images.image_files import (
     check_folder,
     iter_images,
     label_of,
+    modified_at,
     no_images,
 )
 from similar_images.images.reduction_store import ReductionStore
@@ -140,12 +141,23 @@ def embed_queries(
         device, look = embedder.words, reductions.reduce if reductions else None
         console.say(f"{counted(len(new), 'image')} to embed: {device}")
         with console.progress("images", len(new)) as progress:
-            for batch in embed_images(embedder, images.root, new, options.workers, examine=look):
+            for batch in embed_images(
+                embedder,
+                images.root,
+                new,
+                options.workers,
+                max_megapixels=options.max_megapixels,
+                # A worker takes half a second to start, for a folder's images, which may kill it.
+                for_few=int(images.labelled),
+                examine=look,
+            ):
                 for number, image in enumerate(batch.images):
                     embeddings[image.path] = batch.embeddings[number]
                     if reductions:
                         reductions.add(str(images.root / image.path), batch.examined[number])
                 skipped += batch.skipped
+                for damaged in batch.damaged:
+                    warn(f"{printable(damaged.path)}: {damaged.reason}")
                 progress.update(len(batch.images) + len(batch.skipped))
     if not embeddings:
         raise ImageError(f"cannot read {printable(skipped[0].path)}: {skipped[0].reason}")
@@ -174,5 +186,5 @@ def stored_embeddings(
         for path in images[stored.path]:
             with contextlib.suppress(OSError):
                 status = os.stat(root / path)
-                if (status.st_size, status.st_mtime_ns) == (stored.file_size, stored.modified_at):
+                if (status.st_size, modified_at(status)) == (stored.file_size, stored.modified_at):
                     yield path, embedding

@@ -24,7 +24,7 @@ from similar_images.images.decode_workers import (
     Task,
     core_count,
 )
-from similar_images.images.decoding import Preprocessing
+from similar_images.images.decoding import Preprocessing, megapixels_that_fit
 from similar_images.network.find_network import torch_network_of
 from similar_images.network.model_description import PUBLISHED, RANDOM, Model, ModelError
 from similar_images.network.network_cache import ConvertedNetwork
@@ -51,6 +51,7 @@ class EmbeddingOptions:
     precision: str = "auto"
     batch_size: int | None = None
     workers: int | None = None
+    max_megapixels: int | None = None
 
 
 # A network ready to embed; several threads may use it at once.
@@ -102,6 +103,7 @@ def embed_images(
     paths: Sequence[str],
     workers: int | None = None,
     *,
+    max_megapixels: int | None = None,
     for_few: int = 0,
     examine: Examine | None = None,
 ) -> Iterator[Batch]:
@@ -109,9 +111,9 @@ def embed_images(
 
     Worker processes decode while the network runs: large JPEGs at a reduced scale, unless the
     embedder is exact. workers=None starts one for each core, or for_few of them for FEW_IMAGES; 0
-    decodes in this process, see Decoder. examine is called with each decoded image, where it is
-    decoded. Images without a finite embedding are skipped. Raises ImageError if workers can't be
-    started.
+    decodes in this process, see Decoder. max_megapixels: as of Task.megapixels. examine is called
+    with each decoded image, where it is decoded. Images without a finite embedding are skipped.
+    Raises ImageError if workers can't be started.
     """
     if workers is None:
         workers = for_few if len(paths) <= FEW_IMAGES else core_count()
@@ -119,6 +121,7 @@ def embed_images(
         root=root,
         preprocessing=embedder.preprocessing,
         least_side=least_side(embedder.preprocessing, embedder.exact),
+        megapixels=max_megapixels,
         examine=examine,
     )
     ahead = embedder.streams + 1
@@ -168,7 +171,7 @@ def add_weights_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_embedding_options(parser: argparse.ArgumentParser) -> None:
-    """Add --device, --precision, --batch-size and --workers."""
+    """Add --device, --precision, --batch-size, --workers and --max-megapixels."""
     parser.add_argument(
         "--device",
         choices=DEVICES,
@@ -192,6 +195,13 @@ def add_embedding_options(parser: argparse.ArgumentParser) -> None:
         type=whole_number(0, 1024),
         metavar="N",
         help="processes that decode images (default: one for each core)",
+    )
+    parser.add_argument(
+        "--max-megapixels",
+        type=whole_number(1, 100_000),
+        metavar="N",
+        help="the largest image to decode; a JPEG counts with the scale at which it is decoded "
+        f"(default: what fits into a third of the memory, here {megapixels_that_fit():,})",
     )
 
 

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 
 from similar_images.console import QUIET, Console
+from similar_images.images.image_files import MADE_BY
 from similar_images.images.reduction_store import ReductionStore, Thumbnail
 from similar_images.matching.pairs import Pair, paths_to_show
 from similar_images.results.rendering import letters
@@ -69,7 +70,9 @@ def picture_bytes(
         for place, pair in enumerate(row, start=1):
             page.match(x + place * step, y, pair, (verdicts or {}).get(pair))
     out = io.BytesIO()
-    page.image.save(out, "PNG")
+    text = PngImagePlugin.PngInfo()
+    text.add_text(*MADE_BY)
+    page.image.save(out, "PNG", pnginfo=text)
     return out.getvalue()
 
 

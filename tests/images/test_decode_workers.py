@@ -1,7 +1,9 @@
 """decode_workers.py: batches are the same whoever decodes them, and whoever dies of it."""
 
 import multiprocessing
+import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from PIL import Image
 
 from similar_images.images import decode_workers
 from similar_images.images.decode_workers import Decoder, Task
-from similar_images.images.decoding import Preprocessing, decode
+from similar_images.images.decoding import Decoded, Preprocessing, decode
 from similar_images.images.image_files import ImageError, Listing, Skipped, iter_images
 
 preprocess = Preprocessing(256, 224)
@@ -82,6 +84,23 @@ def test_unreadable_images_cost_no_other(workers: int, photos: Path) -> None:
     assert came == [path for path in paths if path not in broken]
 
 
+def full_at_one(image: Decoded) -> None:
+    """Run out of memory at an image."""
+    if image.info.path == "1.png":
+        raise MemoryError
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_memory_does_not_suffice_for_is_skipped(
+    workers: int, own_folder: Path
+) -> None:
+    draw(own_folder, ["0.png", "1.png", "2.png"])
+    with Decoder(Task(root=own_folder, examine=full_at_one), 3, workers) as decoder:
+        (batch,) = decoder.batches(["0.png", "1.png", "2.png"])
+    assert [image.path for image in batch.images] == ["0.png", "2.png"]
+    assert batch.skipped == [Skipped("1.png", "MemoryError", unseen=True)]
+
+
 KILLERS = {0: "kills", 9: "crashes", 10: "kills", 20: "crashes", 29: "kills"}
 
 
@@ -114,6 +133,34 @@ def test_an_image_that_takes_too_long_is_skipped(
             unseen=True,
         )
     ]
+
+
+def in_turn(image: Decoded) -> bool:
+    """Return whether no other image is examined at the same time; die of one, once."""
+    if "once" in image.info.path and not Path("died").exists():
+        Path("died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        Path("busy").mkdir()
+    except FileExistsError:
+        return False
+    time.sleep(0.1)
+    Path("busy").rmdir()
+    return True
+
+
+def test_large_images_are_decoded_one_at_a_time(own_folder: Path) -> None:
+    """Even if the worker of one is killed; what is larger than the limit is skipped."""
+    names = [f"{number}{' once' if number == 5 else ''}.png" for number in range(12)]
+    for name in [*names, "larger.png"]:
+        Image.new("L", (1000, 1001 if name == "larger.png" else 1000)).save(name)
+    task = Task(root=own_folder, megapixels=1, examine=in_turn)
+    with Decoder(task, 1, workers=4) as decoder:
+        batches = list(decoder.batches([*names, "larger.png"]))
+    assert [image.path for batch in batches for image in batch.images] == names
+    assert all(alone for batch in batches for alone in batch.examined)
+    reason = "it has more than 1 megapixels; see --max-megapixels"
+    assert batches[-1].skipped == [Skipped("larger.png", reason)]
 
 
 def test_workers_that_the_system_kills_cost_no_image(own_folder: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from helpers import PROJECT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as vision
 
@@ -108,6 +110,7 @@ SHOWN = [  # an image of one pixel, and its colour over white, computed by hand
     (pixel("HSV", (85, 255, 255)), (0, 255, 0)),
     (pixel("I;16", 25_700), (100, 100, 100)),
     (pixel("I;16B", 25_700), (100, 100, 100)),
+    (pixel("I;16", 100), (100, 100, 100)),
     (pixel("I", 100), (100, 100, 100)),
     (pixel("F", 0.2), (51, 51, 51)),
 ]
@@ -132,25 +135,23 @@ def test_transparency_is_shown_over_white(own_folder: Path) -> None:
     np.testing.assert_array_equal(np.asarray(decode(own_folder, "x.tif").rgb), np.asarray(expected))
 
 
-def test_sixteen_bits_keep_the_higher_eight(own_folder: Path) -> None:
-    values = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
-    Image.fromarray(values).save("x.png")
-    shown = np.asarray(decode(own_folder, "x.png").rgb)
-    np.testing.assert_array_equal(shown[..., 0], values >> 8)
-
-
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
         (np.int32([[0, 100, 200, 255]]), [0, 100, 200, 255]),
+        (np.uint16([[0, 1, 2, 20]]), [0, 1, 2, 20]),  # a mask, as its version of 8 bits
         (np.int32([[200, 200, 200, 200]]), [200] * 4),
-        (np.int32([[0, 257, 65535, 32896]]), [0, 1, 255, 128]),
+        (np.uint16([[0, 257, 65535, 32896]]), [0, 1, 255, 128]),
+        (np.uint16([[0, 16, 4080, 2048]]), [0, 1, 255, 128]),  # 12 bits
         (np.int32([[-50, 0, 100, 150]]), [0, 64, 191, 255]),
         (np.float32([[0, 0.2, 0.8, 1]]), [0, 51, 204, 255]),
         (np.float32([[0.8, 0.8, 0.8, 0.8]]), [204] * 4),
         (np.float32([[0, 51, 204, 255]]), [0, 51, 204, 255]),
         (np.float32([[-0.5, 0, 1, 1.5]]), [0, 64, 191, 255]),
-        (np.float32([[np.nan, 0.2, np.inf, 0.8]]), [0, 51, 255, 204]),
+        (np.float32([[0, 0.2, 0.8, 1.003]]), [0, 51, 203, 255]),
+        (np.float32([[np.nan, 0.2, np.inf, 1.2]]), [0, 0, 255, 255]),
+        (np.float32([[-3.4028235e38, 200, 500, 800]]), [0, 0, 128, 255]),  # elevation
+        (np.float32([[-np.inf, np.nan, np.nan, np.nan]]), [0] * 4),
     ],
 )
 def test_numbers_are_scaled_by_what_they_hold(
@@ -161,14 +162,19 @@ def test_numbers_are_scaled_by_what_they_hold(
     assert shown[1, :, 2].tolist() == expected
 
 
-def test_numbers_are_scaled_by_the_whole_image(own_folder: Path) -> None:
-    """Its least and greatest value lie in different squares of those converted at a time."""
-    values = np.zeros((TILE + 5, 2 * TILE + 5), np.float32)
-    values[0, 0], values[-1, -1], values[1, -1], values[-1, 0] = -100, 300, np.nan, -np.inf
-    Image.fromarray(values).save("x.tif")
+def test_sixteen_bits_show_the_same_as_eight(own_folder: Path) -> None:
+    """Whatever range of the 16 bits is used, beside a few hot pixels; elevation beside no value."""
+    eight = np.asarray(Image.linear_gradient("L").resize((TILE + 5, 2 * TILE + 5))).astype(int)
+    for factor, offset in ((257, 0), (16, 0), (1, 300), (4, 1000)):
+        sixteen = (eight * factor + offset).astype(np.uint16)
+        sixteen[::5, 7] = 65535
+        Image.fromarray(sixteen).save("x.png")
+        wrong = np.abs(np.asarray(decode(own_folder, "x.png").rgb)[..., 1] - eight.astype(float))
+        assert (wrong <= 4).mean() > 0.999
+    elevation = np.where(eight < 60, -9999, eight * 3.5).astype(np.float32)
+    Image.fromarray(elevation).save("x.tif", tiffinfo={decoding.GDAL_NODATA: "-9999"})
     shown = np.asarray(decode(own_folder, "x.tif").rgb)[..., 0]
-    assert [shown[0, 0], shown[-1, -1], shown[1, -1], shown[-1, 0]] == [0, 255, 0, 0]
-    assert set(np.unique(shown)) == {0, 64, 255}  # zero is a quarter of the way
+    np.testing.assert_allclose(shown, (eight - 60).clip(0) * 255 / 195, atol=3)
 
 
 # Kinds of images, and what Pillow's own image takes: bytes a pixel.
@@ -230,6 +236,32 @@ def test_embedded_colour_profiles_are_not_applied(own_folder: Path) -> None:
     shown = np.asarray(decode(own_folder, "x.png").rgb)
     np.testing.assert_array_equal(shown, np.asarray(expected))
     np.testing.assert_array_equal(shown, np.asarray(image))
+
+
+def test_a_png_with_long_texts_is_decoded(own_folder: Path) -> None:
+    """Pillow refuses a megabyte of compressed text or profile, and 64 of text."""
+    image, exif, long = noise(30, 20), Image.Exif(), "workflow " * 200_000
+    exif[0x0112] = 6
+    for name in ("zTXt.png", "iTXt.png", "after.png", "iCCP.png", "tEXt.png"):
+        info = PngInfo()
+        if name == "zTXt.png":
+            info.add_text("workflow", long, zip=True)
+        elif name == "iTXt.png":
+            info.add_itxt("XML:com.adobe.xmp", long, zip=True)
+        elif name == "after.png":
+            info.add(b"zTXt", b"x\0\0" + zlib.compress(long.encode()), after_idat=True)
+        elif name == "tEXt.png":
+            info.add_text("workflow", 40 * long)
+        profile = long.encode() if name == "iCCP.png" else None
+        image.save(name, pnginfo=info, exif=exif, icc_profile=profile)
+        with pytest.raises(ValueError, match="MAX_TEXT"):
+            Image.open(name).load()
+        rgb = decode(own_folder, name).rgb
+        np.testing.assert_array_equal(np.asarray(rgb), np.asarray(image.transpose(STORED[8])))
+    cut = Path("iTXt.png").read_bytes()
+    Path("iTXt.png").write_bytes(cut[:-1000])
+    with pytest.raises(ImageError, match="truncated"):
+        decode(own_folder, "iTXt.png")
 
 
 # How a camera that was held in each of EXIF's orientations stores an upright image.
@@ -321,7 +353,8 @@ def test_what_cannot_be_decoded_raises(what: str, own_folder: Path) -> None:
     elif what == "pipe":
         os.mkfifo(path)
     with pytest.raises(ImageError, match=r"\w") as caught:
-        decode(own_folder, "x.png")
+        decode(own_folder, "x.png", megapixels=399)
+    assert (what == "bomb") == ("it has more than 399 megapixels; see --max" in str(caught.value))
     assert (what == "folder") == ("takes folders with --queries" in str(caught.value))
     assert caught.value.unseen == (what == "missing")
 

@@ -83,13 +83,13 @@ def test_a_query_decodes_each_image_once(
     whole: Counter[str] = Counter()
     decode = decode_workers.decode
 
-    def note(folder: Path, path: str, least_side: int | None) -> object:
+    def note(folder: Path, path: str, least_side: int | None, most: float) -> object:
         assert least_side in (512, None), "at one scale, equal images have equal pixels"
         (decoded if least_side else whole)[str(folder / path)] += 1
-        return decode(folder, path, least_side)
+        return decode(folder, path, least_side, most)
 
     monkeypatch.setattr(decode_workers, "decode", note)
-    assert query_code.main(["--queries", "queries", "--top-k", top_k]) == 0
+    assert query_code.main(["--queries", "queries", "--top-k", top_k, "--workers", "0"]) == 0
     assert decoded.keys() >= {row[side] for row in pairings() for side in ("query", "match")}
     assert set(decoded.values()) == {1}
     assert set(whole.values()) <= {1}

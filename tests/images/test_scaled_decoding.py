@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter, ImageOps
 
-from similar_images.images.decoding import Preprocessing, decode
+from similar_images.images.decoding import Preprocessing, TooLargeError, decode
+from similar_images.images.image_files import ImageError
+from similar_images.images.reductions import reduced
 
 PREPROCESS = Preprocessing(256, 224)
 LEAST = 512
@@ -88,13 +90,56 @@ def test_an_mpo_shows_its_first_image(own_folder: Path) -> None:
     assert close(PREPROCESS(rgb), PREPROCESS(first))
 
 
-def test_a_truncated_file_is_refused_at_every_scale(own_folder: Path) -> None:
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_truncated_jpeg_is_decoded_if_nine_in_ten_rows_are_there(
+    mode: str, own_folder: Path
+) -> None:
+    """A PNG without its end is refused, even after that."""
+    image, out = photograph(2100, 1500).convert(mode), io.BytesIO()
+    image.save(out, "JPEG", quality=90)
+    whole = np.asarray(Image.open(out).convert("RGB"))
+    for missing, rows in ((2, 1500), (0.01, 1450), (0.08, 1330), (0.12, 0), (0.5, 0)):
+        size = missing if missing > 1 else len(out.getvalue()) * missing
+        (own_folder / "x.jpg").write_bytes(out.getvalue()[: -int(size)])
+        for least in (None, LEAST):
+            if not rows:
+                with pytest.raises(ImageError, match="truncated"):
+                    decode(own_folder, "x.jpg", least)
+                continue
+            decoded = decode(own_folder, "x.jpg", least)
+            assert decoded.note == "the end of the file is missing"
+            assert not reduced(decoded).shown_whole
+            if least is None:
+                np.testing.assert_array_equal(np.asarray(decoded.rgb)[:rows], whole[:rows])
     out = io.BytesIO()
-    photograph(2100, 1500).save(out, "JPEG", quality=90)
-    (own_folder / "x.jpg").write_bytes(out.getvalue()[: len(out.getvalue()) // 2])
-    for least in (None, LEAST):
-        with pytest.raises(Exception, match="truncated"):
-            decode(own_folder, "x.jpg", least)
+    image.convert("L").save(out, "PNG")
+    (own_folder / "x.png").write_bytes(out.getvalue()[:-100])
+    with pytest.raises(ImageError, match="truncated"):
+        decode(own_folder, "x.png")
+
+
+def test_the_limit_is_of_what_is_decoded(own_folder: Path) -> None:
+    """At half the scale, 3.15 megapixels are 0.8; a progressive JPEG is kept in memory as a whole.
+
+    Pillow itself refuses more than 179.
+    """
+    photograph(2100, 1500).save("x.jpg")
+    photograph(2100, 1500).save("progressive.jpg", progressive=True)
+    photograph(2100, 1500).save("x.png")
+    assert decode(own_folder, "x.jpg", LEAST, 0.8).rgb.size == (1050, 750)
+    assert decode(own_folder, "progressive.jpg", LEAST, 1.6).rgb.size == (1050, 750)
+    assert decode(own_folder, "x.png", LEAST, 3.16).rgb.size == (2100, 1500)
+    for name, side, most in (
+        ("x.jpg", LEAST, 0.7),
+        ("x.jpg", None, 3.1),
+        ("progressive.jpg", LEAST, 1.5),
+        ("x.png", LEAST, 3.1),
+    ):
+        with pytest.raises(TooLargeError, match="megapixels; see --max-megapixels"):
+            decode(own_folder, name, side, most)
+    Image.new("L", (20_000, 10_000), 99).save("panorama.jpg")
+    info, rgb = decode(own_folder, "panorama.jpg", LEAST)[:2]
+    assert (info.width, info.height, *rgb.size) == (20_000, 10_000, 2_500, 1_250)
 
 
 def test_damaged_exif_data_leave_it_as_it_is(own_folder: Path) -> None:

@@ -183,6 +183,20 @@ def test_the_script_prints_the_numbers(photos: Path, own_folder: Path) -> None:
     np.testing.assert_allclose(numbers, image_to_embedding(image, weights="random"), atol=1e-6)
 
 
+def test_an_unreadable_image_costs_no_other(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its line is null, so that each line belongs to an image."""
+    image = str(photos / "猫/三毛.webp")
+    assert script.main([image, "nowhere.png", image, "--weights", "random"]) == 1
+    printed = capsys.readouterr()
+    first, second, third = map(json.loads, printed.out.splitlines())
+    assert (len(first), second) == (512, None)
+    assert first == third
+    assert "warning: cannot read nowhere.png: No such file" in printed.err
+    assert printed.err.endswith("error: cannot read 1 of 3 images; null stands in their lines\n")
+
+
 def test_its_mistakes_end_in_one_line(photos: Path, fails: Fails) -> None:
     image = photos / "sixteen.png"
     assert "nowhere.png" in fails(script.main, "nowhere.png", "--weights", "random")

@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -56,16 +57,22 @@ def test_what_cannot_be_taken_is_skipped_and_named(
     (root / "zero.bmp").write_bytes(b"BM" + bytes(60))
     Image.new("1", (20_000, 20_000)).save(root / "bomb.png")
     os.rename(save_gif(root), root / "a gif.png")
-    assert load("--images", root) == 0
+    Image.linear_gradient("L").save(root / "cut.jpg")
+    (root / "cut.jpg").write_bytes((root / "cut.jpg").read_bytes()[:-2])
+    assert load("--images", root, "--max-megapixels", 399) == 0
     out = capsys.readouterr().out
-    assert set(rows()) == {"good.png", "a gif.png"}
-    assert "Loaded 2 images" in out
+    assert set(rows()) == {"good.png", "a gif.png", "cut.jpg"}
+    assert "Loaded 3 images" in out
+    assert "Loaded damaged files: 1\n  cut.jpg: the end of the file is missing\n" in out
     assert "Skipped unreadable files: 10" in out
     for name in SKIPPED:
         assert re.search(rf"^  {re.escape(name)}(\.\w+)?: \w+", out, re.MULTILINE), name
+    os.rename(root / "cut.jpg", "query.jpg")
+    assert query_code.main(["query.jpg"]) == 0
+    assert "warning: query.jpg: the end of the file is missing" in capsys.readouterr().err
     for path in (root / "good.png", root / "a gif.png"):
         path.unlink()
-    assert load("--images", root) == 0
+    assert load("--images", root, "--max-megapixels", 399) == 0
     assert "Loaded 0 images" in capsys.readouterr().out
 
 
@@ -114,6 +121,12 @@ def test_an_image_that_kills_its_worker_is_named_and_keeps_its_row(
     assert done.returncode == 0, "with its own number of workers a load survives it, too"
     assert "1 image to embed" in done.stdout
     assert "deadly.png: its decode worker" in done.stdout
+    capsys.readouterr()
+    os.mkdir("few")
+    for name in ("deadly.png", "1.png"):
+        shutil.copy("images/1.png", f"few/{name}")
+    assert query_code.main(["--queries", "few"]) == 0, "so does a query of a few images"
+    assert "skipped deadly.png: its decode worker" in capsys.readouterr().err
 
 
 def test_a_folder_of_nothing_but_bad_files_says_so(own_folder: Path, fails: Fails) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from drawings import photograph
-from helpers import brute_force, load, on_both_engines, pairings
+from helpers import brute_force, load, on_both_engines, pairings, rows
 from PIL import Image
 
 import query_code
@@ -321,3 +321,42 @@ def test_images_are_not_compared_if_that_is_not_wanted(loaded: Path) -> None:
     page = Path("results/gallery.html").read_text()
     assert "Images were not compared." in page
     assert page.count("<img") > 20
+
+
+def test_files_dated_after_2262_are_images_like_others(
+    loaded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows, and the reductions of a query, hold 64 bits of nanoseconds."""
+    dated = [Path("database_set/dated 1.png"), Path("database_set/dated 2.png")]
+    for path in dated:
+        shutil.copy(next(Path("query_set").rglob("*.png")), path)
+        os.utime(path, (10**10, 10**10))
+    if dated[0].stat().st_mtime_ns < 2**63:
+        pytest.skip("this file system holds no such time")
+    assert load("--images", "database_set") == 0
+    assert load("--images", "database_set") == 0
+    assert "Loaded 0 images" in capsys.readouterr().out
+    assert query_code.main(["--queries", "database_set"]) == 0
+    assert "182 embeddings read from the collection" in capsys.readouterr().out
+    assert {str(path) for path in dated} <= {copy["path"] for copy in groups()}
+    shutil.copy2(dated[0], "query.png")
+    assert query_code.main(["query.png"]) == 0
+
+
+def test_results_do_not_become_images(loaded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wherever they lie; a user's own image of such a name stays one. A row of one is pruned."""
+    database, output = Path("database_set"), Path("database_set/results")
+    output.mkdir()
+    for name in ("comparison.png", "named_comparison.png"):
+        Image.new("RGB", (30, 20), "teal").save(database / name)
+        shutil.copy(database / name, output / name)
+    assert load("--images", database) == 0
+    assert len(rows()) == 184
+    shutil.rmtree(output)
+    for queries in (["--queries", "database_set"], ["database_set/comparison.png"]) * 2:
+        assert query_code.main([*queries, "--output", str(output)]) == 0
+        assert len(pairings(str(output))) == 182
+    capsys.readouterr()
+    assert load("--images", database, "--prune") == 0
+    assert "2 written by query_code.py, " in capsys.readouterr().out
+    assert len(rows()) == 182
