@@ -38,6 +38,7 @@ from similar_images.milvus.collection import existing_collection
 from similar_images.milvus.connection import add_collection_options, connect, resolve_uri
 from similar_images.network.embedding import EmbeddingOptions, add_embedding_options, least_side
 from similar_images.network.model_description import ModelError
+from similar_images.results.output_folder import OutputError, check_output
 from similar_images.results.result_files import (
     ResultOptions,
     add_result_options,
@@ -88,6 +89,7 @@ def run(args: argparse.Namespace) -> None:
     uri, images = resolve_uri(args.milvus_uri), find_queries(args.named, args.queries)
     console.say(f'Matching {images.words} against collection "{args.collection}" ({redact(uri)})')
     embedding, written = options_from(EmbeddingOptions, args), options_from(ResultOptions, args)
+    check_output(written.output, bool(written.named))
     with connect(uri, must_exist=True) as client:
         search = open_search(existing_collection(client, args.collection), args)
         network = network_for_queries(search.collection, args.weights)
@@ -110,7 +112,7 @@ def run(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit status."""
     args = parse_args(argv)
-    expected = (CollectionError, ImageError, ModelError)
+    expected = (CollectionError, ImageError, ModelError, OutputError)
     interrupted = "nothing was changed; run it again"
     return status_of(lambda: run(args), expected, interrupted)
 

@@ -40,6 +40,7 @@ def open_search(collection: ImageCollection, args: argparse.Namespace) -> "Searc
     options = options_from(SearchOptions, args)
     if args.collection_images:
         check_folder(args.collection_images, "--collection-images")
+    collection.check_filter(options.filter)
     index_type = collection.index.get("index_type", "")
     return Search(
         collection=collection,

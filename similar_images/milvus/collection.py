@@ -187,6 +187,11 @@ class ImageCollection:
         advice = CHECK_FILTER if expression else RESUME
         return int(self._query(expression, ["count(*)"], advice)[0]["count(*)"])
 
+    def check_filter(self, expression: str) -> None:
+        """Raise CollectionError if a Milvus filter can't be applied."""
+        if expression:
+            self._query(expression, [KEY], CHECK_FILTER, limit=1)
+
     def _query(
         self, expression: str, columns: Sequence[str], advice: str, **options: typing.Any
     ) -> list[dict[str, typing.Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 
 from similar_images.console import QUIET, Console
 from similar_images.images.reduction_store import ReductionStore, Thumbnail
@@ -34,6 +34,7 @@ SYSTEM_FONTS = (
     "msyh.ttc",
     "PingFang.ttc",
 )
+MADE_BY = ("Software", "similar-images")  # a PNG text chunk
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
@@ -69,7 +70,9 @@ def picture_bytes(
         for place, pair in enumerate(row, start=1):
             page.match(x + place * step, y, pair, (verdicts or {}).get(pair))
     out = io.BytesIO()
-    page.image.save(out, "PNG")
+    text = PngImagePlugin.PngInfo()
+    text.add_text(*MADE_BY)
+    page.image.save(out, "PNG", pnginfo=text)
     return out.getvalue()
 
 

@@ -92,8 +92,8 @@ def files_of(
         "comparison.png": picture_bytes(drawn_rows, title, reductions, console, verdicts),
         "gallery.html": [page],
         "near_duplicates.txt": near_duplicates_text(findings.near) if findings.near else None,
-        "copies.txt": copies_text(findings.groups) if spare else None,
         "duplicate_groups.txt": groups_text(findings.groups) if findings.groups else None,
+        "copies.txt": copies_text(findings.groups) if spare else None,  # after the groups
         "label_issues.txt": label_issues_text(findings.issues) if findings.issues else None,
         "observations.md": [report(drawn, findings, summary)],
     }

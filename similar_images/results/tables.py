@@ -10,6 +10,17 @@ from similar_images.matching.near_duplicates import NearDuplicate
 from similar_images.matching.pairs import Pair
 from similar_images.text import printable
 
+_PAIRING = ("query", "rank", "match", "similarity")
+COLUMNS = {
+    "pairings.txt": _PAIRING,
+    "near_duplicates.txt": (*_PAIRING, "verdict", "change"),
+    "duplicate_groups.txt": ("group", *Copy._fields),
+    "label_issues.txt": (
+        *("query", "label", "suggested", "margin", "votes", "matches"),
+        *("match", "similarity"),
+    ),
+}
+
 
 def pairings_text(rows: Iterable[Sequence[Pair]]) -> Iterator[str]:
     r"""Yield the pairs.
@@ -18,7 +29,7 @@ def pairings_text(rows: Iterable[Sequence[Pair]]) -> Iterator[str]:
     ['query\trank\tmatch\tsimilarity\n', 'q/cat/1.png\t1\td/cat/2.png\t0.500000\n']
     """
     pairs = itertools.chain.from_iterable(rows)
-    return tab_separated(["query", "rank", "match", "similarity"], map(pairing, pairs))
+    return tab_separated(COLUMNS["pairings.txt"], map(pairing, pairs))
 
 
 def pairing(pair: Pair) -> list[object]:
@@ -28,15 +39,14 @@ def pairing(pair: Pair) -> list[object]:
 
 def near_duplicates_text(found: Sequence[NearDuplicate]) -> Iterator[str]:
     """Yield near-duplicates in the form of the pairings, with the verdict and the changes."""
-    header = ["query", "rank", "match", "similarity", "verdict", "change"]
     rows = ([*pairing(one.pair), one.verdict.kind, one.verdict.words] for one in found)
-    return tab_separated(header, rows)
+    return tab_separated(COLUMNS["near_duplicates.txt"], rows)
 
 
 def groups_text(groups: Sequence[Group]) -> Iterator[str]:
     """Yield the groups."""
     rows = ([number, *copy] for number, group in enumerate(groups, 1) for copy in group.copies)
-    return tab_separated(["group", *Copy._fields], rows)
+    return tab_separated(COLUMNS["duplicate_groups.txt"], rows)
 
 
 def copies_text(groups: Iterable[Group]) -> Iterator[str]:
@@ -57,8 +67,7 @@ def label_issues_text(issues: Iterable[LabelIssue]) -> Iterator[str]:
     >>> list(label_issues_text([LabelIssue(pair, 18, 1, 20)]))[1].split("\t")
     ['q/cat/1.png', 'cat', 'dog', '0.8500', '18', '20', 'd/dog/2.png', '0.500000\n']
     """
-    header = ["query", "label", "suggested", "margin", "votes", "matches", "match", "similarity"]
-    return tab_separated(header, map(_issue_cells, issues))
+    return tab_separated(COLUMNS["label_issues.txt"], map(_issue_cells, issues))
 
 
 def _issue_cells(issue: LabelIssue) -> list[object]:
