@@ -103,7 +103,8 @@ def run(args: argparse.Namespace) -> None:
     print_results(findings.rows, written, queries.model, console)
     console.say(written_in_words(files, findings, written))
     seconds = time.perf_counter() - start
-    console.say(f"Done in {seconds:.1f} s. Next: open {written.drawing}")
+    next_step = f" Next: open {written.drawing}" if findings.rows else ""
+    console.say(f"Done in {seconds:.1f} s.{next_step}")
     if args.named and queries.skipped:
         unread = f"{len(queries.skipped)} of {len(images.paths)} images"
         raise ImageError(f"cannot read {unread}; check their paths (the others were matched)")

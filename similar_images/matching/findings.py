@@ -39,7 +39,7 @@ def find_all(
     seed: int,
     console: Console,
 ) -> Findings:
-    """Search for the queries, and examine their pairs; CollectionError if there are none.
+    """Search for the queries, and examine their pairs.
 
     reductions: of the images, None if these are not compared. seed: of the sample for the recall.
     """
@@ -48,7 +48,7 @@ def find_all(
     names = RowNames(queries, search.folder)
     rows = search.pairs(queries, matches, names)
     warn_if_incomplete(search.collection)
-    report_problems(queries, rows)
+    report_problems(queries, rows, search.options)
     findings = Findings(rows, recall, issues=label_issues(rows))
     return (
         _compared(findings, search, queries, names, reductions, console) if reductions else findings

@@ -13,7 +13,6 @@ from similar_images.images.image_files import check_folder
 from similar_images.matching.collection_folder import CollectionFolder
 from similar_images.matching.pairs import Pair, RowNames
 from similar_images.matching.queries import Queries
-from similar_images.milvus.client import CollectionError
 from similar_images.milvus.collection import MAX_TOP_K, ROWS, ImageCollection
 from similar_images.milvus.schema import Match
 from similar_images.milvus.vector_index import parameters_for, search_parameters
@@ -130,14 +129,16 @@ def warn_if_incomplete(collection: ImageCollection) -> None:
         )
 
 
-def report_problems(queries: Queries, rows: Sequence[list[Pair]]) -> None:
-    """Name unreadable images on stderr, count unmatched ones; CollectionError if all are."""
+def report_problems(queries: Queries, rows: Sequence[list[Pair]], options: SearchOptions) -> None:
+    """Name unreadable images on stderr, count unmatched ones; warn if all are."""
     for problem in queries.skipped:
         print(f"skipped {printable(problem.path)}: {printable(problem.reason)}", file=sys.stderr)
     if not rows:
-        raise CollectionError("no query has a match; loosen --filter or --min-similarity")
+        limited = options.filter or options.min_similarity is not None
+        other = "the collection holds no other image"
+        warn(f"no query has a match; {'loosen --filter or --min-similarity' if limited else other}")
     unmatched = len(queries.paths) - len(rows)
-    if unmatched:
+    if rows and unmatched:
         print(f"without a match: {counted(unmatched, 'query', 'queries')}", file=sys.stderr)
 
 

@@ -41,7 +41,7 @@ def report(drawn: Sequence[Pair], findings: Findings, summary: Mapping[str, obje
         agreement=agreement,
         labels=_label_rows(first),
         confusions=wrong.most_common(LISTED),
-        lowest_rank=max(map(len, rows)),
+        lowest_rank=max(map(len, rows), default=0),
         all_ranks=_agreement(itertools.chain.from_iterable(rows)),
         same=len(same),
         part=len(near) - len(same),
@@ -55,7 +55,7 @@ def report(drawn: Sequence[Pair], findings: Findings, summary: Mapping[str, obje
             (letter, pair, sum(other.similarity > pair.similarity for other in first) + 1)
             for letter, pair in zip(letters(), drawn, strict=False)
         ],
-        median=statistics.median(pair.similarity for pair in first),
+        median=statistics.median(pair.similarity for pair in first) if first else None,
         extremes={"Most": ordered[::-1][:LISTED], "Least": ordered[:LISTED]},
     )
 
