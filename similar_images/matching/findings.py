@@ -13,7 +13,8 @@ from similar_images.matching.near_duplicates import NearDuplicate, find_near_dup
 from similar_images.matching.pairs import Pair, RowNames
 from similar_images.matching.queries import Queries
 from similar_images.matching.recall import measured_recall
-from similar_images.matching.search import Search, report_problems, warn_if_incomplete
+from similar_images.matching.search import Search, report_problems
+from similar_images.milvus.collection import warn_if_incomplete
 
 
 @dataclass(frozen=True)

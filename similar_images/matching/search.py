@@ -13,7 +13,7 @@ from similar_images.images.image_files import check_folder
 from similar_images.matching.collection_folder import CollectionFolder
 from similar_images.matching.pairs import Pair, RowNames
 from similar_images.matching.queries import Queries
-from similar_images.milvus.collection import MAX_TOP_K, ROWS, ImageCollection
+from similar_images.milvus.collection import MAX_TOP_K, ImageCollection
 from similar_images.milvus.schema import Match
 from similar_images.milvus.vector_index import parameters_for, search_parameters
 from similar_images.text import counted, printable
@@ -111,22 +111,6 @@ class Search:
             if similarity >= OWN and path not in rows and self.folder.is_same_file(path, image):
                 rows.add(path)
         return [match for match in found if match.path not in rows]
-
-
-def warn_if_incomplete(collection: ImageCollection) -> None:
-    """Warn that the last load has not ended, or that rows were lost since."""
-    again = "run python embed_and_load.py"
-    images, loaded = collection.count(), int(collection.properties.get(ROWS, "0"))
-    if not collection.is_whole:
-        warn(
-            f'a load of the collection "{collection.name}" was interrupted, or is still running: '
-            f"it holds {counted(images, 'image')} so far; {again} to load the rest"
-        )
-    elif images < loaded:
-        warn(
-            f'the collection "{collection.name}" holds {images:,} of the {loaded:,} images that '
-            f"were loaded; {again} to put the others back"
-        )
 
 
 def report_problems(queries: Queries, rows: Sequence[list[Pair]], options: SearchOptions) -> None:
