@@ -16,6 +16,11 @@ Writes: a Milvus collection: path, embedding, insertion time, file size, width, 
 Running it again embeds only what is new or changed.
 """
 
+if __name__ == "__main__":  # before the other imports, which take half a second
+    from similar_images import interrupts
+
+    interrupts.end_at_once()
+
 import argparse
 import time
 from functools import partial

@@ -13,16 +13,20 @@ Writes: JSON to the terminal
 In Python: image_to_embedding("cat.png") returns the vector.
 """
 
+if __name__ == "__main__":  # before the other imports, which take half a second
+    from similar_images import interrupts
+
+    interrupts.end_at_once()
+
 import argparse
 import functools
 import json
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
 
-from similar_images.console import script_parser, status_of
+from similar_images.console import leave, script_parser, status_of
 from similar_images.images.decoding import decode
 from similar_images.images.image_files import ImageError
 from similar_images.network.embedding import (
@@ -92,4 +96,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -16,6 +16,11 @@ Writes: results/pairings.txt, comparison.png, observations.md, gallery.html, nea
         results/named_comparison.png. If one of them can't be read, the exit status is 1.
 """
 
+if __name__ == "__main__":  # before the other imports, which take half a second
+    from similar_images import interrupts
+
+    interrupts.end_at_once()
+
 import argparse
 import time
 from pathlib import Path
@@ -82,8 +87,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def run(args: argparse.Namespace) -> None:
-    """Embed the queries with the collection's model, search, examine the matches, and write."""
+def run(args: argparse.Namespace, left: list[str]) -> None:
+    """Embed the queries with the collection's model, search, examine the matches, and write.
+
+    left: gets what is left if the run is interrupted, in words.
+    """
     start = time.perf_counter()
     console = Console(args.quiet, results_only=args.json)
     uri, images = resolve_uri(args.milvus_uri), find_queries(args.named, args.queries)
@@ -99,7 +107,9 @@ def run(args: argparse.Namespace) -> None:
             queries = embed_queries(images, network, embedding, search.folder, kept, console)
             findings = find_all(search, queries, kept, args.seed, console)
             files = files_of(findings, search, queries, written, reductions, console)
+            left.append("the results may be of two runs; run it again")
             write_together(files)
+            left.append("the results are written")
     print_results(findings.rows, written, queries.model, console)
     console.say(written_in_words(files, findings, written))
     seconds = time.perf_counter() - start
@@ -114,8 +124,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit status."""
     args = parse_args(argv)
     expected = (CollectionError, ImageError, ModelError, OutputError)
-    interrupted = "nothing was changed; run it again"
-    return status_of(lambda: run(args), expected, interrupted)
+    left = ["nothing was changed; run it again"]
+    return status_of(lambda: run(args, left), expected, lambda: left[-1])
 
 
 if __name__ == "__main__":

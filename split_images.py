@@ -10,8 +10,12 @@ Writes: database_set/<label>/<position>.png and query_set/<label>/<position>.png
         position is the image's position in the published order
 """
 
+if __name__ == "__main__":  # before the other imports, which take half a second
+    from similar_images import interrupts
+
+    interrupts.end_at_once()
+
 import argparse
-import sys
 import time
 from pathlib import Path
 
@@ -19,6 +23,7 @@ from similar_images.console import (
     Console,
     add_quiet_option,
     add_seed_option,
+    leave,
     script_parser,
     status_of,
     whole_number,
@@ -90,4 +95,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

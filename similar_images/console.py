@@ -13,7 +13,7 @@ from typing import NoReturn, TypeVar
 
 from tqdm import tqdm
 
-from similar_images import __version__
+from similar_images import __version__, interrupts
 from similar_images.text import printable
 
 LINE_SECONDS = 60  # between two progress lines where stderr is not a terminal
@@ -108,6 +108,8 @@ def status_of(
     line, after prefix. Any other exception is a bug and keeps its
     traceback. interrupted: printed after Ctrl-C; it says what is kept and what to run.
     """
+    interrupts.raise_once()
+    _open_closed_streams()
     gc.set_threshold(GC_THRESHOLD)
     atexit.register(_leave_garbage)
     for stream in (sys.stdout, sys.stderr):  # a path may hold characters that its encoding lacks
@@ -126,7 +128,7 @@ def status_of(
     except KeyboardInterrupt:
         left = interrupted if isinstance(interrupted, str) else interrupted()
         print(f"interrupted: {escaped(left)}", file=sys.stderr)
-        return 130
+        return interrupts.STATUS
     else:
         return 0
     print(f"error: {escaped(prefix + message)}", file=sys.stderr)
@@ -135,11 +137,23 @@ def status_of(
 
 def leave(status: int) -> NoReturn:
     """End the process; after a failure do not wait for a request that is never answered."""
+    interrupts.end_at_once()
     sys.stdout.flush()
     sys.stderr.flush()
     if status:
         os._exit(status)
     sys.exit(0)
+
+
+def _open_closed_streams() -> None:
+    """Let what is printed to a stream that the shell has closed (`>&-`) be lost.
+
+    In the order of their numbers: else the next file that is opened would get such a number, and
+    what libraries print.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def _leave_garbage() -> None:

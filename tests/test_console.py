@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import LOAD, PROJECT, run_script
+from helpers import LOAD, PROJECT, pairings, run_script
 from PIL import Image
 
 import embed_and_load
@@ -100,6 +100,16 @@ def test_a_pipe_that_nobody_reads_any_more_ends_quietly(loaded: Path) -> None:
     assert "Traceback" not in done.stderr
     assert "error" not in done.stderr
     assert "Exception" not in done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="shells are POSIX's")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_change_nothing_but_what_is_printed(loaded: Path, closed: str) -> None:
+    command = f'"{sys.executable}" "{PROJECT}/query_code.py" {closed}'
+    assert subprocess.run(["bash", "-c", command], capture_output=True).returncode == 0
+    assert len(pairings()) == 20
+    command = f'"{sys.executable}" "{PROJECT}/embed_and_load.py" --images nowhere {closed}'
+    assert subprocess.run(["bash", "-c", command], capture_output=True).returncode == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems' terminals are of another kind")
