@@ -31,6 +31,7 @@ from similar_images.console import (
     add_quiet_option,
     leave,
     options_from,
+    path_of,
     script_parser,
     status_of,
 )
@@ -68,7 +69,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--images",
         dest="folder",
-        type=Path,
+        type=path_of,
         default=Path("database_set"),
         metavar="DIR",
         help="folder to load (default: database_set)",

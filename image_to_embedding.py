@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from similar_images.console import leave, script_parser, status_of
+from similar_images.console import leave, path_of, script_parser, status_of
 from similar_images.images.decoding import decode
 from similar_images.images.image_files import ImageError
 from similar_images.network.embedding import (
@@ -73,7 +73,7 @@ def _embedder(model: str, weights: str, device: str) -> Embedder:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the command line's options."""
     parser = script_parser(__doc__)
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    parser.add_argument("images", nargs="+", type=path_of, metavar="IMAGE")
     add_weights_options(parser)
     parser.add_argument("--device", choices=DEVICES, default="auto", help="default: auto")
     return parser.parse_args(argv)

@@ -29,7 +29,9 @@ from similar_images.console import (
     Console,
     add_quiet_option,
     leave,
+    nonempty,
     options_from,
+    path_of,
     script_parser,
     status_of,
 )
@@ -58,22 +60,25 @@ from similar_images.whole_files import write_together
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the command line's options."""
     parser = script_parser(__doc__)
-    parser.add_argument("named", nargs="*", metavar="IMAGE", help="image to match")
+    parser.add_argument("named", nargs="*", type=nonempty, metavar="IMAGE", help="image to match")
     parser.add_argument(
         "--queries",
-        type=Path,
+        type=path_of,
         metavar="DIR",
         help="folder of images to match (default: query_set)",
     )
     parser.add_argument(
         "--collection-images",
-        type=Path,
+        type=path_of,
         metavar="DIR",
         help="folder of the collection's images (default: as recorded in the collection; "
         "on a server only if it is below the current folder)",
     )
     parser.add_argument(
-        "--weights", metavar="FILE", help="file of the collection's weights, if it has moved"
+        "--weights",
+        type=nonempty,
+        metavar="FILE",
+        help="file of the collection's weights, if it has moved",
     )
     add_search_options(parser)
     add_result_options(parser)

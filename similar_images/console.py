@@ -9,6 +9,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from tqdm import tqdm
@@ -20,6 +21,7 @@ LINE_SECONDS = 60  # between two progress lines where stderr is not a terminal
 UNKNOWN_SECONDS = 2  # after which a bar without a total appears: most such work is short
 GC_THRESHOLD = 100_000  # with Python's far lower default, imports take longer
 RUN_AGAIN = "run it again"
+SET_UTF8 = "set PYTHONUTF8=1, or a locale with UTF-8"
 CHECK_DISK = "check that path, its permissions and the free space"
 
 
@@ -125,6 +127,13 @@ def status_of(
         return 141  # as a shell reports it
     except OSError as error:
         message = f"{error}; {CHECK_DISK}"
+    except UnicodeEncodeError as error:
+        encoding = sys.getfilesystemencoding()
+        if encoding == "utf-8":
+            raise
+        message = (
+            f"{error.object} is no file name in the locale's encoding ({encoding}); {SET_UTF8}"
+        )
     except KeyboardInterrupt:
         left = interrupted if isinstance(interrupted, str) else interrupted()
         print(f"interrupted: {escaped(left)}", file=sys.stderr)
@@ -182,6 +191,18 @@ def add_quiet_option(parser: argparse.ArgumentParser) -> None:
     """Add --quiet."""
     text = "print results, warnings and errors only; no progress bars"
     parser.add_argument("--quiet", action="store_true", help=text)
+
+
+def nonempty(text: str) -> str:
+    """Return text that is not empty, as an unset variable is; an argparse type."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty")
+    return text
+
+
+def path_of(text: str) -> Path:
+    """Return a path; an argparse type. Path("") would be the current folder."""
+    return Path(nonempty(text))
 
 
 def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:

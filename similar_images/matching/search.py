@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from similar_images.console import QUIET, Console, add_number, options_from, warn
+from similar_images.console import QUIET, Console, add_number, options_from, path_of, warn
 from similar_images.images.image_files import check_folder
 from similar_images.matching.collection_folder import CollectionFolder
 from similar_images.matching.pairs import Pair, RowNames
@@ -148,7 +148,7 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep-in",
         action="append",
-        type=Path,
+        type=path_of,
         default=[],
         metavar="DIR",
         help="of images that are the same, keep first those below this folder (repeatable)",

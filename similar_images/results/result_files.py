@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from similar_images.console import Console, add_number, add_seed_option, warn
+from similar_images.console import Console, add_number, add_seed_option, path_of, warn
 from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.findings import Findings
 from similar_images.matching.label_issues import LEAST_MATCHES
@@ -175,7 +175,7 @@ def add_result_options(parser: argparse.ArgumentParser) -> None:
     add_seed_option(parser, "seed of the random choice of those pairs")
     parser.add_argument(
         "--output",
-        type=Path,
+        type=path_of,
         default=Path("results"),
         metavar="DIR",
         help="folder to write to (default: results)",

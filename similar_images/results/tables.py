@@ -1,6 +1,5 @@
 """The tables of a run, tab-separated as people and pandas read them."""
 
-import csv
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -76,18 +75,15 @@ def _issue_cells(issue: LabelIssue) -> list[object]:
     return [pair.query, *labels, issue.votes, issue.matches, pair.match, pair.similarity]
 
 
-class _Echo:
-    def write(self, text: str) -> str:
-        return text
-
-
 def tab_separated(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
-    """Yield rows under a header, separated by tabs; control characters are escaped."""
-    writer = csv.writer(_Echo(), delimiter="\t", lineterminator="\n")
-    yield writer.writerow(header)
-    for row in rows:
-        yield writer.writerow(printable(_cell(value)) for value in row)
+    """Yield rows under a header, separated by tabs.
+
+    Control characters are escaped, and quotation marks, which readers of CSV would take for more.
+    """
+    for row in itertools.chain([header], rows):
+        yield "\t".join(map(_cell, row)) + "\n"
 
 
 def _cell(value: object) -> str:
-    return f"{value:.6f}" if isinstance(value, float) else str(value)
+    text = f"{value:.6f}" if isinstance(value, float) else str(value)
+    return printable(text).replace('"', "\\u0022")
