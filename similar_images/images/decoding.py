@@ -144,6 +144,8 @@ def decode(root: Path, path: str, least_side: int | None = None) -> Decoded:
             raise ImageError(FOLDER)
         if not stat.S_ISREG(before.st_mode):
             raise ImageError("not a regular file")
+        if not before.st_size:
+            raise ImageError("an empty file")
         with open(handle, "rb", closefd=False) as file:  # some decoders close what they are given
             rgb, stored, (width, height), has_frames = _decode_file(file, least_side)
         after = os.fstat(handle)

@@ -1,11 +1,11 @@
 """The end of a load: check the number of rows, build the index, report."""
 
-from similar_images.images.image_files import left_out_in_words
+from similar_images.images.image_files import left_out_in_words, skipped_in_lines
 from similar_images.loading.load import Load, Tally
 from similar_images.milvus.client import CollectionError, redact
 from similar_images.milvus.collection import ENDED, LOAD, ROWS
 from similar_images.milvus.vector_index import FLAT, choose_index, index_in_words
-from similar_images.text import counted, printable
+from similar_images.text import counted
 
 
 def finish(job: Load, tally: Tally) -> None:
@@ -54,8 +54,8 @@ def report(job: Load, tally: Tally, seconds: float) -> None:
         say(f"{rows} whose file may still exist ({why}): kept")
     if tally.skipped:
         trouble(f"Skipped unreadable files: {len(tally.skipped):,}")
-        for skipped in tally.skipped:
-            trouble(f"  {printable(skipped.path)}: {printable(skipped.reason)}")
+        for line in skipped_in_lines(tally.skipped):
+            trouble(f"  {line}")
     if tally.left_out:
         say(left_out_in_words(tally.left_out))
     place = f'"{job.collection.name}" ({redact(job.collection.client.uri)})'

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from similar_images.console import QUIET, Console, add_number, options_from, path_of, warn
-from similar_images.images.image_files import check_folder
+from similar_images.images.image_files import check_folder, skipped_in_lines
 from similar_images.matching.collection_folder import CollectionFolder
 from similar_images.matching.pairs import Pair, RowNames
 from similar_images.matching.queries import Queries
 from similar_images.milvus.collection import MAX_TOP_K, ImageCollection
 from similar_images.milvus.schema import Match
 from similar_images.milvus.vector_index import parameters_for, search_parameters
-from similar_images.text import counted, printable
+from similar_images.text import counted
 
 ROUNDING = 1e-6  # of a cosine in float32: two that differ by no more are equal
 OWN = 0.999  # the least similarity that an image can have to itself, embedded twice
@@ -115,8 +115,8 @@ class Search:
 
 def report_problems(queries: Queries, rows: Sequence[list[Pair]], options: SearchOptions) -> None:
     """Name unreadable images on stderr, count unmatched ones; warn if all are."""
-    for problem in queries.skipped:
-        print(f"skipped {printable(problem.path)}: {printable(problem.reason)}", file=sys.stderr)
+    for line in skipped_in_lines(queries.skipped):
+        print(f"skipped {line}", file=sys.stderr)
     if not rows:
         limited = options.filter or options.min_similarity is not None
         other = "the collection holds no other image"
