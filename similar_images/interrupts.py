@@ -29,7 +29,8 @@ def raise_once() -> None:
     """
     _pressed.clear()
     _handle(_raise)
-    sys.unraisablehook = _repeat
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _repeat
 
 
 def _handle(handler: Callable[[int, FrameType | None], object]) -> None:
