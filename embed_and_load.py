@@ -7,6 +7,7 @@ Usage:
   python embed_and_load.py --model timm/vit_small_patch14_dinov2.lvd142m --collection dinov2
   python embed_and_load.py --milvus-uri http://localhost:19530 --index hnsw
   python embed_and_load.py --weights random                   # no download; for a trial
+  python embed_and_load.py --export vectors.parquet           # what is loaded, for other programs
   torchrun --nproc-per-node 4 embed_and_load.py --milvus-uri http://localhost:19530
 
 Reads:  the folder, with subfolders as labels; weights, downloaded once
@@ -14,6 +15,11 @@ Writes: a Milvus collection: path, embedding, insertion time, file size, width, 
 
 Running it again embeds only what is new or changed.
 """
+
+if __name__ == "__main__":  # before the other imports, which take half a second
+    from similar_images import interrupts
+
+    interrupts.end_at_once()
 
 import argparse
 import time
@@ -25,17 +31,19 @@ from similar_images.console import (
     add_quiet_option,
     leave,
     options_from,
+    path_of,
     script_parser,
     status_of,
 )
 from similar_images.images.image_files import ImageError
+from similar_images.loading.export import export, export_file
 from similar_images.loading.finish import finish, report
 from similar_images.loading.load import Load, load
 from similar_images.loading.prepare import LoadOptions, check_source, collection_to_load
 from similar_images.loading.prune import check_pruned
 from similar_images.loading.ranks import RankError, Ranks
 from similar_images.milvus.client import EXACT_ROWS, CollectionError, redact
-from similar_images.milvus.collection import existing_collection
+from similar_images.milvus.collection import existing_collection, warn_if_incomplete
 from similar_images.milvus.connection import (
     add_collection_options,
     check_processes,
@@ -52,6 +60,7 @@ from similar_images.network.embedding import (
 )
 from similar_images.network.find_network import find_network
 from similar_images.network.model_description import ModelError
+from similar_images.text import counted
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -60,7 +69,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--images",
         dest="folder",
-        type=Path,
+        type=path_of,
         default=Path("database_set"),
         metavar="DIR",
         help="folder to load (default: database_set)",
@@ -92,10 +101,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--moved", action="store_true", help="record --images as the collection's new location"
     )
+    parser.add_argument(
+        "--export",
+        type=export_file,
+        metavar="FILE",
+        help="load nothing; write the collection's rows to this .parquet or .npz file",
+    )
     add_quiet_option(parser)
     args = parser.parse_args(argv)
     if args.prune_most and not args.prune:
         parser.error("--prune-most needs --prune")
+    if args.export and (args.recreate or args.prune or args.moved or args.index):
+        parser.error("--export loads nothing: leave out --recreate, --prune, --moved and --index")
     return args
 
 
@@ -132,6 +149,18 @@ def run(args: argparse.Namespace, ranks: Ranks) -> None:
             ranks.gather(None)  # the others fail, too, if the first has
 
 
+def run_export(args: argparse.Namespace) -> None:
+    """Write the collection's rows to a file."""
+    console = Console(args.quiet)
+    with connect(resolve_uri(args.milvus_uri), must_exist=True) as client:
+        collection = existing_collection(client, args.collection)
+        warn_if_incomplete(collection)
+        rows = export(collection, args.export, console)
+    console.say(
+        f'Wrote {counted(rows, "row")} of the collection "{args.collection}" to {args.export}'
+    )
+
+
 def checked_uri(args: argparse.Namespace, ranks: Ranks, console: Console) -> str:
     """Return the Milvus address, once it and the folder have been checked; say what begins."""
     uri = resolve_uri(args.milvus_uri)
@@ -147,6 +176,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     ranks = Ranks()
     expected = (CollectionError, ImageError, ModelError, RankError)
+    if args.export:
+        return status_of(lambda: run_export(args), expected, "nothing was written; run it again")
     interrupted = "loaded rows are kept; run it again to resume"
     return status_of(lambda: run(args, ranks), expected, interrupted, ranks.prefix)
 

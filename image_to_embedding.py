@@ -14,16 +14,20 @@ Writes: JSON to the terminal; of several images, null for one that can't be read
 In Python: image_to_embedding("cat.png") returns the vector.
 """
 
+if __name__ == "__main__":  # before the other imports, which take half a second
+    from similar_images import interrupts
+
+    interrupts.end_at_once()
+
 import argparse
 import functools
 import json
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
 
-from similar_images.console import script_parser, status_of, warn
+from similar_images.console import leave, path_of, script_parser, status_of, warn
 from similar_images.images.decode_workers import are_unit
 from similar_images.images.decoding import decode
 from similar_images.images.image_files import ImageError
@@ -76,7 +80,7 @@ def _embedder(model: str, weights: str, device: str) -> Embedder:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the command line's options."""
     parser = script_parser(__doc__)
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    parser.add_argument("images", nargs="+", type=path_of, metavar="IMAGE")
     add_weights_options(parser)
     parser.add_argument("--device", choices=DEVICES, default="auto", help="default: auto")
     return parser.parse_args(argv)
@@ -107,4 +111,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

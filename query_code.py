@@ -16,6 +16,11 @@ Writes: results/pairings.txt, comparison.png, observations.md, gallery.html, nea
         results/named_comparison.png. If one of them can't be read, the exit status is 1.
 """
 
+if __name__ == "__main__":  # before the other imports, which take half a second
+    from similar_images import interrupts
+
+    interrupts.end_at_once()
+
 import argparse
 import time
 from pathlib import Path
@@ -24,7 +29,9 @@ from similar_images.console import (
     Console,
     add_quiet_option,
     leave,
+    nonempty,
     options_from,
+    path_of,
     script_parser,
     status_of,
 )
@@ -38,6 +45,7 @@ from similar_images.milvus.collection import existing_collection
 from similar_images.milvus.connection import add_collection_options, connect, resolve_uri
 from similar_images.network.embedding import EmbeddingOptions, add_embedding_options, least_side
 from similar_images.network.model_description import ModelError
+from similar_images.results.output_folder import OutputError, check_output
 from similar_images.results.result_files import (
     ResultOptions,
     add_result_options,
@@ -52,22 +60,25 @@ from similar_images.whole_files import write_together
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the command line's options."""
     parser = script_parser(__doc__)
-    parser.add_argument("named", nargs="*", metavar="IMAGE", help="image to match")
+    parser.add_argument("named", nargs="*", type=nonempty, metavar="IMAGE", help="image to match")
     parser.add_argument(
         "--queries",
-        type=Path,
+        type=path_of,
         metavar="DIR",
         help="folder of images to match (default: query_set)",
     )
     parser.add_argument(
         "--collection-images",
-        type=Path,
+        type=path_of,
         metavar="DIR",
         help="folder of the collection's images (default: as recorded in the collection; "
         "on a server only if it is below the current folder)",
     )
     parser.add_argument(
-        "--weights", metavar="FILE", help="file of the collection's weights, if it has moved"
+        "--weights",
+        type=nonempty,
+        metavar="FILE",
+        help="file of the collection's weights, if it has moved",
     )
     add_search_options(parser)
     add_result_options(parser)
@@ -81,8 +92,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def run(args: argparse.Namespace) -> None:
-    """Embed the queries with the collection's model, search, examine the matches, and write."""
+def run(args: argparse.Namespace, left: list[str]) -> None:
+    """Embed the queries with the collection's model, search, examine the matches, and write.
+
+    left: gets what is left if the run is interrupted, in words.
+    """
     start = time.perf_counter()
     console = Console(args.quiet, results_only=args.json)
     uri, images = resolve_uri(args.milvus_uri), find_queries(args.named, args.queries)
@@ -90,6 +104,7 @@ def run(args: argparse.Namespace) -> None:
     if images.listing.left_out:
         console.say(f"Left out: {left_out_in_words(images.listing.left_out)}")
     embedding, written = options_from(EmbeddingOptions, args), options_from(ResultOptions, args)
+    check_output(written.output, bool(written.named))
     with connect(uri, must_exist=True) as client:
         search = open_search(existing_collection(client, args.collection), args)
         network = network_for_queries(search.collection, args.weights)
@@ -99,11 +114,14 @@ def run(args: argparse.Namespace) -> None:
             queries = embed_queries(images, network, embedding, search.folder, kept, console)
             findings = find_all(search, queries, kept, args.seed, console)
             files = files_of(findings, search, queries, written, reductions, console)
+            left.append("the results may be of two runs; run it again")
             write_together(files)
+            left.append("the results are written")
     print_results(findings.rows, written, queries.model, console)
     console.say(written_in_words(files, findings, written))
     seconds = time.perf_counter() - start
-    console.say(f"Done in {seconds:.1f} s. Next: open {written.drawing}")
+    next_step = f" Next: open {written.drawing}" if findings.rows else ""
+    console.say(f"Done in {seconds:.1f} s.{next_step}")
     if args.named and queries.skipped:
         unread = f"{len(queries.skipped)} of {len(images.paths)} images"
         raise ImageError(f"cannot read {unread}; check their paths (the others were matched)")
@@ -112,9 +130,9 @@ def run(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit status."""
     args = parse_args(argv)
-    expected = (CollectionError, ImageError, ModelError)
-    interrupted = "nothing was changed; run it again"
-    return status_of(lambda: run(args), expected, interrupted)
+    expected = (CollectionError, ImageError, ModelError, OutputError)
+    left = ["nothing was changed; run it again"]
+    return status_of(lambda: run(args, left), expected, lambda: left[-1])
 
 
 if __name__ == "__main__":

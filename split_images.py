@@ -10,8 +10,12 @@ Writes: database_set/<label>/<position>.png and query_set/<label>/<position>.png
         position is the image's position in the published order
 """
 
+if __name__ == "__main__":  # before the other imports, which take half a second
+    from similar_images import interrupts
+
+    interrupts.end_at_once()
+
 import argparse
-import sys
 import time
 from pathlib import Path
 
@@ -19,6 +23,8 @@ from similar_images.console import (
     Console,
     add_quiet_option,
     add_seed_option,
+    leave,
+    path_of,
     script_parser,
     status_of,
     whole_number,
@@ -36,11 +42,11 @@ from similar_images.splitting.split import (
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the command line's options."""
     parser = script_parser(__doc__)
-    parser.add_argument("--cifar", type=Path, metavar="DIR", help="folder that holds CIFAR-10")
+    parser.add_argument("--cifar", type=path_of, metavar="DIR", help="folder that holds CIFAR-10")
     for name, what in (("database_set", "database images"), ("query_set", "queries")):
         option = f"--{name.replace('_', '-')}"
         text = f"folder for the {what} (default: {name})"
-        parser.add_argument(option, type=Path, default=Path(name), metavar="DIR", help=text)
+        parser.add_argument(option, type=path_of, default=Path(name), metavar="DIR", help=text)
     parser.add_argument(
         "--query-fraction",
         type=float,
@@ -90,4 +96,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -23,9 +23,9 @@ from benchmarks import measure
 from similar_images.console import Console, script_parser
 from similar_images.images.decoding import Decoded, DecodedImage
 from similar_images.images.reductions import reduced
-from similar_images.results.observations import wilson_interval
 from similar_images.splitting.cifar10 import find_source, read_source
 from similar_images.splitting.split import ImageSet, ImageSetError
+from similar_images.text import wilson_interval
 from similar_images.verifying.verdict import SAME, verify
 
 JUDGED = Path(__file__).with_suffix(".tsv")

@@ -9,17 +9,19 @@ import gc
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from tqdm import tqdm
 
-from similar_images import __version__
+from similar_images import __version__, interrupts
 from similar_images.text import printable
 
 LINE_SECONDS = 60  # between two progress lines where stderr is not a terminal
 UNKNOWN_SECONDS = 2  # after which a bar without a total appears: most such work is short
 GC_THRESHOLD = 100_000  # with Python's far lower default, imports take longer
 RUN_AGAIN = "run it again"
+SET_UTF8 = "set PYTHONUTF8=1, or a locale with UTF-8"
 CHECK_DISK = "check that path, its permissions and the free space"
 
 
@@ -108,6 +110,8 @@ def status_of(
     line, after prefix. Any other exception is a bug and keeps its
     traceback. interrupted: printed after Ctrl-C; it says what is kept and what to run.
     """
+    interrupts.raise_once()
+    _open_closed_streams()
     gc.set_threshold(GC_THRESHOLD)
     atexit.register(_leave_garbage)
     for stream in (sys.stdout, sys.stderr):  # a path may hold characters that its encoding lacks
@@ -123,10 +127,17 @@ def status_of(
         return 141  # as a shell reports it
     except OSError as error:
         message = f"{error}; {CHECK_DISK}"
+    except UnicodeEncodeError as error:
+        encoding = sys.getfilesystemencoding()
+        if encoding == "utf-8":
+            raise
+        message = (
+            f"{error.object} is no file name in the locale's encoding ({encoding}); {SET_UTF8}"
+        )
     except KeyboardInterrupt:
         left = interrupted if isinstance(interrupted, str) else interrupted()
         print(f"interrupted: {escaped(left)}", file=sys.stderr)
-        return 130
+        return interrupts.STATUS
     else:
         return 0
     print(f"error: {escaped(prefix + message)}", file=sys.stderr)
@@ -135,11 +146,23 @@ def status_of(
 
 def leave(status: int) -> NoReturn:
     """End the process; after a failure do not wait for a request that is never answered."""
+    interrupts.end_at_once()
     sys.stdout.flush()
     sys.stderr.flush()
     if status:
         os._exit(status)
     sys.exit(0)
+
+
+def _open_closed_streams() -> None:
+    """Let what is printed to a stream that the shell has closed (`>&-`) be lost.
+
+    In the order of their numbers: else the next file that is opened would get such a number, and
+    what libraries print.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def _leave_garbage() -> None:
@@ -168,6 +191,18 @@ def add_quiet_option(parser: argparse.ArgumentParser) -> None:
     """Add --quiet."""
     text = "print results, warnings and errors only; no progress bars"
     parser.add_argument("--quiet", action="store_true", help=text)
+
+
+def nonempty(text: str) -> str:
+    """Return text that is not empty, as an unset variable is; an argparse type."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty")
+    return text
+
+
+def path_of(text: str) -> Path:
+    """Return a path; an argparse type. Path("") would be the current folder."""
+    return Path(nonempty(text))
 
 
 def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:

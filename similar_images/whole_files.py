@@ -3,8 +3,9 @@
 import contextlib
 import os
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_together(contents: Mapping[Path, bytes | Iterable[str] | None]) -> None:
@@ -18,7 +19,7 @@ def write_together(contents: Mapping[Path, bytes | Iterable[str] | None]) -> Non
         for path, content in contents.items():
             if content is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                written[path] = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+                written[path] = _beside(path)
                 on_exit.callback(written[path].unlink, missing_ok=True)
                 _write(written[path], content)
         for path in contents:
@@ -26,6 +27,24 @@ def write_together(contents: Mapping[Path, bytes | Iterable[str] | None]) -> Non
                 os.replace(written[path], path)
             else:
                 path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def written_beside(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file to write to, which then takes its place; after an error nothing is changed."""
+    partial = _beside(path)
+    try:
+        with open(partial, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
 
 def _write(path: Path, content: bytes | Iterable[str]) -> None:

@@ -7,9 +7,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
-from helpers import LOAD, PROJECT, run_script
+from helpers import LOAD, PROJECT, pairings, run_script
 from PIL import Image
 
 import embed_and_load
@@ -100,6 +101,51 @@ def test_a_pipe_that_nobody_reads_any_more_ends_quietly(loaded: Path) -> None:
     assert "Traceback" not in done.stderr
     assert "error" not in done.stderr
     assert "Exception" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' names are in UTF-8")
+def test_a_name_that_the_locale_lacks_is_one_line(own_folder: Path) -> None:
+    Path("images").mkdir()
+    for name in ("猫", "another"):
+        Image.new("RGB", (9, 9)).save(f"images/{name}.png")
+    assert embed_and_load.main([*LOAD, "--images", "images"]) == 0
+    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = run_script("query_code.py", "images/another.png", cwd=own_folder, env=ascii_only)
+    error = done.stderr.splitlines()[-1]
+    assert done.returncode == 1
+    assert error.startswith("error: images/\\u732b.png is no file name in the locale's encoding")
+    assert error.endswith("; set PYTHONUTF8=1, or a locale with UTF-8")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "option"),
+    [
+        *((query_code, f"--{x}") for x in ("queries", "collection-images", "output", "keep-in")),
+        (query_code, "--milvus-uri"),
+        (query_code, "--"),
+        (embed_and_load, "--images"),
+        (split_images, "--query-set"),
+        (image_to_embedding, "--"),
+    ],
+)
+def test_an_empty_path_is_wrong_usage_and_no_folder(
+    script: ModuleType, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        script.main([option, ""])
+    assert ended.value.code == 2
+    assert "is empty" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="shells are POSIX's")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_change_nothing_but_what_is_printed(loaded: Path, closed: str) -> None:
+    command = f'"{sys.executable}" "{PROJECT}/query_code.py" {closed}'
+    assert subprocess.run(["bash", "-c", command], capture_output=True).returncode == 0
+    assert len(pairings()) == 20
+    command = f'"{sys.executable}" "{PROJECT}/embed_and_load.py" --images nowhere {closed}'
+    assert subprocess.run(["bash", "-c", command], capture_output=True).returncode == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems' terminals are of another kind")

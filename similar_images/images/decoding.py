@@ -187,6 +187,8 @@ def decode(
             raise ImageError(FOLDER)
         if not stat.S_ISREG(before.st_mode):
             raise ImageError("not a regular file")
+        if not before.st_size:
+            raise ImageError("an empty file")
         with open(handle, "rb", closefd=False) as file:  # some decoders close what they are given
             rgb, stored, (width, height), has_frames, note = _decode_file(
                 file, least_side, int(1e6 * (megapixels or megapixels_that_fit()))

@@ -9,7 +9,7 @@ import functools
 import heapq
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +28,8 @@ OPENED_BY_ANOTHER = frozenset({"MPO"})  # by the JPEG plugin
 PACKAGES = dict.fromkeys((".heic", ".heif", ".hif"), "pillow-heif") | {".jxl": "pillow-jxl-plugin"}
 OWN_IMAGES = frozenset({"comparison.png", "named_comparison.png"})  # which query_code.py writes
 MADE_BY = ("Software", "similar-images")  # their PNG text chunk
-LEFT_OUT_LISTED = 8  # suffixes that a line names
+LEFT_OUT_LISTED = 8  # suffixes, or reasons, that a line names
+SKIPPED_LISTED = 20  # files
 
 
 class ImageError(Exception):
@@ -196,6 +197,21 @@ def skipped_for(path: str, error: Exception) -> Skipped:
     """Return the note on an image that was skipped because of this error."""
     known = image_error(error)
     return Skipped(path, str(known), known.unseen)
+
+
+def skipped_in_lines(skipped: Sequence[Skipped]) -> Iterator[str]:
+    """Yield a line on each of the first files that were skipped, and one with the others' reasons.
+
+    >>> list(skipped_in_lines([Skipped(f"{n}.png", "an empty file") for n in range(3000)]))[19:]
+    ['19.png: an empty file', '2,980 more: an empty file (2,980)']
+    """
+    for one in skipped[:SKIPPED_LISTED]:
+        yield f"{printable(one.path)}: {printable(one.reason)}"
+    others = collections.Counter(printable(one.reason) for one in skipped[SKIPPED_LISTED:])
+    if others:
+        reasons = [f"{reason} ({n:,})" for reason, n in others.most_common(LEFT_OUT_LISTED)]
+        more = ["…"] if len(others) > LEFT_OUT_LISTED else []
+        yield f"{others.total():,} more: {', '.join(reasons + more)}"
 
 
 def _walk(root: Path, listing: Listing) -> Iterator[tuple[str, "os.DirEntry[str]"]]:

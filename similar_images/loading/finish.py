@@ -1,13 +1,13 @@
 """The end of a load: check the number of rows, build the index, report."""
 
-from similar_images.images.image_files import left_out_in_words
+from similar_images.images.image_files import left_out_in_words, skipped_in_lines
 from similar_images.loading.load import Load, Tally
 from similar_images.milvus.client import CollectionError, redact
 from similar_images.milvus.collection import ENDED, LOAD, ROWS
 from similar_images.milvus.vector_index import FLAT, choose_index, index_in_words
 from similar_images.network.embedding import NOT_FINITE
 from similar_images.network.model_description import ModelError
-from similar_images.text import counted, printable
+from similar_images.text import counted
 
 
 def finish(job: Load, tally: Tally) -> None:
@@ -64,8 +64,8 @@ def report(job: Load, tally: Tally, seconds: float) -> None:
     for what, files in named.items():
         if files:
             trouble(f"{what}: {len(files):,}")
-        for file in files:
-            trouble(f"  {printable(file.path)}: {printable(file.reason)}")
+        for line in skipped_in_lines(files):
+            trouble(f"  {line}")
     if tally.left_out:
         say(f"Left out: {left_out_in_words(tally.left_out)}")
     place = f'"{job.collection.name}" ({redact(job.collection.client.uri)})'

@@ -13,7 +13,8 @@ from similar_images.matching.near_duplicates import NearDuplicate, find_near_dup
 from similar_images.matching.pairs import Pair, RowNames
 from similar_images.matching.queries import Queries
 from similar_images.matching.recall import measured_recall
-from similar_images.matching.search import Search, report_problems, warn_if_incomplete
+from similar_images.matching.search import Search, report_problems
+from similar_images.milvus.collection import warn_if_incomplete
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def find_all(
     seed: int,
     console: Console,
 ) -> Findings:
-    """Search for the queries, and examine their pairs; CollectionError if there are none.
+    """Search for the queries, and examine their pairs.
 
     reductions: of the images, None if these are not compared. seed: of the sample for the recall.
     """
@@ -48,7 +49,7 @@ def find_all(
     names = RowNames(queries, search.folder)
     rows = search.pairs(queries, matches, names)
     warn_if_incomplete(search.collection)
-    report_problems(queries, rows)
+    report_problems(queries, rows, search.options)
     findings = Findings(rows, recall, issues=label_issues(rows))
     return (
         _compared(findings, search, queries, names, reductions, console) if reductions else findings

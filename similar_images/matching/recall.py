@@ -9,7 +9,7 @@ from similar_images.console import QUIET, Console
 from similar_images.matching.queries import Queries
 from similar_images.matching.search import ROUNDING, Search
 from similar_images.milvus.schema import Match
-from similar_images.text import counted
+from similar_images.text import counted, interval, share
 
 
 def measured_recall(
@@ -19,7 +19,10 @@ def measured_recall(
     seed: int,
     console: Console = QUIET,
 ) -> str:
-    """Search exactly for --recall-sample of the queries; say and return the recall in words."""
+    """Search exactly for --recall-sample of the queries; say and return the recall in words.
+
+    Its interval counts queries and not matches: those of one query are found or missed together.
+    """
     options = search.options
     sample = min(options.recall_sample, len(matches))
     if not sample:
@@ -29,9 +32,11 @@ def measured_recall(
     exact, found = compare_exactly(search, queries.some(chosen), some, console)
     if not any(exact):  # no row, or none for which the filter is true
         return ""
+    value = recall(found, exact)
     words = (
-        f"{100 * recall(found, exact):.2f}% recall@{options.top_k} against exact search, "
-        f"on {counted(sample, 'query', 'queries')} drawn at random; ties count as found"
+        f"{share(value, 1)} recall@{options.top_k} against exact search, "
+        f"on {counted(sample, 'query', 'queries')} drawn at random "
+        f"({interval(value * sample, sample)}); ties count as found"
     )
     console.say(f"Recall: {words}")
     return words

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from similar_images.console import QUIET, Console, add_number, options_from, warn
-from similar_images.images.image_files import check_folder
+from similar_images.console import QUIET, Console, add_number, options_from, path_of, warn
+from similar_images.images.image_files import check_folder, skipped_in_lines
 from similar_images.matching.collection_folder import CollectionFolder
 from similar_images.matching.pairs import Pair, RowNames
 from similar_images.matching.queries import Queries
-from similar_images.milvus.client import CollectionError
-from similar_images.milvus.collection import MAX_TOP_K, ROWS, ImageCollection
+from similar_images.milvus.collection import MAX_TOP_K, ImageCollection
 from similar_images.milvus.schema import Match
 from similar_images.milvus.vector_index import parameters_for, search_parameters
 from similar_images.text import counted, printable
@@ -41,6 +40,7 @@ def open_search(collection: ImageCollection, args: argparse.Namespace) -> "Searc
     options = options_from(SearchOptions, args)
     if args.collection_images:
         check_folder(args.collection_images, "--collection-images")
+    collection.check_filter(options.filter)
     index_type = collection.index.get("index_type", "")
     return Search(
         collection=collection,
@@ -114,36 +114,22 @@ class Search:
         return [match for match in found if match.path not in rows]
 
 
-def warn_if_incomplete(collection: ImageCollection) -> None:
-    """Warn that the last load has not ended, or that rows were lost since."""
-    again = "run python embed_and_load.py"
-    images, loaded = collection.count(), int(collection.properties.get(ROWS, "0"))
-    if not collection.is_whole:
-        warn(
-            f'a load of the collection "{collection.name}" was interrupted, or is still running: '
-            f"it holds {counted(images, 'image')} so far; {again} to load the rest"
-        )
-    elif images < loaded:
-        warn(
-            f'the collection "{collection.name}" holds {images:,} of the {loaded:,} images that '
-            f"were loaded; {again} to put the others back"
-        )
-
-
 def changed_matches(rows: Iterable[Sequence[Pair]]) -> list[str]:
     """Return the paths of matches whose files are not those that were loaded, in order."""
     return sorted({pair.match for row in rows for pair in row if pair.match_changed})
 
 
-def report_problems(queries: Queries, rows: Sequence[list[Pair]]) -> None:
-    """Name unreadable images on stderr, count unmatched ones; CollectionError if all are.
+def report_problems(queries: Queries, rows: Sequence[list[Pair]], options: SearchOptions) -> None:
+    """Name unreadable images on stderr, count unmatched ones; warn if all are.
 
     Warn of matches whose files have changed.
     """
-    for problem in queries.skipped:
-        print(f"skipped {printable(problem.path)}: {printable(problem.reason)}", file=sys.stderr)
+    for line in skipped_in_lines(queries.skipped):
+        print(f"skipped {line}", file=sys.stderr)
     if not rows:
-        raise CollectionError("no query has a match; loosen --filter or --min-similarity")
+        limited = options.filter or options.min_similarity is not None
+        other = "the collection holds no other image"
+        warn(f"no query has a match; {'loosen --filter or --min-similarity' if limited else other}")
     unmatched = len(queries.paths) - len(rows)
     changed = changed_matches(rows)
     if changed:
@@ -153,7 +139,7 @@ def report_problems(queries: Queries, rows: Sequence[list[Pair]]) -> None:
             f"({', '.join(map(printable, changed[:LISTED]))}{more}): the similarities are those of "
             "the former images; run python embed_and_load.py, with --prune for those that vanished"
         )
-    if unmatched:
+    if rows and unmatched:
         print(f"without a match: {counted(unmatched, 'query', 'queries')}", file=sys.stderr)
 
 
@@ -179,7 +165,7 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep-in",
         action="append",
-        type=Path,
+        type=path_of,
         default=[],
         metavar="DIR",
         help="of images that are the same, keep first those below this folder (repeatable)",

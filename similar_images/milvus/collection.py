@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from similar_images import __version__
-from similar_images.console import RUN_AGAIN
+from similar_images.console import RUN_AGAIN, warn
 from similar_images.images.decoding import DecodedImage
 from similar_images.milvus.client import Client, CollectionError, NoCollectionError, redact
 from similar_images.milvus.schema import (
@@ -32,6 +32,7 @@ from similar_images.milvus.vector_index import (
     describe_index,
     replace_index,
 )
+from similar_images.text import counted
 
 PROPERTY_PREFIX = "similar_images."  # Milvus stores properties of its own beside ours
 LOAD, BEGUN, ENDED = "load", "begun", "ended"  # a property: whether the last load is complete
@@ -187,6 +188,11 @@ class ImageCollection:
         advice = CHECK_FILTER if expression else RESUME
         return int(self._query(expression, ["count(*)"], advice)[0]["count(*)"])
 
+    def check_filter(self, expression: str) -> None:
+        """Raise CollectionError if a Milvus filter can't be applied."""
+        if expression:
+            self._query(expression, [KEY], CHECK_FILTER, limit=1)
+
     def _query(
         self, expression: str, columns: Sequence[str], advice: str, **options: typing.Any
     ) -> list[dict[str, typing.Any]]:
@@ -206,6 +212,12 @@ class ImageCollection:
         for page in self._pages((KEY, VECTOR), READ_EMBEDDINGS, expression):
             embeddings = np.array([row[VECTOR] for row in page], np.float32)
             yield [row[KEY] for row in page], embeddings
+
+    def stored_rows(self) -> Iterator[dict[str, np.ndarray]]:
+        """Yield rows with all columns, a page at a time, ordered by path; the columns by name."""
+        for page in self._pages(COLUMNS, READ_EMBEDDINGS):
+            types = {KEY: np.str_, VECTOR: np.float32}
+            yield {c: np.array([row[c] for row in page], types.get(c, np.int64)) for c in COLUMNS}
 
     def embeddings_of(self, paths: Sequence[str]) -> Iterator[tuple[StoredImage, np.ndarray]]:
         """Yield the rows that these paths have, in no particular order: (dimension,) float32."""
@@ -346,3 +358,19 @@ def existing_collection(client: Client, name: str, own_name: str | None = None) 
             f"the collection {where} has lost its index; run python embed_and_load.py"
         )
     return collection
+
+
+def warn_if_incomplete(collection: ImageCollection) -> None:
+    """Warn that the last load has not ended, or that rows were lost since."""
+    again = "run python embed_and_load.py"
+    images, loaded = collection.count(), int(collection.properties.get(ROWS, "0"))
+    if not collection.is_whole:
+        warn(
+            f'a load of the collection "{collection.name}" was interrupted, or is still running: '
+            f"it holds {counted(images, 'image')} so far; {again} to load the rest"
+        )
+    elif images < loaded:
+        warn(
+            f'the collection "{collection.name}" holds {images:,} of the {loaded:,} images that '
+            f"were loaded; {again} to put the others back"
+        )

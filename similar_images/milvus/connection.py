@@ -5,6 +5,7 @@ import os
 import re
 from urllib.parse import urlsplit
 
+from similar_images.console import nonempty
 from similar_images.milvus.client import (
     Client,
     CollectionError,
@@ -75,6 +76,7 @@ def add_collection_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which Milvus and which collection to use."""
     parser.add_argument(
         "--milvus-uri",
+        type=nonempty,
         metavar="URI",
         help="address of a server, or a Milvus Lite file "
         f"(default: $MILVUS_URI, else {DEFAULT_URI}); a token is read from $MILVUS_TOKEN",

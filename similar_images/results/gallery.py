@@ -16,6 +16,7 @@ from similar_images.matching.findings import Findings
 from similar_images.matching.label_issues import LEAST_MARGIN
 from similar_images.matching.pairs import Pair, nearest, paths_to_show
 from similar_images.results.rendering import letters, render
+from similar_images.text import natural
 
 SIDE = 96  # pixels: the square that shows an image
 MAX_SECTION = 48  # pairs of a section
@@ -102,23 +103,28 @@ def _of_every_label(pairs: Iterable[Pair]) -> list[Pair]:
 def _thumbnails(
     pairs: Sequence[Pair], copies: Sequence[str], reductions: ReductionStore, console: Console
 ) -> dict[str, Shown]:
-    """Return how each image is shown, up to MAX_BYTES in all."""
+    """Return how each image is shown, up to MAX_BYTES in all; the copies come first.
+
+    From half of that on, they are smaller files, so that three times as many have room.
+    """
     shown = {pair.match: Shown("not opened") for pair in pairs if not pair.may_open_match}
-    paths = list(dict.fromkeys([*paths_to_show(pairs), *copies]))
+    paths = list(dict.fromkeys([*copies, *paths_to_show(pairs)]))
     size = 0
     for path, thumbnail in reductions.thumbnails(paths, console).items():
         problem = thumbnail.problem or ("not shown" if size >= MAX_BYTES else "")
-        shown[path] = Shown(problem) if problem else _shown(thumbnail)
+        side = 2 * SIDE if size < MAX_BYTES / 2 else SIDE
+        shown[path] = Shown(problem) if problem else _shown(thumbnail, side)
         size += len(shown[path].url)
     return shown
 
 
-def _shown(thumbnail: Thumbnail) -> Shown:
+def _shown(thumbnail: Thumbnail, side: int) -> Shown:
+    """side: pixels; twice as large as shown for screens of high resolution."""
     image, data = Image.open(io.BytesIO(thumbnail.data)), thumbnail.data
     crisp = max(image.size) <= SIDE
-    if not crisp:  # twice as large as shown, for screens of high resolution
+    if not crisp:
         out = io.BytesIO()
-        image.thumbnail((2 * SIDE, 2 * SIDE))
+        image.thumbnail((side, side))
         image.save(out, "JPEG", quality=85)
         data = out.getvalue()
     scale = SIDE // max(image.size) if crisp else SIDE / max(image.size)
@@ -147,5 +153,5 @@ def _confusion(
     cells: dict[tuple[str, str], list[Pair]] = defaultdict(list)
     for pair in labelled:
         cells[pair.query_label, pair.match_label].append(pair)
-    labels = sorted(labels)
+    labels = sorted(labels, key=natural)
     return [[(query, match, cells[query, match]) for match in labels] for query in labels]

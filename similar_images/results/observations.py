@@ -11,6 +11,7 @@ from similar_images.matching.findings import Findings
 from similar_images.matching.label_issues import LEAST_MARGIN
 from similar_images.matching.pairs import Pair, nearest
 from similar_images.results.rendering import letters, render
+from similar_images.text import natural
 
 LISTED = 5  # rows of each list in the report
 
@@ -20,18 +21,6 @@ class Agreement(NamedTuple):
 
     same: int
     of: int
-
-
-def wilson_interval(part: int, whole: int) -> tuple[float, float]:
-    """Return Wilson's 95% interval of a share, both ends from 0 to 1.
-
-    >>> [round(end, 4) for end in wilson_interval(3741, 5000)]
-    [0.736, 0.76]
-    """
-    z = statistics.NormalDist().inv_cdf(0.975)
-    centre = (part + z * z / 2) / (whole + z * z)
-    half = z / (whole + z * z) * (part * (whole - part) / whole + z * z / 4) ** 0.5
-    return centre - half, centre + half
 
 
 def report(drawn: Sequence[Pair], findings: Findings, summary: Mapping[str, object]) -> str:
@@ -50,10 +39,9 @@ def report(drawn: Sequence[Pair], findings: Findings, summary: Mapping[str, obje
         listed=LISTED,
         matched=len(first),
         agreement=agreement,
-        interval=tuple(100 * end for end in wilson_interval(*agreement)) if agreement.of else None,
         labels=_label_rows(first),
         confusions=wrong.most_common(LISTED),
-        lowest_rank=max(map(len, rows)),
+        lowest_rank=max(map(len, rows), default=0),
         all_ranks=_agreement(itertools.chain.from_iterable(rows)),
         same=len(same),
         part=len(near) - len(same),
@@ -67,7 +55,7 @@ def report(drawn: Sequence[Pair], findings: Findings, summary: Mapping[str, obje
             (letter, pair, sum(other.similarity > pair.similarity for other in first) + 1)
             for letter, pair in zip(letters(), drawn, strict=False)
         ],
-        median=statistics.median(pair.similarity for pair in first),
+        median=statistics.median(pair.similarity for pair in first) if first else None,
         extremes={"Most": ordered[::-1][:LISTED], "Least": ordered[:LISTED]},
     )
 
@@ -90,4 +78,5 @@ def _label_rows(first: Sequence[Pair]) -> list[tuple[str, Agreement, str]]:
         label: _most_frequent((p.match_label for p in group if not p.same_label), 1)
         for label, group in by_label.items()
     }
-    return [(x, _agreement(by_label[x]), "".join(confused[x]) or "none") for x in sorted(by_label)]
+    labels = sorted(by_label, key=natural)
+    return [(x, _agreement(by_label[x]), "".join(confused[x]) or "none") for x in labels]

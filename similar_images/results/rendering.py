@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from similar_images.text import counted, megabytes, printable, share
+from similar_images.text import byte_size, counted, interval, printable, share
 
 
 def render(template: str, **values: object) -> str:
@@ -59,7 +59,7 @@ def _environment() -> Any:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    filters = [md, code, row, counted, share, megabytes]
+    filters = [md, code, row, counted, share, interval, byte_size]
     environment.filters |= {function.__name__: function for function in filters}
     environment.filters["thousands"] = "{:,}".format
     return environment

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from similar_images.console import Console, add_number, add_seed_option, warn
+from similar_images.console import Console, add_number, add_seed_option, path_of, warn
 from similar_images.images.image_files import has_image_suffix, left_out_in_words
 from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.findings import Findings
@@ -60,7 +60,7 @@ def title_of(rows: Sequence[list[Pair]], model: Model) -> str:
     queries = counted(len(rows), "query", "queries")
     title = f"{queries}, nearest by {model.architecture} ({Path(model.weights).name} weights)"
     same = [row[0].same_label for row in rows]
-    if None not in same:
+    if same and None not in same:
         title += f": {share(sum(map(bool, same)), len(rows))} share the label"
     return title
 
@@ -73,7 +73,7 @@ def files_of(
     reductions: ReductionStore,
     console: Console,
 ) -> Files:
-    """Return the files to write, with their contents, in order; None for a list without a row."""
+    """Return the files to write, with their contents, in order; None for one that has no row."""
     rows, title = findings.rows, title_of(findings.rows, queries.model)
     if options.named:
         if len(rows) > options.pairs:
@@ -81,7 +81,9 @@ def files_of(
             console.say(
                 f"{options.drawing.name} shows the first {options.pairs} of {words}; see --pairs"
             )
-        return {options.drawing: picture_bytes(rows[: options.pairs], title, reductions, console)}
+        some = rows[: options.pairs]
+        image = picture_bytes(some, title, reductions, console) if rows else None
+        return {options.drawing: image}
     summary = summary_of(findings, search, queries, options)
     drawn_rows = choose_rows(rows, options.pairs, options.seed)
     drawn = nearest(drawn_rows)
@@ -90,11 +92,13 @@ def files_of(
     page = gallery(drawn, findings, summary, title, reductions, console)
     files: dict[str, bytes | Iterable[str] | None] = {
         "pairings.txt": pairings_text(rows),
-        "comparison.png": picture_bytes(drawn_rows, title, reductions, console, verdicts),
+        "comparison.png": picture_bytes(drawn_rows, title, reductions, console, verdicts)
+        if rows
+        else None,
         "gallery.html": [page],
         "near_duplicates.txt": near_duplicates_text(findings.near) if findings.near else None,
-        "copies.txt": copies_text(findings.groups) if spare else None,
         "duplicate_groups.txt": groups_text(findings.groups) if findings.groups else None,
+        "copies.txt": copies_text(findings.groups) if spare else None,  # after the groups
         "label_issues.txt": label_issues_text(findings.issues) if findings.issues else None,
         "observations.md": [report(drawn, findings, summary)],
     }
@@ -139,14 +143,14 @@ def summary_of(
 
 def written_in_words(files: Files, findings: Findings, options: ResultOptions) -> str:
     """Return the names of the files written, and the lists without a row."""
-    written = ", ".join(path.name for path, content in files.items() if content is not None)
-    missing = []
+    written = [path.name for path, content in files.items() if content is not None]
+    missing, most = [], max(map(len, findings.rows), default=0)
     if options.compares and not findings.near:
         missing.append("near-duplicates")
-    if not options.named and not findings.issues and max(map(len, findings.rows)) >= LEAST_MATCHES:
+    if not options.named and not findings.issues and most >= LEAST_MATCHES:
         missing.append("label issues")
     none = f"; found no {' and no '.join(missing)}" if missing else ""
-    return f"Wrote {written} in {options.output}{none}"
+    return f"Wrote {', '.join(written) or 'no file'} in {options.output}{none}"
 
 
 def print_results(
@@ -178,7 +182,7 @@ def add_result_options(parser: argparse.ArgumentParser) -> None:
     add_seed_option(parser, "seed of the random choice of those pairs")
     parser.add_argument(
         "--output",
-        type=Path,
+        type=path_of,
         default=Path("results"),
         metavar="DIR",
         help="folder to write to (default: results)",

@@ -1,6 +1,5 @@
 """The tables of a run, tab-separated as people and pandas read them."""
 
-import csv
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -10,6 +9,17 @@ from similar_images.matching.near_duplicates import NearDuplicate
 from similar_images.matching.pairs import Pair
 from similar_images.text import printable
 
+_PAIRING = ("query", "rank", "match", "similarity")
+COLUMNS = {
+    "pairings.txt": _PAIRING,
+    "near_duplicates.txt": (*_PAIRING, "verdict", "change"),
+    "duplicate_groups.txt": ("group", *Copy._fields),
+    "label_issues.txt": (
+        *("query", "label", "suggested", "margin", "votes", "matches"),
+        *("match", "similarity"),
+    ),
+}
+
 
 def pairings_text(rows: Iterable[Sequence[Pair]]) -> Iterator[str]:
     r"""Yield the pairs.
@@ -18,7 +28,7 @@ def pairings_text(rows: Iterable[Sequence[Pair]]) -> Iterator[str]:
     ['query\trank\tmatch\tsimilarity\n', 'q/cat/1.png\t1\td/cat/2.png\t0.500000\n']
     """
     pairs = itertools.chain.from_iterable(rows)
-    return tab_separated(["query", "rank", "match", "similarity"], map(pairing, pairs))
+    return tab_separated(COLUMNS["pairings.txt"], map(pairing, pairs))
 
 
 def pairing(pair: Pair) -> list[object]:
@@ -28,15 +38,14 @@ def pairing(pair: Pair) -> list[object]:
 
 def near_duplicates_text(found: Sequence[NearDuplicate]) -> Iterator[str]:
     """Yield near-duplicates in the form of the pairings, with the verdict and the changes."""
-    header = ["query", "rank", "match", "similarity", "verdict", "change"]
     rows = ([*pairing(one.pair), one.verdict.kind, one.verdict.words] for one in found)
-    return tab_separated(header, rows)
+    return tab_separated(COLUMNS["near_duplicates.txt"], rows)
 
 
 def groups_text(groups: Sequence[Group]) -> Iterator[str]:
     """Yield the groups."""
     rows = ([number, *copy] for number, group in enumerate(groups, 1) for copy in group.copies)
-    return tab_separated(["group", *Copy._fields], rows)
+    return tab_separated(COLUMNS["duplicate_groups.txt"], rows)
 
 
 def copies_text(groups: Iterable[Group]) -> Iterator[str]:
@@ -57,8 +66,7 @@ def label_issues_text(issues: Iterable[LabelIssue]) -> Iterator[str]:
     >>> list(label_issues_text([LabelIssue(pair, 18, 1, 20)]))[1].split("\t")
     ['q/cat/1.png', 'cat', 'dog', '0.8500', '18', '20', 'd/dog/2.png', '0.500000\n']
     """
-    header = ["query", "label", "suggested", "margin", "votes", "matches", "match", "similarity"]
-    return tab_separated(header, map(_issue_cells, issues))
+    return tab_separated(COLUMNS["label_issues.txt"], map(_issue_cells, issues))
 
 
 def _issue_cells(issue: LabelIssue) -> list[object]:
@@ -67,18 +75,15 @@ def _issue_cells(issue: LabelIssue) -> list[object]:
     return [pair.query, *labels, issue.votes, issue.matches, pair.match, pair.similarity]
 
 
-class _Echo:
-    def write(self, text: str) -> str:
-        return text
-
-
 def tab_separated(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
-    """Yield rows under a header, separated by tabs; control characters are escaped."""
-    writer = csv.writer(_Echo(), delimiter="\t", lineterminator="\n")
-    yield writer.writerow(header)
-    for row in rows:
-        yield writer.writerow(printable(_cell(value)) for value in row)
+    """Yield rows under a header, separated by tabs.
+
+    Control characters are escaped, and quotation marks, which readers of CSV would take for more.
+    """
+    for row in itertools.chain([header], rows):
+        yield "\t".join(map(_cell, row)) + "\n"
 
 
 def _cell(value: object) -> str:
-    return f"{value:.6f}" if isinstance(value, float) else str(value)
+    text = f"{value:.6f}" if isinstance(value, float) else str(value)
+    return printable(text).replace('"', "\\u0022")

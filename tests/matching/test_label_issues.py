@@ -94,5 +94,5 @@ def test_no_path_or_label_can_forge_a_line() -> None:
         " ", "\t"
     )
     (issue,) = csv.reader(lines[1:], delimiter="\t")
-    shown = printable(evil)
+    shown = printable(evil).replace('"', r"\u0022")
     assert issue == [shown, "own " + shown, shown, "1.0000", "5", "5", shown, "0.250000"]

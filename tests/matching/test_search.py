@@ -40,7 +40,7 @@ def test_weaker_matches_are_dropped(loaded: Path) -> None:
 
 
 def test_queries_without_a_match_are_counted_everywhere(
-    loaded: Path, fails: Fails, capsys: pytest.CaptureFixture[str]
+    loaded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert query_code.main(["--top-k", "3"]) == 0
     similarities = sorted(float(row["similarity"]) for row in pairings() if row["rank"] == "1")
@@ -62,4 +62,3 @@ def test_queries_without_a_match_are_counted_everywhere(
     dropped = {row["query"] for row in before} - {row["query"] for row in strong}
     assert len(dropped) == 8
     assert not any(query in page for query in dropped)
-    assert "no query has a match" in fails(query_code.main, "--min-similarity", "1.05")

@@ -125,15 +125,18 @@ def test_all_parts_are_there_with_letters_paths_and_similarities() -> None:
     assert not re.search(r"https?:", page)
 
 
-def test_each_cell_of_the_confusion_table_leads_to_its_pairs() -> None:
-    pairs = sample(200, 5)
+@pytest.mark.parametrize("labels", [5, module.MAX_LABELS])
+def test_each_cell_of_the_confusion_table_leads_to_its_pairs(labels: int) -> None:
+    pairs = sample(200, labels)
     page = page_of(pairs)
-    for query in range(5):
-        for match in range(5):
-            labels = (f"label {query}", f"label {match}")
-            some = [p for p in pairs if (p.query_label, p.match_label) == labels]
+    order = [f"label {number}" for number in range(labels)]
+    assert re.findall('<th scope="row">(.+?)</th>', page) == order
+    for query in range(labels):
+        for match in range(labels):
+            both = (order[query], order[match])
+            some = [p for p in pairs if (p.query_label, p.match_label) == both]
             link = re.search(
-                rf'<a href="#(cell-\d+)" aria-label="{len(some)} pairs?: {" → ".join(labels)}">',
+                rf'<a href="#(cell-\d+)" aria-label="{len(some)} pairs?: {" → ".join(both)}">',
                 page,
             )
             assert bool(link) == bool(some)
@@ -154,8 +157,16 @@ def test_the_page_is_small_however_large_the_run(count: int, labels: int) -> Non
 
 
 def test_thumbnails_stop_before_the_page_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copies are shown first: a user looks at them before deleting any."""
     monkeypatch.setattr(module, "MAX_BYTES", 20_000)
-    page = page_of(sample(200, 3, (300, 200)))
+    pairs = sample(200, 3, (300, 200))
+    assert page_of(pairs).count("not shown") > 10
+    copies = [Copy(f"{n}.png", 300, 200, 2300, 1, "", "") for n in (18, 19)]
+    findings = Findings([[pair] for pair in pairs], groups=[Group(copies)])
+    page = gallery(pairs[:5], findings, SUMMARY, "a title", ReductionStore(examine))
+    groups = page.split('<section id="groups">')[1].split("</section")[0]
+    assert groups.count("<img") == 2
+    assert "300×200 · 2.3 kB" in groups
     assert "not shown" in page
     assert len(page) < 700_000
 

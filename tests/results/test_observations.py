@@ -77,6 +77,19 @@ def test_observations_count_right() -> None:
     assert "mirrored (1)" in text
 
 
+def test_shares_are_rounded_to_none_or_all_only_where_they_are() -> None:
+    labels = ["0", "1", "10", "11", "2"]
+    pairs = [Pair(f"q/{x}/1", f"d/{x}/1", 0.9, 1, x, "other") for x in labels]
+    text = report_of(pairs, pairs, [NearDuplicate(p, Verdict(SAME, ("a", "b"))) for p in pairs[:2]])
+    assert "share a label: 0.0%** (95% confidence interval 0.0% to 43.4%)" in text
+    assert re.findall(r"^\| (\d+) \|", text, re.MULTILINE) == ["0", "1", "2", "10", "11"]
+    pairs = [Pair(f"q/a/{n}", "d/a/1", 0.9, 1, "a", "a" if n else "b") for n in range(5000)]
+    near = [NearDuplicate(p, Verdict(SAME, ("a", "b") if p.query[-1] > "1" else ())) for p in pairs]
+    text = report_of(pairs, pairs[:1], near)
+    assert "**4,999 of 5,000 pairs share a label: 99.98%**" in text
+    assert "The most frequent changes: a, b (4,000); the same pixels (1,000).\n" in text
+
+
 def test_near_duplicates_of_lower_rank_are_counted_by_themselves() -> None:
     pairs = [
         Pair("q/cat/1", "d/cat/1", 0.9, 1, "cat", "cat"),

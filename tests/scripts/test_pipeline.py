@@ -124,7 +124,6 @@ def test_mistakes_end_in_one_line(loaded: Path, fails: Fails) -> None:
     assert not Path("none.db").exists()
     assert 'no collection "other"' in fails(query_code.main, "--collection", "other")
     assert "--filter" in fails(query_code.main, "--filter", "file_size >")
-    assert "--filter" in fails(query_code.main, "--filter", "width > 1000")
     assert "file.txt" in fails(query_code.main, "file.txt")
     assert "127.0.0.1:9" in fails(query_code.main, "--milvus-uri", "http://me:secret@127.0.0.1:9")
 

@@ -33,7 +33,7 @@ def test_exact_copies_reach_the_highest_similarity(loaded: Path) -> None:
 
 
 def test_a_filtered_search_counts_the_rows_that_were_searched(
-    loaded: Path, fails: Fails, capsys: pytest.CaptureFixture[str]
+    loaded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     threes = len(list(Path("database_set/3").iterdir()))
     assert 0 < threes < 180
@@ -44,7 +44,12 @@ def test_a_filtered_search_counts_the_rows_that_were_searched(
     assert f"Collection: {threes} images" in Path("results/gallery.html").read_text()
     assert query_code.main([]) == 0
     assert "with a collection of 180 images" in report()
-    assert "check --filter" in fails(query_code.main, "--filter", "path like")
+    capsys.readouterr()
+    for wrong in ("path like", "widht > 3", "width > 'wide'"):
+        assert query_code.main(["--filter", wrong]) == 1
+        captured = capsys.readouterr()
+        assert "check --filter" in captured.err
+        assert "to embed" not in captured.out, "it is checked before the work"
 
 
 @lite_only
@@ -197,11 +202,38 @@ def test_an_image_of_the_first_of_many_named_images_says_so(
 
 
 @lite_only
-def test_no_recall_is_given_where_nothing_can_be_found(
-    loaded: Path, fails: Fails, capsys: pytest.CaptureFixture[str]
+def test_a_run_without_a_match_has_results_without_a_pair(
+    loaded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--filter", "width > 99999", "--recall-sample", "3"]
-    assert query_code.main(options) == 1
-    captured = capsys.readouterr()
-    assert "no query has a match" in captured.err
-    assert "Recall" not in captured.out
+    """They replace those of the run before."""
+    query = str(next(Path("query_set").rglob("*.png")))
+    assert query_code.main(["--top-k", "5"]) == query_code.main([query]) == 0
+    for limit in (["--min-similarity", "1.05"], ["--filter", "width > 99999"]):
+        capsys.readouterr()
+        assert query_code.main([*limit, "--recall-sample", "3"]) == 0
+        captured = capsys.readouterr()
+        advice = "loosen --filter or --min-similarity"
+        assert f"warning: no query has a match; {advice}\n" in captured.err
+        assert ("Recall" in captured.out) == (limit[0] != "--filter"), "of nothing there is none"
+        assert "comparison.png" not in captured.out
+        assert pairings() == []
+        assert not Path("results/comparison.png").exists()
+        assert "0 of 20 query images were matched with a collection of" in report()
+        assert "![" not in report()
+        assert "0 pairs" in Path("results/gallery.html").read_text()
+        assert query_code.main([query, *limit, "--json"]) == 0
+        assert not Path("results/named_comparison.png").exists()
+        assert capsys.readouterr().out == ""
+
+
+@lite_only
+def test_a_folder_of_one_image_has_no_other(
+    milvus: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("one").mkdir()
+    Image.new("RGB", (40, 30), "red").save("one/one.png")
+    assert load("--images", "one") == 0
+    assert query_code.main(["--queries", "one"]) == 0
+    errors = capsys.readouterr().err
+    assert "no query has a match; the collection holds no other image\n" in errors
+    assert pairings() == []

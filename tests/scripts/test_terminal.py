@@ -91,6 +91,24 @@ def test_quiet_prints_results_and_troubles_only(capsys: pytest.CaptureFixture[st
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
+def test_many_unreadable_files_are_counted_by_reason(
+    loaded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(50):
+        Path(f"query_set/{number}.png").write_bytes(b"" if number else b"no image")
+    load = [*LOAD, "--images", "query_set", "--collection", "queries"]
+    for main, args in ((embed_and_load.main, load), (query_code.main, [])):
+        capsys.readouterr()
+        assert main(args) == 0
+        captured = capsys.readouterr()
+        text = captured.out + captured.err
+        lines = [line for line in text.splitlines() if ".png: " in line]
+        assert len(lines) == 20
+        assert sum(line.endswith(".png: an empty file") for line in lines) >= 19
+        assert "30 more: an empty file (" in text
+        assert text.count("not an image format that Pillow supports") == 1
+
+
 def test_json_is_an_object_for_each_match_and_nothing_else(
     loaded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
