@@ -88,6 +88,20 @@ def one_line(text: object, uri: str) -> str:
     return line
 
 
+def import_pymilvus() -> None:
+    """Import pymilvus without its own settings; before anything else imports it.
+
+    It would refuse a $MILVUS_URI that is a file, and take a .env above its folder into os.environ.
+    """
+    before = dict(os.environ)
+    os.environ.update({"MILVUS_URI": "", "PYTHON_DOTENV_DISABLED": "1"})
+    import pymilvus  # noqa: F401
+
+    for name in os.environ.keys() - before.keys():  # an older dotenv can't be switched off
+        del os.environ[name]
+    os.environ.update(before)
+
+
 def open_pymilvus(uri: str, **options: object) -> "MilvusClient":
     """Return pymilvus's client of the Milvus at uri; the token is read from $MILVUS_TOKEN."""
     from pymilvus import MilvusClient

@@ -9,6 +9,7 @@ from similar_images.milvus.client import (
     Client,
     CollectionError,
     explained,
+    import_pymilvus,
     is_lite,
     open_pymilvus,
     redact,
@@ -53,6 +54,7 @@ def connect(uri: str, must_exist: bool = False) -> Client:
     such file.
     """
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # no fork while it is used
+    import_pymilvus()
     if is_lite(uri):
         return open_lite(uri, must_exist)
     from pymilvus.exceptions import MilvusException

@@ -1,11 +1,15 @@
 """client.py: addresses, secrets, requests that are repeated."""
 
+import importlib.util
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import DIMENSION, TOKEN, load
+from helpers import DIMENSION, PROJECT, TOKEN, load
 from milvus_server import Server
 
 import query_code
@@ -41,6 +45,28 @@ def test_a_password_opens_the_server_and_is_never_printed(
     assert address in everything
     for secret in ("hush", "mum", "Milvus@", "root:"):
         assert secret not in everything
+
+
+SETTINGS = """
+import os
+from similar_images.milvus.connection import connect
+with connect(os.environ["MILVUS_URI"]) as client:
+    print(client.uri, os.environ["MILVUS_URI"], os.environ.get("MILVUS_TOKEN"))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows asks for a permission to link")
+def test_an_address_in_the_environment_is_ours_to_read_and_no_env_file_is(own_folder: Path) -> None:
+    """pymilvus, as it is imported, takes a file as an address for a mistake, and reads a .env."""
+    found = importlib.util.find_spec("pymilvus")
+    Path("site").mkdir()
+    Path("site/pymilvus").symlink_to(Path(str(found and found.origin)).parent)  # it looks above
+    Path("site/.env").write_text("MILVUS_TOKEN=root:hush\nMILVUS_CONN_TIMEOUT=soon\n")
+    paths = os.pathsep.join(map(str, (PROJECT, Path("site").resolve())))
+    environment = {**os.environ, "PYTHONPATH": paths, "MILVUS_URI": "./own.db"}
+    command = [sys.executable, "-c", SETTINGS]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (run.stdout, run.stderr) == ("./own.db ./own.db None\n", "")
 
 
 REQUESTS: dict[str, Callable[[ImageCollection], object]] = {
