@@ -15,7 +15,7 @@ import typing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 from similar_images.console import CHECK_DISK, RUN_AGAIN, warn
 
@@ -39,6 +39,11 @@ TRANSIENT_WORDS = re.compile(
 )
 TOO_LARGE = "larger than max"
 NO_COLLECTION = 100  # Milvus's code
+FILE = ".db"  # the end of the name of a Milvus Lite file
+# An @ anywhere else follows a password that holds one of / ? # itself.
+ADDRESS = re.compile(
+    r"(?P<scheme>\w+:/+)?(?:[^/?#]*@)?(?P<place>[^/?#@]*(?:/[^?#@]*)?)(?:[?#][^@]*)?"
+)
 REPLACED = "it was dropped or replaced while it was used; run it again"
 GRPC_ADVICE = {
     "PERMISSION_DENIED": "set $MILVUS_TOKEN to a user with that permission",
@@ -57,19 +62,31 @@ class NoCollectionError(CollectionError):
 
 def is_lite(uri: str) -> bool:
     """Return whether uri is a file of Milvus Lite, not the address of a server."""
-    return "://" not in uri
+    return re.match(r"\w{2,}:/", uri) is None  # one letter is a disk of Windows
+
+
+def is_address(uri: str) -> bool:
+    """Return whether uri is the address of a server in which user and password can be told."""
+    try:
+        parts = urlsplit(uri)
+        parts.port  # noqa: B018  it may be no number
+    except ValueError:
+        return False
+    return bool(parts.hostname and ADDRESS.fullmatch(uri))
 
 
 def redact(uri: str) -> str:
     """Return an address without user, password and query string, to be printed.
 
-    >>> redact("https://me:secret@host:19530")
-    'https://host:19530'
+    >>> redact("https://me:secret@host:19530"), redact("https://me:sec/ret@host:19530")
+    ('https://host:19530', 'https://…')
     """
-    if is_lite(uri):
+    if is_lite(uri) and uri.endswith(FILE):
         return uri
-    parts = urlsplit(uri)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    address = ADDRESS.match(uri)
+    assert address
+    scheme, place = address["scheme"] or "", address["place"]
+    return scheme + (place if ADDRESS.fullmatch(uri) else "…")
 
 
 def _secrets(uri: str) -> list[str]:

@@ -3,13 +3,14 @@
 import argparse
 import os
 import re
-from urllib.parse import urlsplit
 
 from similar_images.milvus.client import (
+    FILE,
     Client,
     CollectionError,
     explained,
     import_pymilvus,
+    is_address,
     is_lite,
     open_pymilvus,
     redact,
@@ -25,15 +26,10 @@ OPEN_SECONDS = 30  # how long a connection is tried: its address may be wrong
 def resolve_uri(uri: str | None) -> str:
     """Return uri, else $MILVUS_URI, else ./milvus.db; CollectionError if it is no address."""
     uri = uri or os.environ.get("MILVUS_URI") or DEFAULT_URI
-    try:
-        urlsplit(uri)
-    except ValueError as error:  # it may hold a password: not repeated
+    if not (uri.endswith(FILE) if is_lite(uri) else is_address(uri)):
         raise CollectionError(
-            f"the Milvus address can't be read ({error}); give http://HOST:PORT"
-        ) from None
-    if is_lite(uri) and not uri.endswith(".db"):
-        raise CollectionError(
-            f"{redact(uri)} is not a Milvus address; give http://HOST:PORT or a file ending in .db"
+            f"{redact(uri)} is not a Milvus address; give http://HOST:PORT or a file ending in "
+            f"{FILE}, and a password with $MILVUS_TOKEN"
         )
     return uri
 

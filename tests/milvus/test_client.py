@@ -19,6 +19,8 @@ from similar_images.milvus.collection import ImageCollection, existing_collectio
 from similar_images.milvus.connection import connect
 from similar_images.milvus.vector_index import INDEXES
 
+Fails = Callable[..., str]
+
 
 def test_a_password_opens_the_server_and_is_never_printed(
     loaded: Path,
@@ -45,6 +47,33 @@ def test_a_password_opens_the_server_and_is_never_printed(
     assert address in everything
     for secret in ("hush", "mum", "Milvus@", "root:"):
         assert secret not in everything
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("http://root:p/hush@host:19530", "http://…"),
+        ("http://root:p#hush@host:19530", "http://…"),
+        ("http://root:p?hush@host:19530", "http://…"),
+        ("http://root:1/hush@host:19530", "http://…"),
+        ("http://root:p[hush@host:19530", "http://host:19530"),
+        ("http://root:hush\u2100@host:19530", "http://host:19530"),  # urlsplit repeats this one
+        ("https:/root:hush@host:19530", "https:/host:19530"),
+        ("https:/root:p/hush@host/x.db", "https:/…"),
+        ("root:hush@host:19530", "host:19530"),
+        ("http://root:hush@", "http://"),
+        ("http://root:hush@host:port", "http://host:port"),
+        ("http://root:hush@host:1?x=hush#hush@", "http://…"),
+    ],
+)
+def test_of_a_mistyped_address_no_password_is_printed(
+    uri: str, said: str, fails: Fails, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("a.png").touch()
+    for main, options in ((query_code.main, ["a.png"]), (lambda args: load(*args), [])):
+        line = fails(main, *options, "--milvus-uri", uri)
+        assert f" {said} is not a Milvus address; give http://HOST:PORT or a file" in line
+        assert "hush" not in line + capsys.readouterr().out
 
 
 SETTINGS = """
