@@ -39,6 +39,7 @@ TRANSIENT_WORDS = re.compile(
 )
 TOO_LARGE = "larger than max"
 NO_COLLECTION = 100  # Milvus's code
+NOT_LOADED = "not loaded"  # Milvus's words
 FILE = ".db"  # the end of the name of a Milvus Lite file
 # An @ anywhere else follows a password that holds one of / ? # itself.
 ADDRESS = re.compile(
@@ -58,6 +59,10 @@ class CollectionError(Exception):
 
 class NoCollectionError(CollectionError):
     """There is no such collection, or no longer."""
+
+
+class DeniedError(CollectionError):
+    """The user of $MILVUS_TOKEN lacks a permission."""
 
 
 def is_lite(uri: str) -> bool:
@@ -133,11 +138,14 @@ def explained(error: Exception, uri: str, advice: str) -> CollectionError:
     code = getattr(error, "code", None)
     reason = one_line(getattr(error, "message", error), uri) or type(error).__name__
     advice = GRPC_ADVICE.get(getattr(code, "name", ""), advice)
+    if NOT_LOADED in reason:
+        advice = "let a user with the permission Load run this command"
     if any(os.strerror(number) in reason for number in DISK_ERRORS):
         advice = f"{CHECK_DISK}, and run it again"
     if code == NO_COLLECTION:
         return NoCollectionError(f"Milvus at {redact(uri)}: {reason}; {REPLACED}")
-    return CollectionError(f"Milvus at {redact(uri)}: {reason}; {advice}")
+    kind = DeniedError if getattr(code, "name", "") == "PERMISSION_DENIED" else CollectionError
+    return kind(f"Milvus at {redact(uri)}: {reason}; {advice}")
 
 
 def is_transient(error: "MilvusException") -> bool:

@@ -1,5 +1,6 @@
 """The Milvus collection of images: rows, search, index, properties."""
 
+import contextlib
 import re
 import secrets
 import time
@@ -12,7 +13,7 @@ import numpy as np
 from similar_images import __version__
 from similar_images.console import RUN_AGAIN
 from similar_images.images.decoding import DecodedImage
-from similar_images.milvus.client import Client, CollectionError, NoCollectionError, redact
+from similar_images.milvus.client import Client, CollectionError, DeniedError, NoCollectionError, redact
 from similar_images.milvus.schema import (
     COLUMNS,
     KEY,
@@ -99,7 +100,9 @@ class ImageCollection:
         except NoCollectionError:
             return None
         if collection.index:
-            client.ask(client.milvus.load_collection, collection.own_name, advice=client.damaged)
+            load = client.milvus.load_collection
+            with contextlib.suppress(DeniedError):  # who may only read can search what is loaded
+                client.ask(load, collection.own_name, advice=client.damaged)
         return collection
 
     @classmethod
