@@ -13,7 +13,13 @@ import numpy as np
 from similar_images import __version__
 from similar_images.console import RUN_AGAIN
 from similar_images.images.decoding import DecodedImage
-from similar_images.milvus.client import Client, CollectionError, DeniedError, NoCollectionError, redact
+from similar_images.milvus.client import (
+    Client,
+    CollectionError,
+    DeniedError,
+    NoCollectionError,
+    redact,
+)
 from similar_images.milvus.schema import (
     COLUMNS,
     KEY,
