@@ -40,6 +40,15 @@ def check_source(folder: Path) -> None:
         )
 
 
+def check_recorded(*paths: Path) -> None:
+    """Raise ImageError if a path that the collection would record is not UTF-8, as Milvus asks."""
+    for path in paths:
+        try:
+            str(path.resolve()).encode()
+        except UnicodeEncodeError:
+            raise ImageError(f"{path.resolve()} is not UTF-8, as Milvus asks; rename it") from None
+
+
 def collection_to_load(client: Client, options: LoadOptions, model: Model) -> ImageCollection:
     """Return the collection to load into, created if need be; with --recreate, one beside it.
 
