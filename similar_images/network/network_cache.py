@@ -23,11 +23,13 @@ import platformdirs
 
 from similar_images.images.decoding import Preprocessing
 from similar_images.network.model_description import NAMED_WEIGHTS, Model, named_or_path, package_of
+from similar_images.whole_files import write_together
 
 if typing.TYPE_CHECKING:
     import openvino
 
 GRAPH, WEIGHTS, ABOUT = "network.xml", "network.bin", "about.json"
+MEASURED = "measured.json"  # beside them: what machines have measured, see rounding.py
 FORMAT = "3"  # of the folders above; raised when other code would convert a network differently
 
 
@@ -91,6 +93,27 @@ def keep(network: ConvertedNetwork, architecture: str, weights: str) -> Converte
     except (OSError, RuntimeError, ImportError):  # no space, no permission, no known versions
         return network
     return _read(folder) or network
+
+
+def measured(network: ConvertedNetwork) -> dict[str, float]:
+    """Return the cosines that were noted for a network, by kind of machine and precision."""
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        stored = json.loads((_folder(network) / MEASURED).read_text())
+        return {machine: float(cosine) for machine, cosine in stored.items()}
+    return {}
+
+
+def note_measured(network: ConvertedNetwork, machine: str, cosine: float) -> None:
+    """Note a cosine beside the network, if that is kept and can be written to."""
+    noted = json.dumps({**measured(network), machine: cosine})
+    with contextlib.suppress(OSError, TypeError):
+        write_together({_folder(network) / MEASURED: noted.encode()})
+
+
+def _folder(network: ConvertedNetwork) -> Path:
+    if isinstance(network.graph, Path):
+        return network.graph.parent
+    raise TypeError("it could not be kept")
 
 
 def _read(folder: Path, properties: Mapping[str, str] | None = None) -> ConvertedNetwork | None:

@@ -13,6 +13,7 @@ from similar_images.network.network_cache import ConvertedNetwork
 from similar_images.text import counted
 
 CPU_BATCH = 16  # images: with 4 to 64 OpenVINO is within a tenth of its best
+CAPABILITIES = "OPTIMIZATION_CAPABILITIES"
 HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}  # OpenVINO's names of precisions
 
 
@@ -30,7 +31,8 @@ class OpenVinoEmbedder:
     ) -> None:
         """Compile the network for about this number of images.
 
-        A precision that the CPU lacks is replaced by OpenVINO, with a warning.
+        A precision that the CPU lacks is replaced by OpenVINO, with a warning. `machine` names the
+        kind of machine and the precision.
         """
         cores = core_count()
         self.preprocessing = network.preprocessing
@@ -57,6 +59,8 @@ class OpenVinoEmbedder:
             self._requests.put(copy.create_infer_request())
         hint = copies[0].get_property("INFERENCE_PRECISION_HINT").to_string()
         used = next((name for name, openvinos in HINTS.items() if openvinos == hint), hint)
+        cpu = (core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", CAPABILITIES))
+        self.precision, self.machine = used, f"{used} on {' '.join(map(str, cpu))}"
         if precision not in ("auto", used):
             warn(f"this CPU does not compute in {precision}; OpenVINO uses {used}")
         threads = counted(cores, "thread")
