@@ -26,6 +26,8 @@ IMAGE_SECONDS = 120  # a worker that decodes one image for longer is ended
 AHEAD = 4  # batches that wait decoded, until they are asked for
 KILLED = "its decode worker ran out of memory, crashed, or took more than {} s"
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # a container's quota and period, in microseconds
+MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")  # a container's, in bytes
+USUAL_MEMORY = 8 << 30  # bytes, where the system does not tell
 FEW_IMAGES = 64  # are decoded before more than one worker process has started
 set_alarm = getattr(signal, "alarm", lambda seconds: None)  # Windows has none
 SPAWN = multiprocessing.get_context("spawn")  # a fork copies locks that threads hold
@@ -98,6 +100,16 @@ def core_count() -> int:
         quota, period = map(int, CPU_QUOTA.read_text().split())
         cores = min(cores, -(-quota // period))
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def memory_size() -> int:
+    """Return the bytes of memory that this process may use; torchrun's processes share them."""
+    size = USUAL_MEMORY
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # Windows has no such names
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):  # no control groups, or no limit: "max"
+        size = min(size, int(MEMORY_LIMIT.read_text()))
+    return size // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _hold_interrupts(held: bool) -> None:
