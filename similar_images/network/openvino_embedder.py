@@ -23,9 +23,9 @@ class OpenVinoEmbedder:
     """A converted network on the CPU; several threads may use it at once.
 
     Each core has its own copy: a core that also decodes or upserts delays one batch, not all of
-    them. Where so many copies would take too much memory, several cores share one. OpenVINO can make
-    the copies itself (NUM_STREAMS), in parallel, but 2026.4 then gave one of a vision transformer's
-    copies wrong weights in 7 of 40 processes. Made one by one they are correct.
+    them. Where so many copies would take too much memory, several cores share one. OpenVINO can
+    make the copies itself (NUM_STREAMS), in parallel, but 2026.4 then gave one of a vision
+    transformer's copies wrong weights in 7 of 40 processes. Made one by one they are correct.
     """
 
     def __init__(

@@ -21,6 +21,7 @@ from similar_images.network.model_description import ModelError
 from similar_images.network.network_cache import ConvertedNetwork
 from similar_images.network.torch_embedder import TorchEmbedder
 
+SMALL = ["mobilenet_v3_small", "shufflenet_v2_x1_0", "shufflenet_v2_x0_5"]
 linux = pytest.mark.skipif(
     sys.platform != "linux", reason="an environment variable moves the cache"
 )
@@ -84,6 +85,28 @@ def test_what_another_version_converted_is_not_used(
     assert os.listdir(cache) == [folder.name]
     monkeypatch.setattr(importlib.metadata, "version", raising_at(1, ImportError(), version))
     assert network_cache.find_by_properties(properties) is None, "as where one is uninstalled"
+
+
+@linux
+def test_networks_used_least_recently_are_removed(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what a process that was killed has left; the one that was made last stays."""
+    names = [network_cache._name(name, "random") for name in SMALL]
+    for name in SMALL[:2]:
+        networks.find_network(name, "random")
+    (cache / ".partial-x").mkdir()
+    (cache / ".partial-x/network.bin").write_bytes(bytes(100))
+    for age, name in enumerate([names[1], names[0], ".partial-x"]):
+        os.utime(cache / name, (10**9 - age, 10**9 - age))
+    networks.find_network(SMALL[0], "random")  # used again
+    size = sum(file.stat().st_size for file in cache.rglob("network.*"))
+    monkeypatch.setattr(network_cache, "KEPT_BYTES", size)
+    networks.find_network(SMALL[2], "random")
+    assert set(os.listdir(cache)) == {names[0], names[2]}
+    monkeypatch.setattr(network_cache, "KEPT_BYTES", 1)
+    networks.find_network(SMALL[1], "random")
+    assert os.listdir(cache) == [names[1]]
 
 
 def options_for(weights: str, precision: str) -> tuple[ConvertedNetwork, EmbeddingOptions, int]:
