@@ -39,7 +39,12 @@ from similar_images.images.image_files import ImageError
 from similar_images.loading.export import export, export_file
 from similar_images.loading.finish import finish, report
 from similar_images.loading.load import Load, load
-from similar_images.loading.prepare import LoadOptions, check_source, collection_to_load
+from similar_images.loading.prepare import (
+    LoadOptions,
+    check_recorded,
+    check_source,
+    collection_to_load,
+)
 from similar_images.loading.prune import check_pruned
 from similar_images.loading.ranks import RankError, Ranks
 from similar_images.milvus.client import EXACT_ROWS, CollectionError, redact
@@ -59,7 +64,7 @@ from similar_images.network.embedding import (
     warn_if_random,
 )
 from similar_images.network.find_network import find_network
-from similar_images.network.model_description import ModelError
+from similar_images.network.model_description import NAMED_WEIGHTS, ModelError
 from similar_images.text import counted
 
 
@@ -168,6 +173,7 @@ def checked_uri(args: argparse.Namespace, ranks: Ranks, console: Console) -> str
         console.say(f'Loading {args.folder} into collection "{args.collection}" ({redact(uri)})')
     check_processes(uri, ranks.count)
     check_source(args.folder)
+    check_recorded(args.folder, *([] if args.weights in NAMED_WEIGHTS else [Path(args.weights)]))
     return uri
 
 

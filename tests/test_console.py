@@ -113,7 +113,7 @@ def test_a_name_that_the_locale_lacks_is_one_line(own_folder: Path) -> None:
     done = run_script("query_code.py", "images/another.png", cwd=own_folder, env=ascii_only)
     error = done.stderr.splitlines()[-1]
     assert done.returncode == 1
-    assert error.startswith("error: images/\\u732b.png is no file name in the locale's encoding")
+    assert "images/\\u732b.png is no file name in the locale's encoding" in error
     assert error.endswith("; set PYTHONUTF8=1, or a locale with UTF-8")
     assert "Traceback" not in done.stderr
 

@@ -151,15 +151,19 @@ class Preprocessing:
 
 
 @functools.cache
-def megapixels_that_fit() -> int:
-    """Return the megapixels of the largest image that may be decoded, by this process's memory."""
+def memory_size() -> int:
+    """Return the bytes of memory that this process may use; torchrun's processes share them."""
     size = USUAL_MEMORY
     with contextlib.suppress(AttributeError, OSError, ValueError):  # Windows has no such names
         size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError, ValueError):  # no control groups, or no limit: "max"
         size = min(size, int(MEMORY_LIMIT.read_text()))
-    size //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's processes on a machine
-    return max(1, int(size * MEMORY_SHARE / BYTES_A_PIXEL / 1e6))
+    return size // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def megapixels_that_fit() -> int:
+    """Return the megapixels of the largest image that may be decoded, by this process's memory."""
+    return max(1, int(memory_size() * MEMORY_SHARE / BYTES_A_PIXEL / 1e6))
 
 
 def decode(

@@ -3,7 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from similar_images.images.image_files import Listing, check_folder, iter_images, no_images
+from similar_images.images.image_files import (
+    ImageError,
+    Listing,
+    check_folder,
+    iter_images,
+    no_images,
+)
 from similar_images.milvus.client import Client, CollectionError
 from similar_images.milvus.collection import BEGUN, LOAD, ImageCollection
 from similar_images.milvus.vector_index import FLAT
@@ -29,6 +35,15 @@ def check_source(folder: Path) -> None:
     listing = Listing()
     if next(iter_images(folder, listing), None) is None and not listing.skipped:
         raise no_images(folder, listing, "run python split_images.py or choose --images")
+
+
+def check_recorded(*paths: Path) -> None:
+    """Raise ImageError if a path that the collection would record is not UTF-8, as Milvus asks."""
+    for path in paths:
+        try:
+            str(path.resolve()).encode()
+        except UnicodeEncodeError:
+            raise ImageError(f"{path.resolve()} is not UTF-8, as Milvus asks; rename it") from None
 
 
 def collection_to_load(client: Client, options: LoadOptions, model: Model) -> ImageCollection:

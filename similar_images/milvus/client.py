@@ -15,7 +15,7 @@ import typing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 from similar_images.console import CHECK_DISK, RUN_AGAIN, warn
 
@@ -39,6 +39,12 @@ TRANSIENT_WORDS = re.compile(
 )
 TOO_LARGE = "larger than max"
 NO_COLLECTION = 100  # Milvus's code
+NOT_LOADED = "not loaded"  # Milvus's words
+FILE = ".db"  # the end of the name of a Milvus Lite file
+# An @ anywhere else follows a password that holds one of / ? # itself.
+ADDRESS = re.compile(
+    r"(?P<scheme>\w+:/+)?(?:[^/?#]*@)?(?P<place>[^/?#@]*(?:/[^?#@]*)?)(?:[?#][^@]*)?"
+)
 REPLACED = "it was dropped or replaced while it was used; run it again"
 GRPC_ADVICE = {
     "PERMISSION_DENIED": "set $MILVUS_TOKEN to a user with that permission",
@@ -55,21 +61,37 @@ class NoCollectionError(CollectionError):
     """There is no such collection, or no longer."""
 
 
+class DeniedError(CollectionError):
+    """The user of $MILVUS_TOKEN lacks a permission."""
+
+
 def is_lite(uri: str) -> bool:
     """Return whether uri is a file of Milvus Lite, not the address of a server."""
-    return "://" not in uri
+    return re.match(r"\w{2,}:/", uri) is None  # one letter is a disk of Windows
+
+
+def is_address(uri: str) -> bool:
+    """Return whether uri is the address of a server in which user and password can be told."""
+    try:
+        parts = urlsplit(uri)
+        parts.port  # noqa: B018  it may be no number
+    except ValueError:
+        return False
+    return bool(parts.hostname and ADDRESS.fullmatch(uri))
 
 
 def redact(uri: str) -> str:
     """Return an address without user, password and query string, to be printed.
 
-    >>> redact("https://me:secret@host:19530")
-    'https://host:19530'
+    >>> redact("https://me:secret@host:19530"), redact("https://me:sec/ret@host:19530")
+    ('https://host:19530', 'https://…')
     """
-    if is_lite(uri):
+    if is_lite(uri) and uri.endswith(FILE):
         return uri
-    parts = urlsplit(uri)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    address = ADDRESS.match(uri)
+    assert address
+    scheme, place = address["scheme"] or "", address["place"]
+    return scheme + (place if ADDRESS.fullmatch(uri) else "…")
 
 
 def _secrets(uri: str) -> list[str]:
@@ -88,6 +110,20 @@ def one_line(text: object, uri: str) -> str:
     return line
 
 
+def import_pymilvus() -> None:
+    """Import pymilvus without its own settings; before anything else imports it.
+
+    It would refuse a $MILVUS_URI that is a file, and take a .env above its folder into os.environ.
+    """
+    before = dict(os.environ)
+    os.environ.update({"MILVUS_URI": "", "PYTHON_DOTENV_DISABLED": "1"})
+    import pymilvus  # noqa: F401
+
+    for name in os.environ.keys() - before.keys():  # an older dotenv can't be switched off
+        del os.environ[name]
+    os.environ.update(before)
+
+
 def open_pymilvus(uri: str, **options: object) -> "MilvusClient":
     """Return pymilvus's client of the Milvus at uri; the token is read from $MILVUS_TOKEN."""
     from pymilvus import MilvusClient
@@ -102,11 +138,14 @@ def explained(error: Exception, uri: str, advice: str) -> CollectionError:
     code = getattr(error, "code", None)
     reason = one_line(getattr(error, "message", error), uri) or type(error).__name__
     advice = GRPC_ADVICE.get(getattr(code, "name", ""), advice)
+    if NOT_LOADED in reason:
+        advice = "let a user with the permission Load run this command"
     if any(os.strerror(number) in reason for number in DISK_ERRORS):
         advice = f"{CHECK_DISK}, and run it again"
     if code == NO_COLLECTION:
         return NoCollectionError(f"Milvus at {redact(uri)}: {reason}; {REPLACED}")
-    return CollectionError(f"Milvus at {redact(uri)}: {reason}; {advice}")
+    kind = DeniedError if getattr(code, "name", "") == "PERMISSION_DENIED" else CollectionError
+    return kind(f"Milvus at {redact(uri)}: {reason}; {advice}")
 
 
 def is_transient(error: "MilvusException") -> bool:

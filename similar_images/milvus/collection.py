@@ -1,5 +1,6 @@
 """The Milvus collection of images: rows, search, index, properties."""
 
+import contextlib
 import re
 import secrets
 import time
@@ -12,7 +13,13 @@ import numpy as np
 from similar_images import __version__
 from similar_images.console import RUN_AGAIN, warn
 from similar_images.images.decoding import DecodedImage
-from similar_images.milvus.client import Client, CollectionError, NoCollectionError, redact
+from similar_images.milvus.client import (
+    Client,
+    CollectionError,
+    DeniedError,
+    NoCollectionError,
+    redact,
+)
 from similar_images.milvus.schema import (
     COLUMNS,
     KEY,
@@ -42,7 +49,8 @@ SEARCH_QUERIES = 1000  # vectors in one request; Lite walks all its rows in Pyth
 SEARCH_MATCHES = 100_000  # in one answer, at most; each takes more than 1 kB in pymilvus's form
 SEARCH_THREADS = 2  # requests at a time: Lite answers 5,000 queries in 4.8 s instead of 5.0
 READ_ROWS = 16_384  # read in one request, Milvus's maximum: Lite walks all rows for each request
-READ_EMBEDDINGS = 4096  # the same with embeddings: 8 MB
+READ_EMBEDDINGS = 4096  # the same with embeddings: 8 MB of 512 dimensions
+VECTOR_BYTES = 32 * 2**20  # of vectors in a request or an answer: servers take 64 and send 100 MB
 MAX_TOP_K = 16_384  # Milvus's limit
 RESUME = "run it again: what is loaded is kept"
 CHECK_FILTER = "check --filter"
@@ -100,7 +108,9 @@ class ImageCollection:
         except NoCollectionError:
             return None
         if collection.index:
-            client.ask(client.milvus.load_collection, collection.own_name, advice=client.damaged)
+            load = client.milvus.load_collection
+            with contextlib.suppress(DeniedError):  # who may only read can search what is loaded
+                client.ask(load, collection.own_name, advice=client.damaged)
         return collection
 
     @classmethod
@@ -209,23 +219,27 @@ class ImageCollection:
 
     def stored_embeddings(self, expression: str = "") -> Iterator[tuple[list[str], np.ndarray]]:
         """Yield rows, a page at a time: paths, and embeddings of shape (N, dimension), float32."""
-        for page in self._pages((KEY, VECTOR), READ_EMBEDDINGS, expression):
+        for page in self._pages((KEY, VECTOR), self._at_once(READ_EMBEDDINGS), expression):
             embeddings = np.array([row[VECTOR] for row in page], np.float32)
             yield [row[KEY] for row in page], embeddings
 
     def stored_rows(self) -> Iterator[dict[str, np.ndarray]]:
         """Yield rows with all columns, a page at a time, ordered by path; the columns by name."""
-        for page in self._pages(COLUMNS, READ_EMBEDDINGS):
+        for page in self._pages(COLUMNS, self._at_once(READ_EMBEDDINGS)):
             types = {KEY: np.str_, VECTOR: np.float32}
             yield {c: np.array([row[c] for row in page], types.get(c, np.int64)) for c in COLUMNS}
 
     def embeddings_of(self, paths: Sequence[str]) -> Iterator[tuple[StoredImage, np.ndarray]]:
         """Yield the rows that these paths have, in no particular order: (dimension,) float32."""
-        columns = (*StoredImage._fields, VECTOR)
-        for start in range(0, len(paths), PATHS_AT_ONCE):
-            for row in self._query(_one_of(paths[start : start + PATHS_AT_ONCE]), columns, RESUME):
+        columns, at_once = (*StoredImage._fields, VECTOR), self._at_once(PATHS_AT_ONCE)
+        for start in range(0, len(paths), at_once):
+            for row in self._query(_one_of(paths[start : start + at_once]), columns, RESUME):
                 stored = StoredImage(*(row[column] for column in StoredImage._fields))
                 yield stored, np.array(row[VECTOR], np.float32)
+
+    def _at_once(self, most: int) -> int:
+        """Return how many rows with vectors, at most, to read or search for in one request."""
+        return max(1, min(most, VECTOR_BYTES // (4 * int(self.properties["dimension"]))))
 
     def _pages(
         self, columns: Sequence[str], rows_a_page: int, expression: str = ""
@@ -268,7 +282,7 @@ class ImageCollection:
         # For vectors of unit length, inner product and cosine are equal. Without an index Lite
         # computes either, but for COSINE it normalises all embeddings again.
         metric = COSINE if METRIC in self.index else INNER_PRODUCT
-        at_once = max(1, min(SEARCH_QUERIES, SEARCH_MATCHES // top_k))
+        at_once = max(1, min(self._at_once(SEARCH_QUERIES), SEARCH_MATCHES // top_k))
 
         def request(start: int) -> list[list[Match]]:
             answers = self.client.ask(

@@ -3,13 +3,15 @@
 import argparse
 import os
 import re
-from urllib.parse import urlsplit
 
 from similar_images.console import nonempty
 from similar_images.milvus.client import (
+    FILE,
     Client,
     CollectionError,
     explained,
+    import_pymilvus,
+    is_address,
     is_lite,
     open_pymilvus,
     redact,
@@ -25,15 +27,10 @@ OPEN_SECONDS = 30  # how long a connection is tried: its address may be wrong
 def resolve_uri(uri: str | None) -> str:
     """Return uri, else $MILVUS_URI, else ./milvus.db; CollectionError if it is no address."""
     uri = uri or os.environ.get("MILVUS_URI") or DEFAULT_URI
-    try:
-        urlsplit(uri)
-    except ValueError as error:  # it may hold a password: not repeated
+    if not (uri.endswith(FILE) if is_lite(uri) else is_address(uri)):
         raise CollectionError(
-            f"the Milvus address can't be read ({error}); give http://HOST:PORT"
-        ) from None
-    if is_lite(uri) and not uri.endswith(".db"):
-        raise CollectionError(
-            f"{redact(uri)} is not a Milvus address; give http://HOST:PORT or a file ending in .db"
+            f"{redact(uri)} is not a Milvus address; give http://HOST:PORT or a file ending in "
+            f"{FILE}, and a password with $MILVUS_TOKEN"
         )
     return uri
 
@@ -54,6 +51,7 @@ def connect(uri: str, must_exist: bool = False) -> Client:
     such file.
     """
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # no fork while it is used
+    import_pymilvus()
     if is_lite(uri):
         return open_lite(uri, must_exist)
     from pymilvus.exceptions import MilvusException

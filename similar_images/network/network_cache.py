@@ -3,7 +3,7 @@
   similar-images/resnet18-<hash of the weights' source>/   network.xml, network.bin, about.json
 
 A network is stored completely or not at all, checked when it is read, and converted again if it is
-damaged or another version converted it.
+damaged or another version converted it. Beyond KEPT_BYTES, those used least recently are removed.
 """
 
 import contextlib
@@ -23,11 +23,14 @@ import platformdirs
 
 from similar_images.images.decoding import Preprocessing
 from similar_images.network.model_description import NAMED_WEIGHTS, Model, named_or_path, package_of
+from similar_images.whole_files import write_together
 
 if typing.TYPE_CHECKING:
     import openvino
 
 GRAPH, WEIGHTS, ABOUT = "network.xml", "network.bin", "about.json"
+MEASURED = "measured.json"  # beside them: what machines have measured, see rounding.py
+KEPT_BYTES = 4 << 30  # of all networks
 FORMAT = "3"  # of the folders above; raised when other code would convert a network differently
 
 
@@ -90,7 +93,44 @@ def keep(network: ConvertedNetwork, architecture: str, weights: str) -> Converte
                 os.replace(new, folder)
     except (OSError, RuntimeError, ImportError):  # no space, no permission, no known versions
         return network
-    return _read(folder) or network
+    kept = _read(folder)
+    remove_least_used(root)
+    return kept or network
+
+
+def remove_least_used(root: Path) -> None:
+    """Remove the networks that were used least recently, beyond KEPT_BYTES; the latest stays.
+
+    Left there by a process that was killed, an unfinished one goes in its turn.
+    """
+    size = 0
+    with contextlib.suppress(OSError):  # another process removes them, too
+        folders = sorted(root.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
+        for folder in folders:
+            size += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+            if size > KEPT_BYTES and folder != folders[0]:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def measured(network: ConvertedNetwork) -> dict[str, float]:
+    """Return the cosines that were noted for a network, by kind of machine and precision."""
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        stored = json.loads((_folder(network) / MEASURED).read_text())
+        return {machine: float(cosine) for machine, cosine in stored.items()}
+    return {}
+
+
+def note_measured(network: ConvertedNetwork, machine: str, cosine: float) -> None:
+    """Note a cosine beside the network, if that is kept and can be written to."""
+    noted = json.dumps({**measured(network), machine: cosine})
+    with contextlib.suppress(OSError, TypeError):
+        write_together({_folder(network) / MEASURED: noted.encode()})
+
+
+def _folder(network: ConvertedNetwork) -> Path:
+    if isinstance(network.graph, Path):
+        return network.graph.parent
+    raise TypeError("it could not be kept")
 
 
 def _read(folder: Path, properties: Mapping[str, str] | None = None) -> ConvertedNetwork | None:
@@ -102,6 +142,8 @@ def _read(folder: Path, properties: Mapping[str, str] | None = None) -> Converte
         fits = properties is None or model.same_vectors(properties)
         current = about["versions"] == _versions(model.architecture)
         if fits and current and about.pop("sha256") == _digest(folder, about):
+            with contextlib.suppress(OSError):  # the cache may be another user's
+                os.utime(folder)  # used now, see remove_least_used()
             return ConvertedNetwork(model, preprocessing, folder / GRAPH)
     return None
 

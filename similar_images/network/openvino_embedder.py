@@ -1,4 +1,4 @@
-"""Embed on the CPU: OpenVINO runs a converted network, one copy of it per core."""
+"""Embed on the CPU: OpenVINO runs a converted network, one copy of it per core if memory allows."""
 
 import queue
 import typing
@@ -8,11 +8,15 @@ import numpy as np
 
 from similar_images.console import warn
 from similar_images.images.decode_workers import core_count
+from similar_images.images.decoding import memory_size
 from similar_images.network.find_network import import_openvino
-from similar_images.network.network_cache import ConvertedNetwork
+from similar_images.network.network_cache import WEIGHTS, ConvertedNetwork
 from similar_images.text import counted
 
 CPU_BATCH = 16  # images: with 4 to 64 OpenVINO is within a tenth of its best
+MEMORY_SHARE = 1 / 16  # of the memory, for the copies of a network
+COPY_BYTES = 64 << 20  # of a copy beside its weights
+CAPABILITIES = "OPTIMIZATION_CAPABILITIES"
 HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}  # OpenVINO's names of precisions
 
 
@@ -20,9 +24,9 @@ class OpenVinoEmbedder:
     """A converted network on the CPU; several threads may use it at once.
 
     Each core has its own copy: a core that also decodes or upserts delays one batch, not all of
-    them. OpenVINO can make the copies itself (NUM_STREAMS), in parallel, but 2026.4 then gave one
-    of a vision transformer's copies wrong weights in 7 of 40 processes. Made one by one they are
-    correct.
+    them. Where so many copies would take too much memory, several cores share one. OpenVINO can
+    make the copies itself (NUM_STREAMS), in parallel, but 2026.4 then gave one of a vision
+    transformer's copies wrong weights in 7 of 40 processes. Made one by one they are correct.
     """
 
     def __init__(
@@ -30,16 +34,19 @@ class OpenVinoEmbedder:
     ) -> None:
         """Compile the network for about this number of images.
 
-        A precision that the CPU lacks is replaced by OpenVINO, with a warning.
+        A precision that the CPU lacks is replaced by OpenVINO, with a warning. `machine` names the
+        kind of machine and the precision.
         """
         cores = core_count()
         self.preprocessing = network.preprocessing
         self.exact = precision == "float32"
         self.batch_size = batch_size or max(1, min(CPU_BATCH, images))
-        self.streams = max(1, min(cores, -(-images // self.batch_size)))
+        most = max(1, min(cores, -(-images // self.batch_size), _copies_that_fit(network)))
+        threads = -(-cores // most)  # of each copy
+        self.streams = -(-cores // threads)
         settings = {
             "NUM_STREAMS": "1",
-            "INFERENCE_NUM_THREADS": str(cores // self.streams),
+            "INFERENCE_NUM_THREADS": str(threads),
             "ENABLE_CPU_PINNING": "NO",  # every copy would pin itself to the same core
         }
         if precision != "auto":
@@ -57,10 +64,12 @@ class OpenVinoEmbedder:
             self._requests.put(copy.create_infer_request())
         hint = copies[0].get_property("INFERENCE_PRECISION_HINT").to_string()
         used = next((name for name, openvinos in HINTS.items() if openvinos == hint), hint)
+        cpu = (core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", CAPABILITIES))
+        self.precision, self.machine = used, f"{used} on {' '.join(map(str, cpu))}"
         if precision not in ("auto", used):
             warn(f"this CPU does not compute in {precision}; OpenVINO uses {used}")
-        threads = counted(cores, "thread")
-        self.words = f"cpu with {threads}, OpenVINO, {used}, batches of {self.batch_size}"
+        on = counted(cores, "thread")
+        self.words = f"cpu with {on}, OpenVINO, {used}, batches of {self.batch_size}"
 
     def embed(self, pixels: np.ndarray) -> np.ndarray:
         """Return the embeddings of preprocessed images, (N, dimension) float32 of unit length.
@@ -78,3 +87,10 @@ class OpenVinoEmbedder:
             return np.array(request.get_output_tensor().data[:count])
         finally:
             self._requests.put(request)
+
+
+def _copies_that_fit(network: ConvertedNetwork) -> int:
+    """Return how many copies of a network fit into their share of the memory; at least 1."""
+    graph = network.graph
+    weights = graph.with_name(WEIGHTS).stat().st_size if isinstance(graph, Path) else 0
+    return max(1, int(memory_size() * MEMORY_SHARE) // (weights + COPY_BYTES))

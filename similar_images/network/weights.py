@@ -1,5 +1,6 @@
 """The values of a network in torch: read from a file, drawn, loaded, identified."""
 
+import argparse
 import hashlib
 import pickle
 from collections.abc import Callable, Mapping
@@ -13,6 +14,8 @@ from similar_images.network.model_description import PUBLISHED, RANDOM, ModelErr
 from similar_images.text import printable
 
 RANDOM_SEED = 0
+HOLDERS = ("state_dict", "model")  # under one of these a trainer's checkpoint has it
+PREFIXES = ("module.", "_orig_mod.")  # of several GPUs (DataParallel), of torch.compile
 COUNTER = "num_batches_tracked"  # of batch norms, used only in training
 
 
@@ -39,7 +42,8 @@ def load_weights(
         if key.endswith(COUNTER) and given is None:
             continue
         if not isinstance(given, torch.Tensor) or not _fits(given, tensor):
-            what = f"{key} is missing, or of another shape or kind"
+            first = printable(str(next(iter(state), "none")))
+            what = f"{key} is missing, or of another shape or kind; the file's first key is {first}"
             raise ModelError(f"{mismatch} ({what}); check --weights")
         if not torch.isfinite(given).all():
             raise ModelError(
@@ -70,12 +74,23 @@ def state_of_file(file: Path) -> Mapping[str, object]:
         if isinstance(error, pickle.UnpicklingError):  # torch advises to execute what is in it
             reason = "it holds no tensors, or other things as well"
         raise ModelError(f"{file} is not a file of weights ({reason}); check --weights") from error
+    return _unwrapped(state)
+
+
+def _unwrapped(state: Mapping[str, object]) -> Mapping[str, object]:
+    """Return the state dict in a trainer's checkpoint, its keys without wrappers' prefixes."""
+    for name in HOLDERS:
+        inner = state.get(name)
+        state = inner if isinstance(inner, Mapping) else state
+    while state and all(str(key).startswith(PREFIXES) for key in state):
+        state = {str(key).partition(".")[2]: value for key, value in state.items()}
     return state
 
 
 def _read(file: Path) -> object:
     if file.suffix.lower() != ".safetensors":
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # holds values, does nothing
+            return torch.load(file, map_location="cpu", weights_only=True)
     import safetensors.torch
 
     return safetensors.torch.load_file(file)

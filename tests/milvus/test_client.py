@@ -1,11 +1,15 @@
 """client.py: addresses, secrets, requests that are repeated."""
 
+import importlib.util
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import DIMENSION, TOKEN, load
+from helpers import DIMENSION, PROJECT, TOKEN, load
 from milvus_server import Server
 
 import query_code
@@ -14,6 +18,8 @@ from similar_images.milvus.client import CollectionError
 from similar_images.milvus.collection import ImageCollection, existing_collection
 from similar_images.milvus.connection import connect
 from similar_images.milvus.vector_index import INDEXES
+
+Fails = Callable[..., str]
 
 
 def test_a_password_opens_the_server_and_is_never_printed(
@@ -41,6 +47,55 @@ def test_a_password_opens_the_server_and_is_never_printed(
     assert address in everything
     for secret in ("hush", "mum", "Milvus@", "root:"):
         assert secret not in everything
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("http://root:p/hush@host:19530", "http://…"),
+        ("http://root:p#hush@host:19530", "http://…"),
+        ("http://root:p?hush@host:19530", "http://…"),
+        ("http://root:1/hush@host:19530", "http://…"),
+        ("http://root:p[hush@host:19530", "http://host:19530"),
+        ("http://root:hush\u2100@host:19530", "http://host:19530"),  # urlsplit repeats this one
+        ("https:/root:hush@host:19530", "https:/host:19530"),
+        ("https:/root:p/hush@host/x.db", "https:/…"),
+        ("root:hush@host:19530", "host:19530"),
+        ("http://root:hush@", "http://"),
+        ("http://root:hush@host:port", "http://host:port"),
+        ("http://root:hush@host:1?x=hush#hush@", "http://…"),
+    ],
+)
+def test_of_a_mistyped_address_no_password_is_printed(
+    uri: str, said: str, fails: Fails, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("a.png").touch()
+    for main, options in ((query_code.main, ["a.png"]), (lambda args: load(*args), [])):
+        line = fails(main, *options, "--milvus-uri", uri)
+        assert f" {said} is not a Milvus address; give http://HOST:PORT or a file" in line
+        assert "hush" not in line + capsys.readouterr().out
+
+
+SETTINGS = """
+import os
+from similar_images.milvus.connection import connect
+with connect(os.environ["MILVUS_URI"]) as client:
+    print(client.uri, os.environ["MILVUS_URI"], os.environ.get("MILVUS_TOKEN"))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows asks for a permission to link")
+def test_an_address_in_the_environment_is_ours_to_read_and_no_env_file_is(own_folder: Path) -> None:
+    """pymilvus, as it is imported, takes a file as an address for a mistake, and reads a .env."""
+    found = importlib.util.find_spec("pymilvus")
+    Path("site").mkdir()
+    Path("site/pymilvus").symlink_to(Path(str(found and found.origin)).parent)  # it looks above
+    Path("site/.env").write_text("MILVUS_TOKEN=root:hush\nMILVUS_CONN_TIMEOUT=soon\n")
+    paths = os.pathsep.join(map(str, (PROJECT, Path("site").resolve())))
+    environment = {**os.environ, "PYTHONPATH": paths, "MILVUS_URI": "./own.db"}
+    command = [sys.executable, "-c", SETTINGS]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (run.stdout, run.stderr) == ("./own.db ./own.db None\n", "")
 
 
 REQUESTS: dict[str, Callable[[ImageCollection], object]] = {

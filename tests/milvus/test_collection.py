@@ -161,3 +161,24 @@ def test_rows_are_read_in_pages_whatever_the_last_key_of_a_page(
         collection.upsert([DecodedImage(n, 1, 2, 3, 4) for n in every], vector[: len(every)])
         monkeypatch.setattr(image_collection, "READ_ROWS", 1)
         assert [image.path for image in collection.stored_images()] == every
+
+
+def test_vectors_of_many_dimensions_are_read_and_searched_in_parts(
+    own_folder: Path, milvus: str
+) -> None:
+    """A server refuses requests of 64 MB, and the tests' one also answers of 40 MB."""
+    dimension, count = 32_768, 320  # Milvus's maximum; 42 MB
+    vectors = np.eye(count, dimension, dtype=np.float32)
+    names = [f"{number:03}.png" for number in range(count)]
+    with connect(resolve_uri(None)) as client:
+        properties = {"root": "/nowhere", "dimension": str(dimension)}
+        collection = ImageCollection.create(client, "images", properties)
+        at_once = client.rows_per_upsert(dimension)
+        for start in range(0, count, at_once):
+            images = [DecodedImage(name, 1, 2, 3, 4) for name in names[start : start + at_once]]
+            collection.upsert(images, vectors[start : start + at_once])
+        assert [path for paths, _ in collection.stored_embeddings() for path in paths] == names
+        read = {stored.path: row for stored, row in collection.embeddings_of(names)}
+        assert all(read[name][place] == 1 for place, name in enumerate(names))
+        pages = collection.search(np.concatenate([vectors, vectors]))
+        assert [match.path for page in pages for [match] in page] == [*names, *names]

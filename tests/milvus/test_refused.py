@@ -22,6 +22,7 @@ from similar_images.milvus.connection import connect
 Fails = Callable[..., str]
 FINAL = ["ALREADY_EXISTS", "INTERNAL", "INVALID_ARGUMENT", *GRPC_ADVICE]
 each_code = pytest.mark.parametrize("name", [*TRANSIENT_GRPC_CODES, *FINAL])
+READING = ("Search", "Query", "IndexDetail")
 GUEST = "guest:Passw0rd!"
 
 
@@ -114,3 +115,32 @@ def test_a_user_without_permissions_is_told_so(
         with connect(server.uri) as client:
             client.milvus.drop_user("guest")
     assert set(rows(server.uri)) == set(rows())
+
+
+def test_who_may_only_read_can_query_what_is_loaded(
+    loaded: Path, server: Server, fails: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load("--milvus-uri", server.uri) == 0
+    with connect(server.uri) as client:
+        milvus = client.milvus
+        milvus.create_user("reader", "Passw0rd!")
+        milvus.create_role("reading")
+        for privilege in READING:
+            milvus.grant_privilege("reading", "Collection", privilege, "*")
+        milvus.grant_role("reader", "reading")
+        try:
+            with monkeypatch.context() as patch:
+                patch.setenv("MILVUS_TOKEN", "reader:Passw0rd!")
+                for queries in ("query_set", "database_set"):
+                    options = ["--milvus-uri", server.uri, "--queries", queries]
+                    assert query_code.main(options) == 0
+                milvus.release_collection("images")
+                line = fails(query_code.main, "--milvus-uri", server.uri)
+            assert "collection not loaded" in line
+            assert line.endswith("; let a user with the permission Load run this command")
+            assert query_code.main(["--milvus-uri", server.uri]) == 0
+        finally:
+            for privilege in READING:
+                milvus.revoke_privilege("reading", "Collection", privilege, "*")
+            milvus.drop_user("reader")
+            milvus.drop_role("reading")

@@ -60,6 +60,9 @@ def test_a_large_collection_gets_an_approximate_index_and_one_made_by_hand_stays
         existing_collection(client, "images").use_index(by_hand)
     assert load() == 0
     assert index() == "IVF_SQ8"
+    assert query_code.main([]) == 0
+    report = Path("results/observations.md").read_text().replace("\\", "")
+    assert "approximate (IVF_SQ8" in report, "as it is, not as the collection was asked to be"
     assert load("--index", "auto") == 0
     assert index() == "FLAT"
     monkeypatch.setattr(Client, "exact_rows", 179)

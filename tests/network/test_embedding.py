@@ -20,7 +20,7 @@ from image_to_embedding import image_to_embedding
 from similar_images.images import decode_workers
 from similar_images.images.decoding import decode
 from similar_images.images.image_files import ImageError, Listing, iter_images
-from similar_images.network import embedding
+from similar_images.network import embedding, openvino_embedder
 from similar_images.network.embedding import (
     GPU_IMAGES,
     EmbeddingOptions,
@@ -30,6 +30,7 @@ from similar_images.network.embedding import (
 )
 from similar_images.network.find_network import find_network, torch_network
 from similar_images.network.model_description import ModelError
+from similar_images.network.network_cache import ConvertedNetwork
 from similar_images.network.torch_embedder import TorchEmbedder, torch_device
 from similar_images.network.torch_network import IMAGENET
 
@@ -75,6 +76,27 @@ def test_a_containers_limit_on_cores_is_respected(
     monkeypatch.setattr(decode_workers, "CPU_QUOTA", own_folder / "cpu.max")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
     assert decode_workers.core_count() == cores
+
+
+@pytest.mark.parametrize(("fit", "copies"), [(9, 5), (5, 5), (4, 3), (2, 2), (0, 1)])
+def test_copies_of_a_network_that_memory_has_no_room_for_are_not_made(
+    fit: int, copies: int, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several of the five cores share one then."""
+    network = find_network("mobilenet_v3_small", "random")
+    assert isinstance(network, ConvertedNetwork)
+    weights = Path(str(network.graph)).with_suffix(".bin").stat().st_size
+    room = fit * (weights + openvino_embedder.COPY_BYTES) / openvino_embedder.MEMORY_SHARE
+    monkeypatch.setattr(openvino_embedder, "core_count", lambda: 5)
+    monkeypatch.setattr(openvino_embedder, "memory_size", lambda: int(room) + 999)
+    root = digits / "database_set"
+    paths = [image.path for image in iter_images(root, Listing())][:24]
+    options = EmbeddingOptions(device="cpu", precision="float32", batch_size=4)
+    embedder = make_embedder(network, options, len(paths))
+    assert embedder.streams == copies
+    got = np.concatenate([batch.embeddings for batch in embed_images(embedder, root, paths, 0)])
+    exact = embed_images(exact_embedder(), root, paths, workers=0)
+    np.testing.assert_allclose(got, np.concatenate([b.embeddings for b in exact]), atol=1e-5)
 
 
 def test_a_device_that_is_not_there_is_named() -> None:

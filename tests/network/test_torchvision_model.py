@@ -1,5 +1,6 @@
 """torchvision_model.py: any of torchvision's classifiers, compared with torchvision's own code."""
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +161,29 @@ def test_transform_input_is_part_of_the_model(
             assert kept.model == models[other]
     with pytest.raises(ModelError, match=r"other weights .*preprocessing: .*transform_input"):
         networks.network_of_collection(models["pretrained"].properties(), str(file))
+
+
+def test_checkpoints_as_trainers_write_them_hold_the_same_model(
+    weights: Path, tmp_path: Path
+) -> None:
+    state = torch.load(weights, weights_only=True)
+    compiled = {f"module._orig_mod.{key}": value for key, value in state.items()}
+    arguments = argparse.Namespace(lr=0.1, names=["a"])
+    for number, checkpoint in enumerate(
+        [
+            {"epoch": 3, "state_dict": state, "optimizer": {"param_groups": [{"lr": 0.1}]}},
+            {"state_dict": compiled},
+            {f"_orig_mod.{key}": value for key, value in state.items()},
+            {"model": {f"module.{key}": value for key, value in state.items()}, "args": arguments},
+        ]
+    ):
+        file = tmp_path / f"{number}.pth"
+        torch.save(checkpoint, file)
+        model = load_network("resnet18", str(file)).model
+        assert model.same_vectors(load_network("resnet18", str(weights)).model.properties())
+    torch.save({"net": state}, file)
+    with pytest.raises(ModelError, match=r"conv1.weight is missing.*; the file's first key is net"):
+        load_network("resnet18", str(file))
 
 
 def test_weights_that_are_not_the_models_are_refused(weights: Path, tmp_path: Path) -> None:

@@ -76,6 +76,18 @@ def test_what_cannot_be_taken_is_skipped_and_named(
     assert "Loaded 0 images" in capsys.readouterr().out
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems want names in Unicode")
+def test_a_path_that_milvus_cannot_record_is_refused_by_name(digits: Path, fails: Fails) -> None:
+    """And the database is not called damaged, nor made."""
+    odd = Path(os.fsdecode(b"caf\xe9"))
+    odd.mkdir()
+    (odd / "a.png").write_bytes(next((digits / "query_set").rglob("*.png")).read_bytes())
+    for options in (["--images", odd], ["--images", digits / "query_set", "--weights", odd / "w"]):
+        error = fails(embed_and_load.main, *LOAD, *options)
+        assert re.search(r"/caf\\udce9\S* is not UTF-8, as Milvus asks; rename it$", error)
+    assert not Path("milvus.db").exists()
+
+
 def save_gif(root: Path) -> Path:
     path = root / "x.gif"
     Image.new("P", (12, 12), 3).save(path)

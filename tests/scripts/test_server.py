@@ -193,3 +193,20 @@ def test_paths_that_others_wrote_are_not_opened(
         collection = existing_collection(client, "images")
         collection.set_properties(weights="/somebody/elses.pth", weights_sha256="0" * 64)
     assert "if the file is yours, give it with --weights" in fails(query_code.main, *queries)
+
+
+def test_an_address_may_name_a_database(loaded: Path, server: Server, fails: Fails) -> None:
+    there = f"{server.uri}/other"
+    with connect(server.uri) as client:
+        client.milvus.create_database("other")
+    try:
+        assert load("--milvus-uri", there) == 0
+        assert query_code.main(["--milvus-uri", there]) == 0
+        assert "there is no collection" in fails(query_code.main, "--milvus-uri", server.uri)
+    finally:
+        with connect(there) as client:
+            client.milvus.drop_alias("images")
+            for name in client.milvus.list_collections():
+                client.milvus.drop_collection(name)
+        with connect(server.uri) as client:
+            client.milvus.drop_database("other")

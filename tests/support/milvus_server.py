@@ -26,6 +26,8 @@ SETTINGS = {
     "queryNode.stats.publishInterval": "100",
     "quotaAndLimits.enabled": "false",
 }
+LIMITS = "\n  limits:\n"
+OUTPUT = 40 * 2**20  # of its own 100 MB: tests reach it sooner
 ETCD = "\netcd:\n"
 ETCD_SETTINGS = """
 name: default
@@ -62,9 +64,8 @@ class Server:
         template = folder / "template.yaml"  # the wheel's own, with etcd's ports beside the others
         published = Path(milvus.__file__).parent / "data/config.yaml.template"
         etcd = folder / "etcd.yaml"
-        template.write_text(
-            published.read_text().replace(ETCD, f"{ETCD}  config:\n    path: {etcd}\n")
-        )
+        settings = published.read_text().replace(ETCD, f"{ETCD}  config:\n    path: {etcd}\n")
+        template.write_text(settings.replace(LIMITS, f"{LIMITS}    maxOutputSize: {OUTPUT}\n"))
         config = MilvusServerConfig(template=str(template))
         config.glog_conf_file = str(published.with_name("glog.conf"))
         names = [name for name in config.configurable_items if name.endswith("_port")]
