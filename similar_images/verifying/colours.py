@@ -70,18 +70,19 @@ class Colours:
         many = few.sum() >= 0.35 * self.common.sum()
         ranges = bool(many and lightness.std() >= 12) if is_tinted else True
         self.is_grey = self.rest < GREY and ranges
+        self.most = float(sum(map(np.abs, self.planes))[self.common].max(initial=0))
 
 
 def differ_clearly(colours: list[Colours]) -> bool:
-    """Return whether only one of two views has clear colours."""
-    return max(side.rest for side in colours) > 1.5 * GREY
+    """Return whether only one of two views has clear colours, of all or of some of it."""
+    least, most = sorted(side.most for side in colours)
+    return max(side.rest for side in colours) > 1.5 * GREY or least < GREY < most / 1.5
 
 
-def equally_tinted(colours: list[Colours]) -> bool:
-    """Return whether two grey views have no tint, or the same, or clear ones."""
-    clear = min(side.strength for side in colours) >= CLEAR_TINT
+def are_tinted_alike(colours: list[Colours]) -> bool:
+    """Return whether two views have the same tint, or none."""
     most = max(side.lightness for side in colours)
-    return clear or float(np.abs(colours[0].tint - colours[1].tint).sum() * most) < TINT
+    return float(np.abs(colours[0].tint - colours[1].tint).sum() * most) < TINT
 
 
 def colour_difference(

@@ -7,11 +7,13 @@ import numpy as np
 
 from similar_images.images.reductions import Reduction, opened
 from similar_images.verifying.colours import (
+    CLEAR_TINT,
+    GREY,
     Colours,
+    are_tinted_alike,
     clipped,
     colour_difference,
     differ_clearly,
-    equally_tinted,
     fitted_tone,
     luma,
 )
@@ -183,10 +185,13 @@ class _Pair:
         beyond[(light & (target < expected)) | (dark & (target > expected))] = 0
         colours = [Colours(view, self._weights, usable) for view in self.views]
         greyed = colours[0].is_grey, colours[1].is_grey
+        same_tint = are_tinted_alike(colours)
+        both_tinted = min(side.strength for side in colours) >= CLEAR_TINT
+        if all(greyed) and same_tint and differ_clearly(colours):
+            greyed = colours[0].most < GREY, colours[1].most < GREY
         difference, saturation = (0.0, 0.0), 1.0
         faint = greyed[0] != greyed[1] and not differ_clearly(colours)
-        alike = (all(greyed) or faint) and equally_tinted(colours)
-        if not any(greyed) or alike:
+        if not any(greyed) or ((all(greyed) or faint) and (same_tint or both_tinted)):
             difference, saturation = colour_difference(colours[0], colours[1], may_fade=textured)
         if faint:
             greyed, difference = (False, False), (difference[0], 0.0)
