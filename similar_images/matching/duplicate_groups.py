@@ -24,6 +24,7 @@ from similar_images.verifying.detail import sharpness
 from similar_images.verifying.verdict import SAME, Verdict
 
 NEIGHBOURS = 16  # matches of each image in a group that may join it with another group
+LESS_SIMILAR = 0.05  # than the least similar copies: matches that are not compared
 AS_MANY_PIXELS, SHARPER = 1.1, 1.3  # along a side; in detail: images that differ by less are equal
 # An image with n times the pixels along a side has n² times the detail, or hardly more if it was
 # only enlarged: the line is drawn at n; up to this power of n it surely was enlarged.
@@ -82,13 +83,19 @@ class Grouping:
 
         Where each copy's nearest match is another copy, only they join the groups: of four copies,
         two may be nearest to each other, and so may the other two. So matches of more ranks are
-        compared of those that are in a group.
+        compared of those that are in a group, if they are about as similar as the known copies.
         """
         leader: dict[str, str] = {}
-        _join(leader, (one.pair for one in near if one.is_same))
+        same = [one.pair for one in near if one.is_same]
+        _join(leader, same)
+        least = min((pair.similarity for pair in same), default=1.0) - LESS_SIMILAR
         rows = self.search_again(sorted(leader.keys() & self.in_collection.keys()), NEIGHBOURS)
         between = [
-            [pair for pair in row if pair.match in leader and _are_apart(leader, pair)]
+            [
+                pair
+                for pair in row
+                if pair.match in leader and pair.similarity > least and _are_apart(leader, pair)
+            ]
             for row in rows
         ]
         found = find_near_duplicates(between, self.reductions, console).near
@@ -100,8 +107,9 @@ class Grouping:
         embeddings = self.embeddings_of([path for paths in files for path in paths])
         there = ([path for path in paths if path in embeddings] for paths in files)
         grouped = [paths for paths in there if len(paths) > 1]
-        choice = _Choice(self, {one.pair[:2]: one.verdict for one in [*near, *found]})
-        choice.measure([path for paths in grouped for path in paths], console)
+        known = {one.pair[:2]: one.verdict for one in [*near, *found] if one.is_same}
+        choice = _Choice(self, known)
+        choice.measure_doubtful(console)
         groups = [choice.group(paths, embeddings) for paths in grouped]
         return sorted(groups, key=lambda group: (-group.spare_bytes, group.copies[0].path))
 
@@ -114,9 +122,28 @@ class _Choice:
         self._known = known
         self._sharpness: dict[str, float] = {}
 
-    def measure(self, paths: Sequence[str], console: Console) -> None:
-        """Measure how sharp images are, for better()."""
-        self._sharpness = dict(self.reductions.examined(paths, sharpness, console=console))
+    def measure_doubtful(self, console: Console) -> None:
+        """Measure the detail of the images of all known pairs in which it decides."""
+        pairs = (pair for pair, verdict in self._known.items() if self._is_doubtful(pair, verdict))
+        self._measure(sorted({path for pair in pairs for path in pair}), console)
+
+    def _measure(self, paths: Sequence[str], console: Console = QUIET) -> None:
+        # nan for images that have changed since they were compared: then nothing is said.
+        self._sharpness |= dict.fromkeys(paths, math.nan)
+        self._sharpness |= self.reductions.examined(paths, sharpness, console=console)
+
+    def _is_doubtful(self, pair: tuple[str, str], verdict: Verdict) -> bool:
+        """Return whether the detail of two images has to be measured, in their whole files.
+
+        Not of JPEGs with equally many pixels, of which the larger file is also the finer one.
+        """
+        if not verdict.changes:
+            return False
+        one, other = (self.reductions[path] for path in pair)
+        if not (one.coarseness and other.coarseness and _are_as_many(verdict.pixels)):
+            return True
+        finer = one.coarseness < other.coarseness
+        return one.coarseness != other.coarseness and finer != (one.file_size > other.file_size)
 
     def group(self, paths: list[str], embeddings: Mapping[str, np.ndarray]) -> Group:
         """Return a group with its roles.
@@ -158,7 +185,7 @@ class _Choice:
         if verdict.better or not verdict.changes:
             return verdict.better < 0
         detail, pixels = self._detail(path, kept, verdict), 1 / verdict.pixels
-        if not 1 / AS_MANY_PIXELS <= pixels <= AS_MANY_PIXELS:
+        if not _are_as_many(pixels):
             return detail > pixels
         if not 1 / SHARPER <= detail <= SHARPER:
             return detail > SHARPER
@@ -176,9 +203,12 @@ class _Choice:
     def _detail(self, path: str, kept: str, verdict: Verdict) -> float:
         """Return how much detail an image has of what both show, in that of the one that is kept.
 
-        nan if either has changed since it was compared: then nothing is said.
+        nan if either can't be read again.
         """
-        own, other = (self._sharpness.get(one, math.nan) for one in (path, kept))
+        if not self._is_doubtful((kept, path), verdict):
+            return 1.0
+        self._measure([one for one in (path, kept) if one not in self._sharpness])
+        own, other = self._sharpness[path], self._sharpness[kept]
         return own / max(other, 1e-3) / verdict.pixels**2
 
     def _verdict(self, one: str, other: str) -> Verdict | None:
@@ -203,6 +233,11 @@ class _Choice:
         image = self.reductions[path]
         size = image.width, image.height, image.file_size
         return Copy(path, *size, similarity, change, role)
+
+
+def _are_as_many(pixels: float) -> bool:
+    """Return whether two images differ little in their pixels along a side, by Verdict.pixels."""
+    return 1 / AS_MANY_PIXELS <= pixels <= AS_MANY_PIXELS
 
 
 def _join(leader: dict[str, str], pairs: Iterable[Pair]) -> None:

@@ -4,10 +4,9 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from similar_images.images.decoding import Decoded
-from similar_images.images.reductions import Reduction, fitted, opened, reduced
+from similar_images.images.reductions import Reduction, fitted, reduced, view_size
 from similar_images.verifying.opencv import cv2
 
 SIDE = 320  # pixels: the longest side of the image in which features are found
@@ -39,9 +38,8 @@ def examine(decoded: Decoded) -> Reduction:
     reduction = reduced(decoded)
     if min(reduction.width, reduction.height) < LEAST_SIDE:
         return reduction
-    view = Image.fromarray(opened(reduction.view))
-    small = fitted(view.convert("L"), SIDE)
-    grey, scale = np.asarray(small), view.width / small.width
+    grey = np.asarray(fitted(decoded.rgb.convert("L"), SIDE))
+    scale = view_size(reduction)[1] / grey.shape[1]
     return reduction._replace(
         features=_packed(grey, scale), mirrored_features=_packed(grey[:, ::-1], scale)
     )
