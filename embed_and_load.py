@@ -48,7 +48,7 @@ from similar_images.loading.prepare import (
 from similar_images.loading.prune import check_pruned
 from similar_images.loading.ranks import RankError, Ranks
 from similar_images.milvus.client import EXACT_ROWS, CollectionError, redact
-from similar_images.milvus.collection import existing_collection, warn_if_incomplete
+from similar_images.milvus.collection import existing_collection
 from similar_images.milvus.connection import (
     add_collection_options,
     check_processes,
@@ -159,7 +159,6 @@ def run_export(args: argparse.Namespace) -> None:
     console = Console(args.quiet)
     with connect(resolve_uri(args.milvus_uri), must_exist=True) as client:
         collection = existing_collection(client, args.collection)
-        warn_if_incomplete(collection)
         rows = export(collection, args.export, console)
     console.say(
         f'Wrote {counted(rows, "row")} of the collection "{args.collection}" to {args.export}'

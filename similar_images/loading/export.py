@@ -9,8 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from similar_images.console import Console
-from similar_images.milvus.client import CollectionError
-from similar_images.milvus.collection import ImageCollection
+from similar_images.milvus.collection import ImageCollection, warn_if_incomplete
 from similar_images.milvus.schema import KEY
 from similar_images.whole_files import written_beside
 
@@ -27,15 +26,11 @@ def export_file(text: str) -> Path:
 def export(collection: ImageCollection, path: Path, console: Console) -> int:
     """Write all rows with all columns, ordered by path; return how many there are.
 
-    Parquet is written a page at a time; for .npz all rows are in memory. CollectionError if there
-    are none.
+    Parquet is written a page at a time; for .npz all rows are in memory. Warns of an incomplete
+    load; CollectionError if there are none.
     """
-    count = collection.count()
-    if not count:
-        raise CollectionError(
-            f'the collection "{collection.name}" holds no images; run python embed_and_load.py'
-        )
-    with console.progress("rows", count) as progress, written_beside(path) as file:
+    warn_if_incomplete(collection)
+    with console.progress("rows", collection.count()) as progress, written_beside(path) as file:
 
         def pages() -> Iterator[Columns]:
             for page in collection.stored_rows():

@@ -375,9 +375,11 @@ def existing_collection(client: Client, name: str, own_name: str | None = None) 
 
 
 def warn_if_incomplete(collection: ImageCollection) -> None:
-    """Warn that the last load has not ended, or that rows were lost since."""
+    """Warn that the last load has not ended, or that rows were lost since; CollectionError if all."""
     again = "run python embed_and_load.py"
     images, loaded = collection.count(), int(collection.properties.get(ROWS, "0"))
+    if not images:
+        raise CollectionError(f'the collection "{collection.name}" holds no images; {again}')
     if not collection.is_whole:
         warn(
             f'a load of the collection "{collection.name}" was interrupted, or is still running: '

@@ -168,6 +168,9 @@ def provoked(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         (folder / "phone").mkdir()
         (folder / "phone/a.svg").write_bytes(b"")
         yield [load, "--images", "phone", *random]
+    elif "megapixels" in name:
+        Image.new("L", (1001, 1000)).save(folder / "large.png")
+        yield [query, "large.png", "--max-megapixels", "1"]
     elif "is not empty" in name:
         yield [split_images.main, "--sample"]
     elif "made with another model" in name:

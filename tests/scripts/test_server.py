@@ -178,9 +178,9 @@ def test_paths_that_others_wrote_are_not_opened(
     opened: list[str] = []
     decode = decode_workers.decode
 
-    def note(folder: Path, path: str, least_side: int | None) -> object:
+    def note(folder: Path, path: str, *limits: object) -> object:
         opened.append(path)
-        return decode(folder, path, least_side)
+        return decode(folder, path, *limits)
 
     monkeypatch.setattr(decode_workers, "decode", note)
     monkeypatch.chdir(elsewhere)
