@@ -19,6 +19,11 @@ UNREDUCED = 96  # pixels: a view of at most this side has the image's own pixels
 QUALITY = 92  # of the JPEG that keeps a larger view
 PLAIN = 2  # grey levels: neighbouring pixels that differ by no more have one colour
 GRAPHIC = 0.5  # the share of such pixels from which on an image is a graphic, or text
+LOSSLESS = frozenset({"PNG", "BMP", "PPM", "TGA"})  # formats
+PAGE, PAPER = (
+    0.5,
+    25,
+)  # the share of pixels within so many grey levels on a page, also a scanned one
 GAP = 16  # with less, the scale at which an image was decoded shows in its tiny form
 
 
@@ -33,7 +38,7 @@ class Reduction(NamedTuple):
     shows all of it; not so for animations, for files with several pages, for values of more than 8
     bits and for truncated files. lines: how many rows differ from the one before, or columns if
     fewer, up to 32 and more. coarseness: of a JPEG, the mean step to which its values were rounded;
-    0 for other formats. features, mirrored_features: of verifying/features.py.
+    0 for lossless formats, -1 for others. features, mirrored_features: of verifying/features.py.
     """
 
     tiny: bytes
@@ -116,17 +121,25 @@ def _view_of(rgb: Image.Image) -> Image.Image:
 
 
 def _is_graphic(image: Image.Image) -> bool:
-    """Return whether most pixels have the colour of their neighbours, as in graphics and text."""
+    """Return whether most pixels have the colour of their neighbours, as in graphics and text.
+
+    Or, in spite of noise, that of paper.
+    """
     if min(image.size) < 2:
         return False
     grey = np.asarray(image.convert("L")).astype(np.int16)
+    levels = np.bincount(grey.ravel(), minlength=256)
+    if np.convolve(levels, np.ones(PAPER)).max() >= PAGE * grey.size:
+        return True
     down, right = np.abs(np.diff(grey, axis=0)), np.abs(np.diff(grey, axis=1))
     return bool(((down[:, :-1] <= PLAIN) & (right[:-1] <= PLAIN)).mean() >= GRAPHIC)
 
 
 def _coarseness(stored: Image.Image) -> float:
     tables = getattr(stored, "quantization", None)
-    return float(np.mean(tables[0])) if tables and 0 in tables else 0.0
+    if tables and 0 in tables:
+        return float(np.mean(tables[0]))
+    return 0.0 if stored.format in LOSSLESS else -1.0
 
 
 def _tiny(rgb: Image.Image) -> np.ndarray:

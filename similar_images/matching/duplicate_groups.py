@@ -26,6 +26,7 @@ from similar_images.verifying.verdict import SAME, Verdict
 NEIGHBOURS = 16  # matches of each image in a group that may join it with another group
 LESS_SIMILAR = 0.05  # than the least similar copies: matches that are not compared
 AS_MANY_PIXELS, SHARPER = 1.1, 1.3  # along a side; in detail: images that differ by less are equal
+COMPRESSED = 4.0  # likewise, of a JPEG and another image: compression adds edges
 # An image with n times the pixels along a side has n² times the detail, or hardly more if it was
 # only enlarged: the line is drawn at n; up to this power of n it surely was enlarged.
 SURELY_ENLARGED = 0.6
@@ -140,7 +141,7 @@ class _Choice:
         if not verdict.changes:
             return False
         one, other = (self.reductions[path] for path in pair)
-        if not (one.coarseness and other.coarseness and _are_as_many(verdict.pixels)):
+        if min(one.coarseness, other.coarseness) <= 0 or not _are_as_many(verdict.pixels):
             return True
         finer = one.coarseness < other.coarseness
         return one.coarseness != other.coarseness and finer != (one.file_size > other.file_size)
@@ -187,17 +188,22 @@ class _Choice:
         detail, pixels = self._detail(path, kept, verdict), 1 / verdict.pixels
         if not _are_as_many(pixels):
             return detail > pixels
-        if not 1 / SHARPER <= detail <= SHARPER:
-            return detail > SHARPER
         own, other = (self.reductions[one].coarseness for one in (path, kept))
-        return 0 < own < other
+        limit = self._limit(path, kept)
+        return 0 <= own < other if 1 / limit <= detail <= limit else detail > limit
+
+    def _limit(self, one: str, other: str) -> float:
+        """Return how much more detail an image needs to have more than another one."""
+        is_jpeg = [self.reductions[path].coarseness > 0 for path in (one, other)]
+        return COMPRESSED if is_jpeg[0] != is_jpeg[1] else SHARPER
 
     def _has_no_less(self, kept: str, path: str, verdict: Verdict) -> bool:
         """Return whether the image that is kept shows all that another one does, as well."""
         if not verdict.changes:
             return True
         pixels = 1 / verdict.pixels
-        most = math.pow(pixels, SURELY_ENLARGED) if pixels > AS_MANY_PIXELS else SHARPER
+        limit = self._limit(path, kept)
+        most = math.pow(pixels, SURELY_ENLARGED) if pixels > AS_MANY_PIXELS else limit
         return verdict.better >= 0 and self._detail(path, kept, verdict) <= most
 
     def _detail(self, path: str, kept: str, verdict: Verdict) -> float:

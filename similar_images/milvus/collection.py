@@ -375,7 +375,10 @@ def existing_collection(client: Client, name: str, own_name: str | None = None) 
 
 
 def warn_if_incomplete(collection: ImageCollection) -> None:
-    """Warn that the last load has not ended, or that rows were lost since; CollectionError if all."""
+    """Warn that the last load has not ended, or that rows were lost since.
+
+    CollectionError if there are none.
+    """
     again = "run python embed_and_load.py"
     images, loaded = collection.count(), int(collection.properties.get(ROWS, "0"))
     if not images:

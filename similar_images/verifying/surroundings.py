@@ -23,15 +23,17 @@ class Outside(NamedTuple):
     """What a view shows outside the part that it has in common with another.
 
     busy: the share of it that is neither plain nor blurred. on_edge: whether all that is busy lies
-    along the upper and the lower edge, as the status line of a screen. framed: whether it has one
-    colour, or differs from what it surrounds along the line between them, as a border does.
-    continued: whether what is inside continues there, as around a crop.
+    in the upper corners, as the status line of a screen. framed: whether it has one colour, or
+    differs from what it surrounds along the line between them, as a border does.
+    continued: whether what is inside surely continues there, as around a crop. unclear: whether it
+    may be a blurred frame as well as what lies out of focus around a crop.
     """
 
     busy: float = 0.0
     on_edge: bool = True
     framed: bool = False
     continued: bool = True
+    unclear: bool = False
 
 
 def outside(view: np.ndarray, inside: np.ndarray) -> Outside:
@@ -45,16 +47,20 @@ def outside(view: np.ndarray, inside: np.ndarray) -> Outside:
     grey = cv2.cvtColor(view, cv2.COLOR_RGB2GRAY).astype(np.float32)
     fine = cv2.blur(np.abs(grey - cv2.blur(grey, (7, 7))), (CELL, CELL))
     busy = rest & (fine > BUSY)
-    height = len(view)
-    middle = busy[round(EDGE_LINES * height) : height - round(EDGE_LINES * height)]
+    height, width = view.shape[:2]
+    elsewhere = busy.copy()
+    for columns in (slice(0, width // 3), slice(width - width // 3, width)):
+        elsewhere[: round(EDGE_LINES * height), columns] = False
     middle_colour = np.median(view[rest], axis=0)
     uniform = (np.abs(view[rest] - middle_colour).max(axis=1) <= UNIFORM).mean() >= 0.9
-    continued = _continues(grey, inside)
+    continued, finer = _both_sides(grey, inside)
+    framed = bool(uniform) or _has_step(grey, inside)
     return Outside(
         busy=float(busy.sum() / rest.sum()),
-        on_edge=not middle.any(),
-        framed=bool(uniform) or not continued or _has_step(grey, inside),
+        on_edge=not elsewhere.any(),
+        framed=framed,
         continued=continued,
+        unclear=finer and not framed,
     )
 
 
@@ -74,8 +80,11 @@ def _has_step(grey: np.ndarray, inside: np.ndarray) -> bool:
     return there > 1.5 * max(others) + 4
 
 
-def _continues(grey: np.ndarray, inside: np.ndarray) -> bool:
-    """Return whether a view shows the same on both sides of the line around an area."""
+def _both_sides(grey: np.ndarray, inside: np.ndarray) -> tuple[bool, bool]:
+    """Return whether a view shows the same on both sides of the line around an area.
+
+    And whether one side is much finer, as an image in a blurred frame is.
+    """
     line, size = _line(inside), (BESIDE + 3, BESIDE + 3)
     pixel = np.ones((3, 3), np.uint8)  # the line may be one pixel off
     areas = [cv2.erode(side, pixel).astype(np.float32) for side in (inside, 1 - inside)]
@@ -83,14 +92,14 @@ def _continues(grey: np.ndarray, inside: np.ndarray) -> bool:
         (cv2.blur(grey * area, size) / np.maximum(cv2.blur(area, size), 1e-6))[line]
         for area in areas
     )
-    if len(within) < BESIDE or min(within.std(), beyond.std()) < PLAIN_LINE:
-        return False
+    if len(within) < BESIDE:
+        return False, False
     fine = np.abs(grey - cv2.blur(grey, (3, 3)))
-    ours, theirs = (
-        float((fine * area)[cv2.dilate(line.astype(np.uint8), np.ones(size, np.uint8)) > 0].mean())
-        for area in areas
-    )
+    beside = cv2.dilate(line.astype(np.uint8), np.ones(size, np.uint8)) > 0
+    ours, theirs = (float((fine * area)[beside].mean()) for area in areas)
     if max(ours, theirs) > MOST_CONTRAST * min(ours, theirs):
-        return False
+        return False, True
+    if min(within.std(), beyond.std()) < PLAIN_LINE:
+        return False, False
     apart = within.var() + beyond.var() + (within.mean() - beyond.mean()) ** 2
-    return bool(1 - np.square(within - beyond).mean() / apart >= CONTINUED)
+    return bool(1 - np.square(within - beyond).mean() / apart >= CONTINUED), False

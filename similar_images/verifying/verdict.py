@@ -28,7 +28,7 @@ PART_AGREES = 0.25  # the least share of an image that agrees with the other
 # The share of the common part that may differ: of images that are alike at 32×32 pixels, and of
 # those with common features.
 MOST_IF_ALIKE, MOST_IF_MOVED = 0.2, 0.75
-COVERED = 0.97  # the share of an image in common from which on the rest counts for nothing
+COVERED = 0.985  # the share of an image in common from which on the rest counts for nothing
 FRAME_BUSY = 0.12  # the share of a screen's frame that its signs take
 DETAIL = 0.8  # of a crop's detail that the whole must have
 TONE = 0.1, 8.0  # change of contrast; grey levels: less is not named
@@ -160,7 +160,7 @@ def _is_recoloured(found: Difference) -> bool:
 def _is_covered(common: float, outside: Outside) -> bool:
     """Return whether all that an image shows lies on the other: the rest is plain, or a frame."""
     is_screen = outside.busy <= FRAME_BUSY and outside.on_edge
-    return common >= COVERED or outside.busy == 0 or is_screen
+    return common >= COVERED or (not outside.unclear and (outside.busy == 0 or is_screen))
 
 
 def _pixel_scale(one: Reduction, other: Reduction, transform: Transform) -> float:
@@ -210,7 +210,7 @@ def _surroundings(found: Difference, covered: list[bool]) -> list[str]:
                 (framed if outside.framed else "cropped")
                 if is_covered
                 else "beside something else"
-                if outside.framed
+                if outside.framed or not outside.continued
                 else "cropped"
             )
     return list(dict.fromkeys(words))

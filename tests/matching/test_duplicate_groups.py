@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawings import WHOLE, cropped, photograph, sticker
-from PIL import Image, ImageFilter, ImageOps
+from drawings import WHOLE, cropped, photograph, sticker, write
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.duplicate_groups import Grouping
@@ -48,12 +48,67 @@ WORSE = {
 }
 
 
+def pixelated(image: Image.Image) -> Image.Image:
+    small = image.resize((213, 142), Image.Resampling.LANCZOS)
+    return small.resize((1280, 854), Image.Resampling.NEAREST)
+
+
+def captioned(image: Image.Image) -> Image.Image:
+    bordered = ImageOps.expand(image, 30, "white")
+    write(bordered, 250, 464, "Grandfather, 1943", 18, fill="black")
+    return bordered
+
+
 @pytest.mark.parametrize("name", WORSE)
 def test_the_better_image_is_kept_though_its_file_is_smaller(name: str, own_folder: Path) -> None:
     photograph().save("b.jpg", quality=80)
     WORSE[name](photograph()).save("a.bmp")
     assert os.path.getsize("b.jpg") < os.path.getsize("a.bmp")
     assert roles(["a.bmp", "b.jpg"]) == {"b.jpg": "keep", "a.bmp": "copy"}
+
+
+def test_an_image_with_repeated_pixels_is_not_kept(own_folder: Path) -> None:
+    photograph().save("b.jpg", quality=80)
+    pixelated(photograph()).save("a.bmp")
+    assert roles(["a.bmp", "b.jpg"]) == {"b.jpg": "keep", "a.bmp": "copy"}
+
+
+def test_what_stands_in_a_border_is_not_lost(own_folder: Path) -> None:
+    photograph().save("a.jpg", quality=90)
+    captioned(photograph()).save("b.png")
+    assert "copy" not in roles(["a.jpg", "b.png"]).values()
+
+
+def test_what_is_out_of_focus_around_a_crop_is_not_lost(own_folder: Path) -> None:
+    y, x = np.mgrid[0:400, 0:800]
+    light = 205 + 25 * np.sin(x / 400) * np.cos(y / 500)
+    whole = Image.fromarray(light.astype(np.uint8)).convert("RGB")
+    ImageDraw.Draw(whole).ellipse((600, 130, 750, 280), "darkolivegreen")
+    whole = whole.filter(ImageFilter.GaussianBlur(14))
+    whole.paste(photograph().resize((480, 320)), (20, 40))
+    whole.save("whole.jpg", quality=90)
+    whole.crop((0, 0, 520, 400)).save("crop.png")
+    assert roles(["whole.jpg", "crop.png"]).get("whole.jpg") != "copy"
+
+
+def test_a_lossless_drawing_is_kept_before_a_larger_jpeg(own_folder: Path) -> None:
+    drawing = Image.new("RGB", (900, 650), "white")
+    ImageDraw.Draw(drawing).ellipse((100, 100, 400, 400), "teal")
+    drawing.save("a.png")
+    drawing.save("b.jpg", quality=80)
+    assert os.path.getsize("a.png") < os.path.getsize("b.jpg")
+    assert roles(["a.png", "b.jpg"]) == {"a.png": "keep", "b.jpg": "copy"}
+
+
+def test_scanned_pages_with_another_line_are_no_copies(own_folder: Path) -> None:
+    for name, words in (("a.jpg", "harbour copper meadow"), ("b.jpg", "lantern orchard pencil")):
+        page = Image.new("L", (1240, 1754), 235)
+        for line in range(40):
+            text = words if line == 17 else f"{line * 7919 % 1000} winter ribbon orchard {line}"
+            write(page, 150, 150 + 36 * line, text, 22, fill=30)
+        noise = Image.effect_noise(page.size, 16)
+        Image.blend(page, noise, 0.4).save(name, quality=85)
+    assert "copy" not in roles(["a.jpg", "b.jpg"]).values()
 
 
 def test_of_equally_good_images_the_largest_file_is_kept_then_the_oldest(own_folder: Path) -> None:
