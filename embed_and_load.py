@@ -11,7 +11,7 @@ Usage:
   torchrun --nproc-per-node 4 embed_and_load.py --milvus-uri http://localhost:19530
 
 Reads:  the folder, with subfolders as labels; weights, downloaded once
-Writes: a Milvus collection: path, embedding, insertion time, file size, width, height
+Writes: a Milvus collection: path, embedding, insertion time, file size, width, height, …
 
 Running it again embeds only what is new or changed.
 """

@@ -56,13 +56,19 @@ class TooLargeError(ImageError):
 
 
 class DecodedImage(NamedTuple):
-    """An image's own size, and its file's size and time when it was decoded."""
+    """An image as its row describes it: its own size, and its file as it was decoded.
+
+    label: '' until it is known.
+    """
 
     path: str
     file_size: int  # bytes
     modified_at: int  # nanoseconds since 1970
     width: int  # pixels, upright
     height: int
+    content_hash: str = ""  # of the file
+    taken_at: int = 0  # Unix milliseconds, 0 if it is not known
+    label: str = ""
 
 
 class Decoded(NamedTuple):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from similar_images.console import Console
-from similar_images.images.image_files import Listing, Skipped, iter_images
+from similar_images.images.image_files import Listing, Skipped, iter_images, label_of
 from similar_images.loading.inventory import Inventory, number_of
 from similar_images.loading.prepare import LoadOptions
 from similar_images.loading.prune import certainly_gone, may_prune
@@ -128,7 +128,8 @@ def embed_and_upsert(job: Load, paths: Sequence[str], tally: Tally) -> None:
         for batch in embed_images(
             embedder, folder, paths, job.workers, max_megapixels=most, for_few=1
         ):
-            writer.add(batch.images, batch.embeddings)
+            images = [image._replace(label=label_of(image.path)) for image in batch.images]
+            writer.add(images, batch.embeddings)
             tally.skipped += batch.skipped
             tally.damaged += batch.damaged
             progress.update(len(batch.skipped))

@@ -74,7 +74,7 @@ def unfinished(client: Client, name: str, root: str, model: Model) -> ImageColle
     resumed = None
     for left in ImageCollection.nameless(client, name):
         same = str(left.root) == root and model.same_vectors(left.properties)
-        if same and not left.is_whole and resumed is None:
+        if same and not left.lacks and not left.is_whole and resumed is None:
             resumed = left
         elif left.is_whole or client.is_own:
             left.drop()
@@ -87,6 +87,7 @@ def settle(collection: ImageCollection, model: Model, root: str, moved: bool) ->
     Raises CollectionError if the collection is of another folder or model, or has a name of its own
     that --recreate would reuse.
     """
+    collection.check_columns()
     stored, reason = collection.properties, ""
     if collection.own_name == collection.name:
         reason = (

@@ -23,6 +23,8 @@ from similar_images.milvus.client import (
 from similar_images.milvus.schema import (
     COLUMNS,
     KEY,
+    LATER,
+    TEXTS,
     VECTOR,
     Match,
     StoredImage,
@@ -66,7 +68,8 @@ class ImageCollection:
     another collection than the one that was opened.
 
     properties: root, weights, weights_sha256 and so on. On a server they are untrusted.
-    index: how it is searched: index_type and so on; empty if it cannot be.
+    index: how it is searched: index_type and so on; empty if it cannot be. lacks: columns that it
+    lacks because an earlier version made it; check_columns() refuses it.
     """
 
     def __init__(self, client: Client, name: str, own_name: str | None = None) -> None:
@@ -86,7 +89,8 @@ class ImageCollection:
             for key, value in stored.items()
             if key.startswith(PROPERTY_PREFIX)
         }
-        if tuple(fields) != COLUMNS or not _is_valid(
+        self.lacks = LATER if tuple(fields) == COLUMNS[: -len(LATER)] else ()
+        if tuple(fields) not in (COLUMNS, COLUMNS[: -len(LATER)]) or not _is_valid(
             self.properties, str(fields[VECTOR]["params"]["dim"])
         ):
             raise CollectionError(
@@ -144,6 +148,15 @@ class ImageCollection:
                 collection = cls.find(client, name, own_name)
                 if collection and not collection.aliases():
                     yield collection
+
+    def check_columns(self) -> None:
+        """Raise CollectionError if an earlier version made the collection."""
+        if self.lacks:
+            raise CollectionError(
+                f'the collection "{self.name}" was made by an earlier version, without the columns '
+                f"{', '.join(self.lacks)}; load the images again: python embed_and_load.py "
+                "--recreate"
+            )
 
     # --- Properties ---------------------------------------------------------------------------
 
@@ -212,10 +225,10 @@ class ImageCollection:
         )
 
     def stored_images(self) -> Iterator[StoredImage]:
-        """Yield each image's path, file size and modification time, ordered by path."""
+        """Yield each image's file and label, ordered by path."""
         for page in self._pages(StoredImage._fields, READ_ROWS):
             for row in page:
-                yield StoredImage(row["path"], row["file_size"], row["modified_at"])
+                yield StoredImage(*(row[column] for column in StoredImage._fields))
 
     def stored_embeddings(self, expression: str = "") -> Iterator[tuple[list[str], np.ndarray]]:
         """Yield rows, a page at a time: paths, and embeddings of shape (N, dimension), float32."""
@@ -226,7 +239,7 @@ class ImageCollection:
     def stored_rows(self) -> Iterator[dict[str, np.ndarray]]:
         """Yield rows with all columns, a page at a time, ordered by path; the columns by name."""
         for page in self._pages(COLUMNS, self._at_once(READ_EMBEDDINGS)):
-            types = {KEY: np.str_, VECTOR: np.float32}
+            types = {**dict.fromkeys(TEXTS, np.str_), VECTOR: np.float32}
             yield {c: np.array([row[c] for row in page], types.get(c, np.int64)) for c in COLUMNS}
 
     def embeddings_of(self, paths: Sequence[str]) -> Iterator[tuple[StoredImage, np.ndarray]]:
@@ -283,6 +296,7 @@ class ImageCollection:
         # computes either, but for COSINE it normalises all embeddings again.
         metric = COSINE if METRIC in self.index else INNER_PRODUCT
         at_once = max(1, min(self._at_once(SEARCH_QUERIES), SEARCH_MATCHES // top_k))
+        _, *others = StoredImage._fields
 
         def request(start: int) -> list[list[Match]]:
             answers = self.client.ask(
@@ -298,7 +312,7 @@ class ImageCollection:
             )
             return [
                 [
-                    Match(hit[KEY], min(hit["distance"], 1.0), hit["file_size"], hit["modified_at"])
+                    Match(hit[KEY], min(hit["distance"], 1.0), *(hit[name] for name in others))
                     for hit in hits
                 ]
                 for hits in answers
@@ -367,6 +381,7 @@ def existing_collection(client: Client, name: str, own_name: str | None = None) 
     where = f'"{name}" in {redact(client.uri)}'
     if collection is None:
         raise CollectionError(f"there is no collection {where}; run python embed_and_load.py")
+    collection.check_columns()
     if not collection.index:
         raise CollectionError(
             f"the collection {where} has lost its index; run python embed_and_load.py"
