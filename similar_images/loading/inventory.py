@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from similar_images.images.image_files import FoundImage
 from similar_images.milvus.schema import StoredImage
@@ -11,17 +11,25 @@ from similar_images.milvus.schema import StoredImage
 class Inventory:
     """The images of a folder, compared with the rows that its collection held when it was read.
 
-    todo: paths of new and changed images; kept: how many have a row that describes them; rows: how
-    many rows there were. With several ranks, each has the inventory of its share.
+    todo: new and changed images; kept: how many have a row that describes them; rows: how many rows
+    there were. With several ranks, each has the inventory of its share, those that are `mine`.
+    sizes: of all rows' files.
     """
 
-    def __init__(self, stored: Iterable[StoredImage]) -> None:
+    def __init__(
+        self, stored: Iterable[StoredImage], mine: Callable[[str], bool] = lambda _: True
+    ) -> None:
         """Read the rows."""
-        self._stored = {image.path: (image.file_size, image.modified_at) for image in stored}
+        self.sizes: set[int] = set()
+        self._stored: dict[str, tuple[int, int]] = {}
+        for image in stored:
+            self.sizes.add(image.file_size)
+            if mine(image.path):
+                self._stored[image.path] = image.file_size, image.modified_at
         self._changed: set[str] = set()
         self.rows = len(self._stored)
         self.kept = 0
-        self.todo: list[str] = []
+        self.todo: list[FoundImage] = []
 
     def compare(self, image: FoundImage) -> None:
         """Compare an image on disk with its row; each image once."""
@@ -29,7 +37,7 @@ class Inventory:
         if row == (image.file_size, image.modified_at):
             self.kept += 1
             return
-        self.todo.append(image.path)
+        self.todo.append(image)
         if row:
             self._changed.add(image.path)
 

@@ -22,6 +22,7 @@ from similar_images.milvus.client import (
 )
 from similar_images.milvus.schema import (
     COLUMNS,
+    HASH,
     KEY,
     LATER,
     TEXTS,
@@ -47,6 +48,7 @@ PROPERTY_PREFIX = "similar_images."  # Milvus stores properties of its own besid
 LOAD, BEGUN, ENDED = "load", "begun", "ended"  # a property: whether the last load is complete
 ROWS = "rows"  # a property: the number of rows when it was completed
 PATHS_AT_ONCE = 1000  # deleted or read by path in one request
+HASHES_AT_ONCE = 10_000  # looked up in one request
 SEARCH_QUERIES = 1000  # vectors in one request; Lite walks all its rows in Python for each request
 SEARCH_MATCHES = 100_000  # in one answer, at most; each takes more than 1 kB in pymilvus's form
 SEARCH_THREADS = 2  # requests at a time: Lite answers 5,000 queries in 4.8 s instead of 5.0
@@ -242,13 +244,21 @@ class ImageCollection:
             types = {**dict.fromkeys(TEXTS, np.str_), VECTOR: np.float32}
             yield {c: np.array([row[c] for row in page], types.get(c, np.int64)) for c in COLUMNS}
 
-    def embeddings_of(self, paths: Sequence[str]) -> Iterator[tuple[StoredImage, np.ndarray]]:
+    def embeddings_of(self, paths: Sequence[str]) -> Iterator[tuple[DecodedImage, np.ndarray]]:
         """Yield the rows that these paths have, in no particular order: (dimension,) float32."""
-        columns, at_once = (*StoredImage._fields, VECTOR), self._at_once(PATHS_AT_ONCE)
+        columns, at_once = (*DecodedImage._fields, VECTOR), self._at_once(PATHS_AT_ONCE)
         for start in range(0, len(paths), at_once):
             for row in self._query(_one_of(paths[start : start + at_once]), columns, RESUME):
-                stored = StoredImage(*(row[column] for column in StoredImage._fields))
+                stored = DecodedImage(*(row[column] for column in DecodedImage._fields))
                 yield stored, np.array(row[VECTOR], np.float32)
+
+    def paths_of(self, hashes: Sequence[str]) -> dict[str, str]:
+        """Return the path of a row of each content hash that a row has."""
+        found: dict[str, str] = {}
+        for start in range(0, len(hashes), HASHES_AT_ONCE):
+            some = _one_of(hashes[start : start + HASHES_AT_ONCE], HASH)
+            found |= {row[HASH]: row[KEY] for row in self._query(some, (HASH, KEY), RESUME)}
+        return found
 
     def _at_once(self, most: int) -> int:
         """Return how many rows with vectors, at most, to read or search for in one request."""
@@ -359,9 +369,9 @@ class ImageCollection:
             ask(milvus.create_alias, self.own_name, self.name)
 
 
-def _one_of(paths: Sequence[str]) -> str:
-    """Return the filter for the rows of these paths."""
-    return f"{KEY} in [{', '.join(map(quoted, paths))}]"
+def _one_of(values: Sequence[str], column: str = KEY) -> str:
+    """Return the filter for the rows with these values, by default paths."""
+    return f"{column} in [{', '.join(map(quoted, values))}]"
 
 
 def _is_valid(properties: Mapping[str, str], dimension: str) -> bool:

@@ -2,6 +2,7 @@
 
 import typing
 
+from similar_images.images.content_hash import DIGITS
 from similar_images.images.image_files import MAX_PATH_BYTES
 
 if typing.TYPE_CHECKING:
@@ -13,7 +14,7 @@ INTEGERS = ("inserted_at", "file_size", "width", "height", "modified_at")
 # Of the file, in hexadecimal; Unix milliseconds UTC. Collections of version 1.0 lack these.
 LATER = (HASH, "taken_at", "label")
 COLUMNS = (KEY, VECTOR, *INTEGERS, *LATER)
-TEXTS = {KEY: MAX_PATH_BYTES, HASH: 32, "label": MAX_PATH_BYTES}  # bytes, at most
+TEXTS = {KEY: MAX_PATH_BYTES, HASH: DIGITS, "label": MAX_PATH_BYTES}  # bytes, at most
 ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 import embed_and_load
 from similar_images.images import image_files
+from similar_images.network.openvino_embedder import OpenVinoEmbedder
 
 Fails = Callable[..., str]
 milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
@@ -72,8 +73,8 @@ def test_files_that_a_listing_lacks_are_kept_and_those_it_repeats_are_loaded_onc
     before, scandir = rows(), os.scandir
     lost, gone = list(before)[:2]
     Path("database_set", gone).unlink()
-    for name in ("new.png", "another.png"):
-        Image.new("RGB", (9, 9)).save(f"database_set/{name}")
+    for name, colour in (("new.png", "red"), ("another.png", "tan")):
+        Image.new("RGB", (9, 9), colour).save(f"database_set/{name}")
 
     @contextlib.contextmanager
     def listed(folder: Any) -> Iterator[Iterator["os.DirEntry[str]"]]:
@@ -168,3 +169,62 @@ def test_a_folder_of_nothing_else_says_what_it_holds(own_folder: Path, fails: Fa
         Path(f"phone/{number}.svg").write_bytes(b"")
     error = fails(embed_and_load.main, *LOAD, "--images", "phone")
     assert "phone holds no images (left out: 3 .svg)" in error
+
+
+def test_files_of_known_content_are_not_embedded(
+    loaded: Path, milvus: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Copied with new times, moved to a subfolder, or with each other's names."""
+    before = rows()
+    one, other, *_ = sorted(before)
+    shutil.copytree("database_set", "copies", copy_function=shutil.copy)
+    Path("copies/sub").mkdir()
+    os.rename("copies/7", "copies/sub/7")
+    Path("copies", one).write_bytes(Path("database_set", other).read_bytes())
+    Path("copies", other).write_bytes(Path("database_set", one).read_bytes())
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenVinoEmbedder, "embed", lambda *_: 1 / 0)
+        assert load("--images", "copies", "--moved") == 0
+    assert "180 files of known content" in capsys.readouterr().out
+    after, moved = rows(), [path for path in before if path.startswith("7/")]
+    assert moved
+    assert set(after) == {*before, *(f"sub/{path}" for path in moved)}
+    for path in set(after) - set(moved):
+        status = Path("copies", path).stat()
+        row, same = after[path], before[{one: other, other: one}.get(path, path[-len(one) :])]
+        assert (row["modified_at"], row["label"]) == (status.st_mtime_ns, path.split("/")[0])
+        for name in ("embedding", "content_hash", "file_size", "width", "height"):
+            assert row[name] == same[name]
+
+
+@pytest.mark.parametrize("milvus", ["lite"], indirect=True)
+def test_equal_files_are_embedded_once(milvus: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("images/b").mkdir(parents=True)
+    for name in ("a.png", "b/2.png", "c.png"):
+        Image.new("RGB", (9, 9), "red").save(Path("images", name))
+    Image.new("RGB", (9, 9), "tan").save("images/d.png")
+    for name in ("e.png", "f.png"):
+        Path("images", name).write_bytes(b"broken")
+    assert load("--images", "images") == 0
+    out = capsys.readouterr().out
+    assert "3 images to embed" in out
+    assert "Skipped unreadable files: 2" in out
+    stored = rows()
+    assert sorted(stored) == ["a.png", "b/2.png", "c.png", "d.png"]
+    assert stored["a.png"]["embedding"] == stored["b/2.png"]["embedding"]
+    assert stored["a.png"]["embedding"] != stored["d.png"]["embedding"]
+
+
+@pytest.mark.parametrize("milvus", ["lite"], indirect=True)
+def test_a_single_value_that_changed_is_seen(milvus: str) -> None:
+    """In a file that is not compressed, of the same size."""
+    Path("images").mkdir()
+    Image.new("RGB", (400, 400)).save("images/a.bmp")
+    assert load("--images", "images") == 0
+    file = bytearray(Path("images/a.bmp").read_bytes())
+    file[len(file) // 3] = 255
+    Path("images/a.bmp").write_bytes(file)
+    before = rows()["a.bmp"]
+    assert load("--images", "images") == 0
+    assert rows()["a.bmp"]["embedding"] != before["embedding"]
