@@ -29,6 +29,7 @@ from similar_images.images.image_files import (
     modified_at,
     readable_formats,
 )
+from similar_images.images.taken import taken_at
 
 EXACT_RESIZE = 256  # a power of two: its multiples are not rounded
 MAX_ASPECT = 16  # beyond it, resizing the whole image would need gigabytes
@@ -190,7 +191,8 @@ def decode(
         rgb, stored, (width, height), has_frames, note = _decode_file(
             file, least_side, int(1e6 * (megapixels or megapixels_that_fit()))
         )
-    info = DecodedImage(path, status.st_size, modified_at(status), width, height, content)
+        taken = taken_at(stored)
+    info = DecodedImage(path, status.st_size, modified_at(status), width, height, content, taken)
     return Decoded(info, rgb, stored, has_frames, note)
 
 

@@ -33,7 +33,8 @@ class Reduction(NamedTuple):
     shows all of it; not so for animations, for files with several pages, for values of more than 8
     bits and for truncated files. lines: how many rows differ from the one before, or columns if
     fewer, up to 32 and more. coarseness: of a JPEG, the mean step to which its values were rounded;
-    0 for other formats. features, mirrored_features: of verifying/features.py.
+    0 for other formats. features, mirrored_features: of verifying/features.py. taken_at: Unix
+    milliseconds, 0 if it is not known.
     """
 
     tiny: bytes
@@ -50,6 +51,7 @@ class Reduction(NamedTuple):
     coarseness: float
     features: bytes = b""
     mirrored_features: bytes = b""
+    taken_at: int = 0
 
     @property
     def tiny_pixels(self) -> np.ndarray:
@@ -70,6 +72,7 @@ def reduced(decoded: Decoded) -> Reduction:
         height=info.height,
         file_size=info.file_size,
         modified_at=info.modified_at,
+        taken_at=info.taken_at,
         digest=_digest(decoded.stored),
         lines=_different_lines(rgb),
         coarseness=_coarseness(decoded.stored),
