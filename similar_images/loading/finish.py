@@ -55,6 +55,8 @@ def report(job: Load, tally: Tally, seconds: float) -> None:
     say(f"{loaded}; {tally.kept:,} were already in the collection")
     if tally.known:
         say(f"{counted(tally.known, 'file')} of known content: rows written without embedding")
+    if job.labels.file:
+        say(job.labels.in_words(tally.labelled))
     if tally.gone:
         what = "removed" if tally.removed else "kept; --prune removes them"
         say(f"{counted(tally.gone, 'row')} without a readable file: {what}")

@@ -12,7 +12,8 @@ import numpy as np
 from similar_images.console import Progress
 from similar_images.images.decode_workers import Batch
 from similar_images.images.decoding import DecodedImage, hashed
-from similar_images.images.image_files import FoundImage, ImageError, Skipped, label_of
+from similar_images.images.image_files import FoundImage, ImageError, Skipped
+from similar_images.images.labels import Labels
 from similar_images.loading.row_writer import RowWriter
 from similar_images.milvus.collection import ImageCollection
 
@@ -91,7 +92,9 @@ def by_content(
     return found
 
 
-def write_stored(collection: ImageCollection, content: Content, writer: RowWriter) -> None:
+def write_stored(
+    collection: ImageCollection, content: Content, labels: Labels, writer: RowWriter
+) -> None:
     """Write the rows of images whose vector another row has.
 
     Those whose row has just been replaced, perhaps by one of them, are to be embedded.
@@ -100,7 +103,7 @@ def write_stored(collection: ImageCollection, content: Content, writer: RowWrite
     for row, embedding in collection.embeddings_of(list(left)):
         if row.content_hash == left[row.path].content:
             images = [
-                row._replace(**image._asdict(), label=label_of(image.path))
+                row._replace(**image._asdict(), label=labels.of(image.path))
                 for image in left.pop(row.path).images
             ]
             writer.add(images, np.stack([embedding] * len(images)))

@@ -4,8 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from similar_images.console import Console
-from similar_images.images.image_files import Listing, Skipped, iter_images, label_of
+from similar_images.images.image_files import Listing, Skipped, iter_images
+from similar_images.images.labels import Labels
 from similar_images.loading.inventory import Inventory, number_of
 from similar_images.loading.known_content import Content, by_content, write_stored
 from similar_images.loading.prepare import LoadOptions
@@ -27,6 +30,7 @@ class Load:
     """
 
     options: LoadOptions
+    labels: Labels
     collection: ImageCollection
     make_embedder: Callable[[int], Embedder]
     workers: int | None
@@ -44,6 +48,7 @@ class Tally:
     kept: int = 0  # rows of unchanged files
     gone: int = 0  # rows whose file is gone or no longer an image
     removed: int = 0  # of those
+    labelled: int = 0  # images for which the file of labels has a line
     unseen: int = 0  # rows whose file was not found, but may still be there
     skipped: list[Skipped] = field(default_factory=list)
     damaged: list[Skipped] = field(default_factory=list)  # loaded all the same
@@ -51,7 +56,17 @@ class Tally:
 
     def add(self, other: "Tally") -> None:
         """Add another rank's."""
-        for name in ("loaded", "known", "kept", "gone", "removed", "unseen", "skipped", "damaged"):
+        for name in (
+            "loaded",
+            "known",
+            "kept",
+            "gone",
+            "removed",
+            "labelled",
+            "unseen",
+            "skipped",
+            "damaged",
+        ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.left_out = other.left_out  # every rank lists the whole folder
 
@@ -67,10 +82,10 @@ def load(job: Load) -> Tally:
     Returns the sum of all ranks.
     """
     ranks, listing, tally = job.ranks, Listing(), Tally()
-    inventory = take_inventory(job, listing)
+    inventory = take_inventory(job, listing, tally)
     rows = max(inventory.rows, inventory.kept + len(inventory.todo))
     job.collection.client.warn_if_too_many(rows)
-    if inventory.todo:
+    if inventory.todo or inventory.relabelled:
         write_rows(job, inventory, tally)
     tally.kept, tally.left_out = inventory.kept, dict(listing.left_out)
     prune(job, inventory, listing, tally)
@@ -82,7 +97,7 @@ def load(job: Load) -> Tally:
     return total
 
 
-def take_inventory(job: Load, listing: Listing) -> Inventory:
+def take_inventory(job: Load, listing: Listing, tally: Tally) -> Inventory:
     """Return the rows and images of this rank; CollectionError if others list other files."""
     ranks, folder, listed = job.ranks, job.options.folder, 0
     inventory = Inventory(job.collection.stored_images(), ranks.mine)
@@ -95,7 +110,8 @@ def take_inventory(job: Load, listing: Listing) -> Inventory:
 
     with job.console.progress("files", None, ranks.prefix, ranks.local_rank) as progress:
         for image in iter_images(folder, listing, is_mine):
-            inventory.compare(image)
+            inventory.compare(image, job.labels.of(image.path))
+            tally.labelled += image.path in job.labels
     ranks.in_turn(check_same_files, ranks.gather((progress.n, listed)), folder)
     return inventory
 
@@ -120,11 +136,13 @@ def write_rows(job: Load, inventory: Inventory, tally: Tally) -> None:
     bar = ranks.prefix, ranks.local_rank
     with job.console.progress("files compared", len(images), *bar) as progress:
         content = by_content(collection, job.options.folder, images, inventory.sizes, progress)
-    if content.stored:
-        with RowWriter(collection, lambda _: None) as writer:
-            write_stored(collection, content, writer)
-            writer.finish()
-            tally.known = writer.written
+    with RowWriter(collection, lambda _: None) as writer:
+        write_stored(collection, content, job.labels, writer)
+        writer.finish()
+        tally.known = writer.written
+        for row, embedding in collection.embeddings_of(inventory.relabelled):
+            writer.add([row._replace(label=job.labels.of(row.path))], embedding[np.newaxis])
+        writer.finish()
     if content.to_embed:
         embed_and_upsert(job, content, tally)
 
@@ -147,7 +165,7 @@ def embed_and_upsert(job: Load, content: Content, tally: Tally) -> None:
             embedder, folder, paths, job.workers, max_megapixels=most, for_few=1
         ):
             images, embeddings = content.with_others(batch)
-            writer.add([i._replace(label=label_of(i.path)) for i in images], embeddings)
+            writer.add([i._replace(label=job.labels.of(i.path)) for i in images], embeddings)
             tally.loaded += len(batch.images)
             tally.skipped += batch.skipped
             tally.damaged += batch.damaged

@@ -46,6 +46,7 @@ from similar_images.text import counted
 
 PROPERTY_PREFIX = "similar_images."  # Milvus stores properties of its own beside ours
 LOAD, BEGUN, ENDED = "load", "begun", "ended"  # a property: whether the last load is complete
+LABELS = "labels"  # a property: the file that they are from; none for the folders' names
 ROWS = "rows"  # a property: the number of rows when it was completed
 PATHS_AT_ONCE = 1000  # deleted or read by path in one request
 HASHES_AT_ONCE = 10_000  # looked up in one request

@@ -1,6 +1,8 @@
 """What a load prunes and keeps, and what it says; on Milvus Lite and on a server."""
 
 import contextlib
+import csv
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ from helpers import LOAD, load, on_both_engines, rows
 from PIL import Image
 
 import embed_and_load
+import query_code
 from similar_images.images import image_files
 from similar_images.network.openvino_embedder import OpenVinoEmbedder
 
@@ -228,3 +231,64 @@ def test_a_single_value_that_changed_is_seen(milvus: str) -> None:
     before = rows()["a.bmp"]
     assert load("--images", "images") == 0
     assert rows()["a.bmp"]["embedding"] != before["embedding"]
+
+
+def test_labels_come_from_a_file(
+    loaded: Path, milvus: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of all but one image, which then has none; the rows get them without being embedded."""
+    before = rows()
+    wanted = {path: "even" if int(path[0]) % 2 == 0 else 'o,d "d"' for path in before}
+    without = min(wanted)
+    with open("labels.tsv", "w", encoding="utf-8-sig", newline="") as file:
+        table = csv.writer(file, delimiter="\t")
+        table.writerows([("Label", "file_name"), ("even", "gone.png")])
+        table.writerows((wanted[path], f"./{path}") for path in wanted if path != without)
+    wanted[without] = ""
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenVinoEmbedder, "embed", lambda *_: 1 / 0)
+        assert load("--labels", "labels.tsv") == 0
+    assert "Labels: 179 lines of labels.tsv; 1 more have no image" in capsys.readouterr().out
+    after = rows()
+    assert {path: row["label"] for path, row in after.items()} == wanted
+    assert {path: row["embedding"] for path, row in after.items()} == {
+        path: row["embedding"] for path, row in before.items()
+    }
+    assert load() == 1
+    assert "labels.tsv; give it with --labels" in capsys.readouterr().err
+    queries = sorted(path.as_posix()[10:] for path in Path("query_set").rglob("*.png"))
+    named = {path: f"q{number % 3}" for number, path in enumerate(queries)}
+    lines = "".join(f"{path},{label}\r\n" for path, label in named.items())
+    Path("queries.csv").write_text(f"image,label\r\n{lines}")
+    for folder, labels, options in (
+        ("query_set", named, ["--labels", "queries.csv"]),
+        ("database_set", wanted, []),
+    ):
+        capsys.readouterr()
+        assert query_code.main(["--queries", folder, "--json", *options]) == 0
+        found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert len(found) == len(labels)
+        for pair in found:
+            assert pair["query_label"] == labels[pair["query"].partition("/")[2]]
+            assert pair["match_label"] == wanted[pair["match"].partition("/")[2]]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"image,class\na.png,b\n", "does not name its columns"),
+        (b"", "does not name its columns"),
+        (b"path,label\na.png,\xff\n", "can't be read as CSV"),
+        (b"path,label\na.png,b\n./a.png,c\n", "has two labels for a.png"),
+        (b'path,label\na.png,"' + b"x,y\n" * 2000, "a quotation mark missing"),
+    ],
+)
+def test_files_that_hold_no_labels_are_named(
+    text: bytes, reason: str, loaded: Path, fails: Fails
+) -> None:
+    Path("labels.csv").write_bytes(text)
+    for main in (embed_and_load.main, query_code.main):
+        error = fails(main, "--labels", "labels.csv")
+        assert reason in error
+        assert "labels.csv" in error
