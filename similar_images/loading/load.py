@@ -56,17 +56,7 @@ class Tally:
 
     def add(self, other: "Tally") -> None:
         """Add another rank's."""
-        for name in (
-            "loaded",
-            "known",
-            "kept",
-            "gone",
-            "removed",
-            "labelled",
-            "unseen",
-            "skipped",
-            "damaged",
-        ):
+        for name in vars(self).keys() - {"left_out"}:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.left_out = other.left_out  # every rank lists the whole folder
 
