@@ -7,11 +7,12 @@ Usage:
   python embed_and_load.py --model timm/vit_small_patch14_dinov2.lvd142m --collection dinov2
   python embed_and_load.py --milvus-uri http://localhost:19530 --index hnsw
   python embed_and_load.py --weights random                   # no download; for a trial
+  python embed_and_load.py --labels labels.csv                # columns path, label
   python embed_and_load.py --export vectors.parquet           # what is loaded, for other programs
   torchrun --nproc-per-node 4 embed_and_load.py --milvus-uri http://localhost:19530
 
 Reads:  the folder, with subfolders as labels; weights, downloaded once
-Writes: a Milvus collection: path, embedding, insertion time, file size, width, height
+Writes: a Milvus collection: path, embedding, insertion time, file size, width, height, …
 
 Running it again embeds only what is new or changed.
 """
@@ -28,6 +29,7 @@ from pathlib import Path
 
 from similar_images.console import (
     Console,
+    add_labels_option,
     add_quiet_option,
     leave,
     options_from,
@@ -36,6 +38,7 @@ from similar_images.console import (
     status_of,
 )
 from similar_images.images.image_files import ImageError
+from similar_images.images.labels import Labels
 from similar_images.loading.export import export, export_file
 from similar_images.loading.finish import finish, report
 from similar_images.loading.load import Load, load
@@ -112,12 +115,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help="load nothing; write the collection's rows to this .parquet or .npz file",
     )
+    add_labels_option(parser, "--images")
     add_quiet_option(parser)
     args = parser.parse_args(argv)
     if args.prune_most and not args.prune:
         parser.error("--prune-most needs --prune")
-    if args.export and (args.recreate or args.prune or args.moved or args.index):
-        parser.error("--export loads nothing: leave out --recreate, --prune, --moved and --index")
+    if args.export and (args.recreate or args.prune or args.moved or args.index or args.labels):
+        parser.error(
+            "--export loads nothing: leave out --recreate, --prune, --moved, --index and --labels"
+        )
     return args
 
 
@@ -131,6 +137,7 @@ def run(args: argparse.Namespace, ranks: Ranks) -> None:
     options, embedding = options_from(LoadOptions, args), options_from(EmbeddingOptions, args)
     with ranks:
         uri = ranks.in_turn(checked_uri, args, ranks, console)
+        labels = ranks.in_turn(Labels, args.labels)
         network = ranks.in_turn(find_network, args.model, args.weights)
         if ranks.first:
             warn_if_random(network.model)
@@ -139,6 +146,7 @@ def run(args: argparse.Namespace, ranks: Ranks) -> None:
             own_name = ranks.gather(found.own_name if found else None)[0]
             job = Load(
                 options=options,
+                labels=labels,
                 collection=found or existing_collection(client, args.collection, own_name),
                 make_embedder=partial(make_embedder, network, embedding),
                 workers=args.workers,
@@ -172,7 +180,8 @@ def checked_uri(args: argparse.Namespace, ranks: Ranks, console: Console) -> str
         console.say(f'Loading {args.folder} into collection "{args.collection}" ({redact(uri)})')
     check_processes(uri, ranks.count)
     check_source(args.folder)
-    check_recorded(args.folder, *([] if args.weights in NAMED_WEIGHTS else [Path(args.weights)]))
+    weights = [] if args.weights in NAMED_WEIGHTS else [Path(args.weights)]
+    check_recorded(args.folder, *weights, *([args.labels] if args.labels else []))
     return uri
 
 

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from similar_images.console import (
     Console,
+    add_labels_option,
     add_quiet_option,
     leave,
     nonempty,
@@ -80,6 +81,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help="file of the collection's weights, if it has moved",
     )
+    add_labels_option(parser, "--queries")
     add_search_options(parser)
     add_result_options(parser)
     add_quiet_option(parser)
@@ -88,6 +90,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.named and args.queries:
         parser.error("name images or a folder with --queries, not both")
+    if args.named and args.labels:
+        parser.error("--labels is for a folder of queries")
     args.queries = args.queries or Path("query_set")
     return args
 
@@ -99,10 +103,12 @@ def run(args: argparse.Namespace, left: list[str]) -> None:
     """
     start = time.perf_counter()
     console = Console(args.quiet, results_only=args.json)
-    uri, images = resolve_uri(args.milvus_uri), find_queries(args.named, args.queries)
+    uri, images = resolve_uri(args.milvus_uri), find_queries(args.named, args.queries, args.labels)
     console.say(f'Matching {images.words} against collection "{args.collection}" ({redact(uri)})')
     if images.listing.left_out:
         console.say(f"Left out: {left_out_in_words(images.listing.left_out)}")
+    if args.labels:
+        console.say(images.labels.in_words(sum(path in images.labels for path in images.paths)))
     embedding, written = options_from(EmbeddingOptions, args), options_from(ResultOptions, args)
     check_output(written.output, bool(written.named))
     with connect(uri, must_exist=True) as client:

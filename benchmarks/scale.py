@@ -88,7 +88,7 @@ def resume(uri: str, rows: int) -> dict[str, float]:
         start = time.perf_counter()
         inventory = Inventory(collection.stored_images())
         for number in range(rows):
-            inventory.compare(FoundImage(path_of(number), 2000, number))
+            inventory.compare(FoundImage(path_of(number), 2000, number), "")
         assert inventory.kept == rows
         return {"resume check, rows/s": rows / (time.perf_counter() - start)}
 

@@ -205,6 +205,17 @@ def path_of(text: str) -> Path:
     return Path(nonempty(text))
 
 
+def add_labels_option(parser: argparse.ArgumentParser, folder: str) -> None:
+    """Add --labels; folder: the option that names the folder of images."""
+    parser.add_argument(
+        "--labels",
+        type=path_of,
+        metavar="FILE",
+        help="CSV or TSV with a header, the columns path (or file_name, filename, image), relative "
+        f"to {folder}, and label (default: the first folder's name is the label)",
+    )
+
+
 def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
     """Return an argparse type: the whole numbers from minimum to maximum.
 

@@ -20,13 +20,16 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
+from similar_images.images.content_hash import JPEG_MAGIC, content_hash
 from similar_images.images.image_files import (
     PACKAGES,
+    FoundImage,
     ImageError,
     image_error,
     modified_at,
     readable_formats,
 )
+from similar_images.images.taken import taken_at
 
 EXACT_RESIZE = 256  # a power of two: its multiples are not rounded
 MAX_ASPECT = 16  # beyond it, resizing the whole image would need gigabytes
@@ -34,7 +37,7 @@ FOLDER = "it is a folder; query_code.py takes folders with --queries"
 MAX_SIDE = 4096  # pixels, of a network's input: more is a mistake
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")  # as Pillow names them
 CROP_MODES = ("center", "squash", "border")  # as timm names them
-JPEG_MAGIC, PNG_MAGIC = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")  # of a file's first box, ftyp
 JXL_STARTS = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")  # of a codestream, of a container
@@ -56,13 +59,19 @@ class TooLargeError(ImageError):
 
 
 class DecodedImage(NamedTuple):
-    """An image's own size, and its file's size and time when it was decoded."""
+    """An image as its row describes it: its own size, and its file as it was decoded.
+
+    label: '' until it is known.
+    """
 
     path: str
     file_size: int  # bytes
     modified_at: int  # nanoseconds since 1970
     width: int  # pixels, upright
     height: int
+    content_hash: str = ""  # of the file
+    taken_at: int = 0  # Unix milliseconds, 0 if it is not known
+    label: str = ""
 
 
 class Decoded(NamedTuple):
@@ -177,12 +186,32 @@ def decode(
     the most that are decoded; by default megapixels_that_fit(). Raises ImageError if Pillow can't
     decode it, or if the file changes meanwhile, and TooLargeError if it has more pixels.
     """
+    with _opened(root / path) as (file, status):
+        content = content_hash(file, status.st_size)
+        rgb, stored, (width, height), has_frames, note = _decode_file(
+            file, least_side, int(1e6 * (megapixels or megapixels_that_fit()))
+        )
+        taken = taken_at(stored)
+    info = DecodedImage(path, status.st_size, modified_at(status), width, height, content, taken)
+    return Decoded(info, rgb, stored, has_frames, note)
+
+
+def hashed(root: Path, path: str) -> tuple[FoundImage, str]:
+    """Return the file root/path as it is now, and the hash of its content; errors as of decode."""
+    with _opened(root / path) as (file, status):
+        found = FoundImage(path, status.st_size, modified_at(status))
+        return found, content_hash(file, status.st_size)
+
+
+@contextlib.contextmanager
+def _opened(place: Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
+    """Open a file that may be an image; ImageError if it can't be, or changes meanwhile."""
     try:
         # Opened without waiting: a FIFO that has taken an image's place would block for ever.
         flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        handle = os.open(root / path, os.O_RDONLY | flags)
+        handle = os.open(place, os.O_RDONLY | flags)
     except OSError as error:
-        if os.path.isdir(root / path):  # Windows does not open folders
+        if os.path.isdir(place):  # Windows does not open folders
             raise ImageError(FOLDER) from error
         raise image_error(error) from error
     try:
@@ -194,16 +223,14 @@ def decode(
         if not before.st_size:
             raise ImageError("an empty file")
         with open(handle, "rb", closefd=False) as file:  # some decoders close what they are given
-            rgb, stored, (width, height), has_frames, note = _decode_file(
-                file, least_side, int(1e6 * (megapixels or megapixels_that_fit()))
-            )
+            yield file, before
         after = os.fstat(handle)
+    except OSError as error:
+        raise image_error(error) from error
     finally:
         os.close(handle)
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise ImageError("it changed while it was read", unseen=True)
-    info = DecodedImage(path, before.st_size, modified_at(before), width, height)
-    return Decoded(info, rgb, stored, has_frames, note)
 
 
 def _decode_file(

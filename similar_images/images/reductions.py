@@ -39,6 +39,7 @@ class Reduction(NamedTuple):
     bits and for truncated files. lines: how many rows differ from the one before, or columns if
     fewer, up to 32 and more. coarseness: of a JPEG, the mean step to which its values were rounded;
     0 for lossless formats, -1 for others. features, mirrored_features: of verifying/features.py.
+    taken_at: Unix milliseconds, 0 if it is not known.
     """
 
     tiny: bytes
@@ -55,6 +56,7 @@ class Reduction(NamedTuple):
     coarseness: float
     features: bytes = b""
     mirrored_features: bytes = b""
+    taken_at: int = 0
 
     @property
     def tiny_pixels(self) -> np.ndarray:
@@ -75,6 +77,7 @@ def reduced(decoded: Decoded) -> Reduction:
         height=info.height,
         file_size=info.file_size,
         modified_at=info.modified_at,
+        taken_at=info.taken_at,
         digest=_digest(decoded.stored),
         lines=_different_lines(rgb),
         coarseness=_coarseness(decoded.stored),

@@ -16,7 +16,7 @@ def finish(job: Load, tally: Tally) -> None:
     Raises ModelError if the network gives no image a finite embedding.
     """
     lost = [item.path for item in tally.skipped if item.reason == NOT_FINITE]
-    if lost and not tally.loaded + tally.kept:
+    if lost and not tally.loaded + tally.known + tally.kept:
         raise ModelError(f"no image was loaded; {lost[0]}: {NOT_FINITE}")
     collection = job.collection
     collection.flush()
@@ -53,6 +53,10 @@ def report(job: Load, tally: Tally, seconds: float) -> None:
     rate = f", {tally.loaded / seconds:.1f} images/s" if tally.loaded else ""
     loaded = f"Loaded {counted(tally.loaded, 'image')} in {seconds:.1f} s{rate}"
     say(f"{loaded}; {tally.kept:,} were already in the collection")
+    if tally.known:
+        say(f"{counted(tally.known, 'file')} of known content: rows written without embedding")
+    if job.labels.file:
+        say(job.labels.in_words(tally.labelled))
     if tally.gone:
         what = "removed" if tally.removed else "kept; --prune removes them"
         say(f"{counted(tally.gone, 'row')} without a readable file: {what}")

@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 
 from similar_images.images.image_files import FoundImage
 from similar_images.milvus.schema import StoredImage
@@ -11,25 +12,37 @@ from similar_images.milvus.schema import StoredImage
 class Inventory:
     """The images of a folder, compared with the rows that its collection held when it was read.
 
-    todo: paths of new and changed images; kept: how many have a row that describes them; rows: how
-    many rows there were. With several ranks, each has the inventory of its share.
+    todo: new and changed images; kept: how many have a row that describes them; rows: how many rows
+    there were. With several ranks, each has the inventory of its share, those that are `mine`.
+    sizes: of all rows' files. relabelled: kept images whose row has another label.
     """
 
-    def __init__(self, stored: Iterable[StoredImage]) -> None:
+    def __init__(
+        self, stored: Iterable[StoredImage], mine: Callable[[str], bool] = lambda _: True
+    ) -> None:
         """Read the rows."""
-        self._stored = {image.path: (image.file_size, image.modified_at) for image in stored}
+        self.sizes: set[int] = set()
+        self._stored: dict[str, tuple[int, int, str]] = {}
+        for image in stored:
+            self.sizes.add(image.file_size)
+            if mine(image.path):
+                label = sys.intern(image.label)  # one string for all of that label
+                self._stored[image.path] = image.file_size, image.modified_at, label
         self._changed: set[str] = set()
         self.rows = len(self._stored)
         self.kept = 0
-        self.todo: list[str] = []
+        self.todo: list[FoundImage] = []
+        self.relabelled: list[str] = []
 
-    def compare(self, image: FoundImage) -> None:
+    def compare(self, image: FoundImage, label: str) -> None:
         """Compare an image on disk with its row; each image once."""
         row = self._stored.pop(image.path, None)
-        if row == (image.file_size, image.modified_at):
+        if row and row[:2] == (image.file_size, image.modified_at):
             self.kept += 1
+            if row[2] != label:
+                self.relabelled.append(image.path)
             return
-        self.todo.append(image.path)
+        self.todo.append(image)
         if row:
             self._changed.add(image.path)
 

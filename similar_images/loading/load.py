@@ -4,9 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from similar_images.console import Console
 from similar_images.images.image_files import Listing, Skipped, iter_images
+from similar_images.images.labels import Labels
 from similar_images.loading.inventory import Inventory, number_of
+from similar_images.loading.known_content import Content, by_content, write_stored
 from similar_images.loading.prepare import LoadOptions
 from similar_images.loading.prune import certainly_gone, may_prune
 from similar_images.loading.ranks import Ranks
@@ -26,6 +30,7 @@ class Load:
     """
 
     options: LoadOptions
+    labels: Labels
     collection: ImageCollection
     make_embedder: Callable[[int], Embedder]
     workers: int | None
@@ -38,10 +43,12 @@ class Load:
 class Tally:
     """The outcome of a load, on one rank or on all of them."""
 
-    loaded: int = 0
+    loaded: int = 0  # embedded
+    known: int = 0  # rows written without embedding: of files of known content
     kept: int = 0  # rows of unchanged files
     gone: int = 0  # rows whose file is gone or no longer an image
     removed: int = 0  # of those
+    labelled: int = 0  # images for which the file of labels has a line
     unseen: int = 0  # rows whose file was not found, but may still be there
     skipped: list[Skipped] = field(default_factory=list)
     damaged: list[Skipped] = field(default_factory=list)  # loaded all the same
@@ -49,14 +56,14 @@ class Tally:
 
     def add(self, other: "Tally") -> None:
         """Add another rank's."""
-        for name in ("loaded", "kept", "gone", "removed", "unseen", "skipped", "damaged"):
+        for name in vars(self).keys() - {"left_out"}:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.left_out = other.left_out  # every rank lists the whole folder
 
     @property
     def rows(self) -> int:
         """How many rows the collection should hold."""
-        return self.loaded + self.kept + self.gone - self.removed + self.unseen
+        return self.loaded + self.known + self.kept + self.gone - self.removed + self.unseen
 
 
 def load(job: Load) -> Tally:
@@ -65,11 +72,11 @@ def load(job: Load) -> Tally:
     Returns the sum of all ranks.
     """
     ranks, listing, tally = job.ranks, Listing(), Tally()
-    inventory = take_inventory(job, listing)
+    inventory = take_inventory(job, listing, tally)
     rows = max(inventory.rows, inventory.kept + len(inventory.todo))
     job.collection.client.warn_if_too_many(rows)
-    if inventory.todo:
-        embed_and_upsert(job, inventory.todo, tally)
+    if inventory.todo or inventory.relabelled:
+        write_rows(job, inventory, tally)
     tally.kept, tally.left_out = inventory.kept, dict(listing.left_out)
     prune(job, inventory, listing, tally)
     # All ranks meet a folder that can't be listed; one of them reports it.
@@ -80,10 +87,10 @@ def load(job: Load) -> Tally:
     return total
 
 
-def take_inventory(job: Load, listing: Listing) -> Inventory:
+def take_inventory(job: Load, listing: Listing, tally: Tally) -> Inventory:
     """Return the rows and images of this rank; CollectionError if others list other files."""
     ranks, folder, listed = job.ranks, job.options.folder, 0
-    inventory = Inventory(i for i in job.collection.stored_images() if ranks.mine(i.path))
+    inventory = Inventory(job.collection.stored_images(), ranks.mine)
 
     def is_mine(path: str) -> bool:
         nonlocal listed
@@ -93,7 +100,8 @@ def take_inventory(job: Load, listing: Listing) -> Inventory:
 
     with job.console.progress("files", None, ranks.prefix, ranks.local_rank) as progress:
         for image in iter_images(folder, listing, is_mine):
-            inventory.compare(image)
+            inventory.compare(image, job.labels.of(image.path))
+            tally.labelled += image.path in job.labels
     ranks.in_turn(check_same_files, ranks.gather((progress.n, listed)), folder)
     return inventory
 
@@ -111,16 +119,34 @@ def check_same_files(listed: Sequence[tuple[int, int]], folder: Path) -> None:
         )
 
 
-def embed_and_upsert(job: Load, paths: Sequence[str], tally: Tally) -> None:
-    """Embed new and changed images while earlier ones are upserted; count them in tally."""
-    ranks = job.ranks
+def write_rows(job: Load, inventory: Inventory, tally: Tally) -> None:
+    """Write the rows of new and changed images: without embedding if their content is known."""
+    ranks, collection, images = job.ranks, job.collection, inventory.todo
+    collection.set_properties(**{LOAD: BEGUN})
+    bar = ranks.prefix, ranks.local_rank
+    with job.console.progress("files compared", len(images), *bar) as progress:
+        content = by_content(collection, job.options.folder, images, inventory.sizes, progress)
+    with RowWriter(collection, lambda _: None) as writer:
+        write_stored(collection, content, job.labels, writer)
+        writer.finish()
+        tally.known = writer.written
+        for row, embedding in collection.embeddings_of(inventory.relabelled):
+            writer.add([row._replace(label=job.labels.of(row.path))], embedding[np.newaxis])
+        writer.finish()
+    if content.to_embed:
+        embed_and_upsert(job, content, tally)
+
+
+def embed_and_upsert(job: Load, content: Content, tally: Tally) -> None:
+    """Embed images while earlier ones are upserted; count them in tally."""
+    ranks, paths = job.ranks, content.to_embed
     embedder = job.make_embedder(len(paths))
     here = f" on the first of {ranks.count} ranks" if ranks.count > 1 else ""
     if ranks.first:
         job.console.say(f"{counted(len(paths), 'image')} to embed{here}: {embedder.words}")
-    job.collection.set_properties(**{LOAD: BEGUN})
+    total = len(paths) + sum(len(others.images) for others in content.others.values())
     with (
-        job.console.progress("images", len(paths), ranks.prefix, ranks.local_rank) as progress,
+        job.console.progress("images", total, ranks.prefix, ranks.local_rank) as progress,
         RowWriter(job.collection, progress.update) as writer,
     ):
         # At least one worker, even for a single image: one that kills it is skipped, see Decoder.
@@ -128,12 +154,14 @@ def embed_and_upsert(job: Load, paths: Sequence[str], tally: Tally) -> None:
         for batch in embed_images(
             embedder, folder, paths, job.workers, max_megapixels=most, for_few=1
         ):
-            writer.add(batch.images, batch.embeddings)
+            images, embeddings = content.with_others(batch)
+            writer.add([i._replace(label=job.labels.of(i.path)) for i in images], embeddings)
+            tally.loaded += len(batch.images)
             tally.skipped += batch.skipped
             tally.damaged += batch.damaged
             progress.update(len(batch.skipped))
         writer.finish()
-        tally.loaded = writer.written
+        tally.known += writer.written - tally.loaded
 
 
 def prune(job: Load, inventory: Inventory, listing: Listing, tally: Tally) -> None:

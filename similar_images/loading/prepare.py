@@ -1,5 +1,6 @@
 """Before a load: its options, checks of the folder, and the collection to load into."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from similar_images.images.image_files import (
     no_images,
 )
 from similar_images.milvus.client import Client, CollectionError
-from similar_images.milvus.collection import BEGUN, LOAD, ImageCollection
+from similar_images.milvus.collection import BEGUN, LABELS, LOAD, ImageCollection
 from similar_images.milvus.vector_index import FLAT
 from similar_images.network.model_description import Model
 
@@ -27,6 +28,12 @@ class LoadOptions:
     moved: bool = False
     prune: bool = False
     prune_most: bool = False
+    labels: Path | None = None
+
+    @property
+    def label_file(self) -> str:
+        """Where the labels come from, as the collection records it; '' for the folders' names."""
+        return str(self.labels.resolve()) if self.labels else ""
 
 
 def check_source(folder: Path) -> None:
@@ -55,10 +62,12 @@ def collection_to_load(client: Client, options: LoadOptions, model: Model) -> Im
     index = options.index or "auto"
     properties = {"root": root, "index": index, LOAD: BEGUN, **model.properties()}
     found = ImageCollection.find(client, name)
+    if options.label_file:
+        properties[LABELS] = options.label_file
     if options.recreate:
-        found = unfinished(client, name, root, model)
+        found = unfinished(client, properties, name, model)
     elif found:
-        settle(found, model, root, options.moved)
+        settle(found, model, root, options)
     if found is None:
         return ImageCollection.create(client, name, properties, beside=options.recreate)
     if not found.index:
@@ -66,27 +75,31 @@ def collection_to_load(client: Client, options: LoadOptions, model: Model) -> Im
     return found
 
 
-def unfinished(client: Client, name: str, root: str, model: Model) -> ImageCollection | None:
-    """Return what an interrupted --recreate of this folder and model has loaded, if there is any.
+def unfinished(
+    client: Client, properties: Mapping[str, str], name: str, model: Model
+) -> ImageCollection | None:
+    """Return what an interrupted --recreate with these properties has loaded, if there is any.
 
     Others are dropped, unless another loader may be writing to them.
     """
     resumed = None
     for left in ImageCollection.nameless(client, name):
-        same = str(left.root) == root and model.same_vectors(left.properties)
-        if same and not left.is_whole and resumed is None:
+        here = all(left.properties.get(x) == properties.get(x) for x in ("root", LABELS))
+        same = here and model.same_vectors(left.properties)
+        if same and not left.lacks and not left.is_whole and resumed is None:
             resumed = left
         elif left.is_whole or client.is_own:
             left.drop()
     return resumed
 
 
-def settle(collection: ImageCollection, model: Model, root: str, moved: bool) -> None:
-    """Record the folder's place, a new one if --moved is given.
+def settle(collection: ImageCollection, model: Model, root: str, options: LoadOptions) -> None:
+    """Record the folder's place, a new one if --moved is given, and the file of labels.
 
-    Raises CollectionError if the collection is of another folder or model, or has a name of its own
-    that --recreate would reuse.
+    Raises CollectionError if the collection is of another folder or model, if its labels are from
+    a file and none is given, or if it has a name of its own that --recreate would reuse.
     """
+    collection.check_columns()
     stored, reason = collection.properties, ""
     if collection.own_name == collection.name:
         reason = (
@@ -99,11 +112,17 @@ def settle(collection: ImageCollection, model: Model, root: str, moved: bool) ->
             f"({stored.get('architecture')}, {stored.get('weights')}); give those, choose another "
             "--collection, or add --recreate"
         )
-    elif str(collection.root) != root and not moved:
+    elif str(collection.root) != root and not options.moved:
         reason = (
             f"holds the folder {collection.root}; choose another --collection, add --moved if that "
             "folder is here now, or --recreate to replace it"
         )
+    elif stored.get(LABELS) and not options.labels:
+        reason = (
+            f"has the labels of the file {stored[LABELS]}; give it with --labels, or add "
+            "--recreate for the folders' names"
+        )
     if reason:
         raise CollectionError(f'the collection "{collection.name}" {reason}')
-    collection.set_properties(root=root)
+    labels = {LABELS: options.label_file} if options.labels else {}
+    collection.set_properties(root=root, **labels)

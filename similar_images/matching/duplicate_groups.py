@@ -150,8 +150,11 @@ class _Choice:
         """Return a group with its roles.
 
         Where some of its images are queries from elsewhere, one of the collection's is kept, and
-        only those queries may be copies.
+        only those queries may be copies. Where some were taken at other times, as in a burst, a
+        copy has the time, or the pixels, of the one that is kept.
         """
+        times = {path: self.reductions[path].taken_at for path in paths}
+        several = len({*times.values()} - {0}) > 1
         inside = [path for path in paths if self.grouping.in_collection.get(path, True)]
         kept = self._kept(inside or paths)
         roles = set(paths) - set(inside) if len(inside) < len(paths) else set(paths)
@@ -162,14 +165,18 @@ class _Choice:
             change, role = INDIRECT, ""
             if verdict and verdict.kind == SAME:
                 change = verdict.words
-                if inside and path in roles and self._has_no_less(kept, path, verdict):
-                    role = COPY
+                other = several and verdict.changes and not 0 < times[path] == times[kept]
+                if inside and path in roles and not other:
+                    role = COPY if self._has_no_less(kept, path, verdict) else ""
             similarity = min(1.0, float(embeddings[kept] @ embeddings[path]))
             copies.append(self._copy(path, similarity, change, role))
         return Group(copies)
 
     def _kept(self, paths: Sequence[str]) -> str:
-        """Return the image to keep: of equally good ones the largest file, the oldest, by path."""
+        """Return the image to keep: of equally good ones the largest file, the oldest, by path.
+
+        The oldest is the one that was taken, else changed, first.
+        """
         ranked = sorted(paths, key=self._rank)
         kept, *others = [path for path in ranked if self._is_preferred(path)] or ranked
         for path in others:
@@ -231,9 +238,10 @@ class _Choice:
         real = Path(os.path.realpath(path))
         return any(real.is_relative_to(folder) for folder in self.grouping.keep_in)
 
-    def _rank(self, path: str) -> tuple[bool, int, int, str]:
+    def _rank(self, path: str) -> tuple[bool, int, float, int, str]:
         image = self.reductions[path]
-        return not self._is_preferred(path), -image.file_size, image.modified_at, path
+        taken = image.taken_at or math.inf
+        return not self._is_preferred(path), -image.file_size, taken, image.modified_at, path
 
     def _copy(self, path: str, similarity: float, change: str, role: str) -> Copy:
         image = self.reductions[path]

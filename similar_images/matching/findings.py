@@ -75,7 +75,7 @@ def _compared(
     def embeddings_of(paths: Sequence[str]) -> dict[str, np.ndarray]:
         """Return the embeddings of queries and of their matches."""
         found = {path: queries.embeddings[places[path]] for path in paths if path in places}
-        named = {path: row for row, (path, _, _) in names.items()}
+        named = {path: row for row, (path, _) in names.items()}
         others = {named[path]: path for path in paths if path not in found}
         stored = search.collection.embeddings_of(list(others))
         return found | {others[image.path]: embedding for image, embedding in stored}

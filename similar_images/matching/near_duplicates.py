@@ -14,6 +14,7 @@ from similar_images.images.reductions import Reduction
 from similar_images.matching.pairs import Pair
 from similar_images.verifying.verdict import SAME, Verdict, verify
 
+BURST = 10_000  # milliseconds between photographs, at most, to be said of near-duplicates
 PAIRS_AT_ONCE = 32  # verified by one thread: their reductions are in memory, 100 kB each
 
 
@@ -70,7 +71,11 @@ def _verdict(
         return None
     if first.file_size == second.file_size and _equal_files(one, other):
         return Verdict(SAME)
-    return verify(first, second)
+    found = verify(first, second)
+    apart = abs(first.taken_at - second.taken_at) if first.taken_at and second.taken_at else 0
+    if found and found.changes and 0 < apart <= BURST:
+        return found._replace(changes=(*found.changes, f"taken {apart / 1000:.3g} s apart"))
+    return found
 
 
 def _equal_files(one: str, other: str) -> bool:

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import NamedTuple
 
-from similar_images.images.image_files import label_of
 from similar_images.matching.collection_folder import CollectionFolder
 from similar_images.matching.queries import Queries
 
@@ -30,8 +29,8 @@ class Pair(NamedTuple):
         return self.query_label == self.match_label
 
 
-class RowNames(dict[str, tuple[str, str, bool]]):
-    """By row: its path as it can be opened from here, its label, and whether it may be opened.
+class RowNames(dict[str, tuple[str, bool]]):
+    """By row: its path as it can be opened from here, and whether it may be opened.
 
     A row that is itself a query has the query's path, so that each image has one name.
     """
@@ -41,11 +40,10 @@ class RowNames(dict[str, tuple[str, str, bool]]):
         for path, rows in zip(queries.paths, queries.rows, strict=True):
             for row in rows:  # links may lead to it: the query of the same name goes first
                 if row not in self or PurePath(path).as_posix().endswith(row):
-                    self[row] = path, label_of(row), True
+                    self[row] = path, True
 
-    def __missing__(self, row: str) -> tuple[str, str, bool]:
-        path, may_open = self._folder.opened(row)
-        self[row] = path, label_of(row), may_open
+    def __missing__(self, row: str) -> tuple[str, bool]:
+        self[row] = self._folder.opened(row)
         return self[row]
 
 

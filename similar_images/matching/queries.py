@@ -11,19 +11,20 @@ from pathlib import Path
 import numpy as np
 
 from similar_images.console import Console, warn
+from similar_images.images.decoding import DecodedImage
 from similar_images.images.image_files import (
     ImageError,
     Listing,
     Skipped,
     check_folder,
     iter_images,
-    label_of,
     modified_at,
     no_images,
 )
+from similar_images.images.labels import Labels
 from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.collection_folder import CollectionFolder, may_open
-from similar_images.milvus.collection import ImageCollection
+from similar_images.milvus.collection import LABELS, ImageCollection
 from similar_images.network.embedding import (
     EmbeddingOptions,
     embed_images,
@@ -43,13 +44,14 @@ if typing.TYPE_CHECKING:
 class QueryImages:
     """The images to match: paths under a root; with labels if the root is a folder of them.
 
-    listing: what else the folder has.
+    listing: what else the folder has. labels: of a folder's images.
     """
 
     root: Path
     paths: list[str]
     labelled: bool
     listing: Listing = field(default_factory=Listing)
+    labels: Labels = field(default_factory=Labels)
 
     @property
     def words(self) -> str:
@@ -86,19 +88,20 @@ class Queries:
         )
 
 
-def find_queries(images: list[str], folder: Path) -> QueryImages:
+def find_queries(images: list[str], folder: Path, labels: Path | None) -> QueryImages:
     """Return the named images, each once, else all of the folder's, sorted.
 
-    ImageError if there are none.
+    labels: the file of the folder's. ImageError if there are no images.
     """
     if images:
         return QueryImages(Path(), list(dict.fromkeys(images)), labelled=False)
     check_folder(folder, "--queries")
+    read = Labels(labels)
     listing = Listing()
     paths = sorted(image.path for image in iter_images(folder, listing))
     if not paths:
         raise no_images(folder, listing, "choose another folder with --queries")
-    return QueryImages(folder, paths, labelled=True, listing=listing)
+    return QueryImages(folder, paths, labelled=True, listing=listing, labels=read)
 
 
 def network_for_queries(
@@ -128,7 +131,14 @@ def embed_queries(
     reductions: keeps those of the embedded images. ImageError if none can be read.
     """
     rows = {path: folder.rows_of(str(images.root / path)) for path in images.paths}
-    embeddings = dict(stored_embeddings(folder.collection, images.root, rows))
+    embeddings, labels = {}, {path: images.labels.of(path) for path in images.paths}
+    from_rows = LABELS in folder.collection.properties and not images.labels.file
+    if from_rows:
+        labels |= {path: "" for path in images.paths if rows[path]}
+    for path, stored, embedding in stored_embeddings(folder.collection, images.root, rows):
+        embeddings[path] = embedding
+        if from_rows:
+            labels[path] = stored.label
     if embeddings:
         console.say(
             f"{counted(len(embeddings), 'embedding')} read from the collection: "
@@ -164,7 +174,7 @@ def embed_queries(
     readable = [path for path in images.paths if path in embeddings]
     return Queries(
         paths=[str(images.root / path) for path in readable],
-        labels=[label_of(path) if images.labelled else "" for path in readable],
+        labels=[labels[path] if images.labelled else "" for path in readable],
         embeddings=np.stack([embeddings[path] for path in readable]),
         rows=[rows[path] for path in readable],
         skipped=skipped,
@@ -176,8 +186,8 @@ def embed_queries(
 
 def stored_embeddings(
     collection: ImageCollection, root: Path, rows: Mapping[str, set[str]]
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the paths and the embeddings of those images whose rows show the same file."""
+) -> Iterator[tuple[str, DecodedImage, np.ndarray]]:
+    """Yield those images whose rows show the same file: path, row, embedding."""
     images = defaultdict(list)
     for path, names in rows.items():
         for row in names:
@@ -187,4 +197,4 @@ def stored_embeddings(
             with contextlib.suppress(OSError):
                 status = os.stat(root / path)
                 if (status.st_size, modified_at(status)) == (stored.file_size, stored.modified_at):
-                    yield path, embedding
+                    yield path, stored, embedding

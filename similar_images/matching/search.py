@@ -96,8 +96,8 @@ class Search:
             row: list[Pair] = []
             for rank, match in enumerate(found, start=1):
                 if match.similarity >= least:
-                    path, match_label, may_open = names[match.path]
-                    known = label, match_label, may_open, self.folder.is_changed(match)
+                    path, may_open = names[match.path]
+                    known = label, match.label, may_open, self.folder.is_changed(match)
                     row.append(Pair(query, path, match.similarity, rank, *known))
             rows.append(row)
         return [row for row in rows if row]

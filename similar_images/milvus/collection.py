@@ -22,7 +22,10 @@ from similar_images.milvus.client import (
 )
 from similar_images.milvus.schema import (
     COLUMNS,
+    HASH,
     KEY,
+    LATER,
+    TEXTS,
     VECTOR,
     Match,
     StoredImage,
@@ -43,8 +46,10 @@ from similar_images.text import counted
 
 PROPERTY_PREFIX = "similar_images."  # Milvus stores properties of its own beside ours
 LOAD, BEGUN, ENDED = "load", "begun", "ended"  # a property: whether the last load is complete
+LABELS = "labels"  # a property: the file that they are from; none for the folders' names
 ROWS = "rows"  # a property: the number of rows when it was completed
 PATHS_AT_ONCE = 1000  # deleted or read by path in one request
+HASHES_AT_ONCE = 10_000  # looked up in one request
 SEARCH_QUERIES = 1000  # vectors in one request; Lite walks all its rows in Python for each request
 SEARCH_MATCHES = 100_000  # in one answer, at most; each takes more than 1 kB in pymilvus's form
 SEARCH_THREADS = 2  # requests at a time: Lite answers 5,000 queries in 4.8 s instead of 5.0
@@ -66,7 +71,8 @@ class ImageCollection:
     another collection than the one that was opened.
 
     properties: root, weights, weights_sha256 and so on. On a server they are untrusted.
-    index: how it is searched: index_type and so on; empty if it cannot be.
+    index: how it is searched: index_type and so on; empty if it cannot be. lacks: columns that it
+    lacks because an earlier version made it; check_columns() refuses it.
     """
 
     def __init__(self, client: Client, name: str, own_name: str | None = None) -> None:
@@ -86,7 +92,8 @@ class ImageCollection:
             for key, value in stored.items()
             if key.startswith(PROPERTY_PREFIX)
         }
-        if tuple(fields) != COLUMNS or not _is_valid(
+        self.lacks = LATER if tuple(fields) == COLUMNS[: -len(LATER)] else ()
+        if tuple(fields) not in (COLUMNS, COLUMNS[: -len(LATER)]) or not _is_valid(
             self.properties, str(fields[VECTOR]["params"]["dim"])
         ):
             raise CollectionError(
@@ -144,6 +151,15 @@ class ImageCollection:
                 collection = cls.find(client, name, own_name)
                 if collection and not collection.aliases():
                     yield collection
+
+    def check_columns(self) -> None:
+        """Raise CollectionError if an earlier version made the collection."""
+        if self.lacks:
+            raise CollectionError(
+                f'the collection "{self.name}" was made by an earlier version, without the columns '
+                f"{', '.join(self.lacks)}; load the images again: python embed_and_load.py "
+                "--recreate"
+            )
 
     # --- Properties ---------------------------------------------------------------------------
 
@@ -212,10 +228,10 @@ class ImageCollection:
         )
 
     def stored_images(self) -> Iterator[StoredImage]:
-        """Yield each image's path, file size and modification time, ordered by path."""
+        """Yield each image's file and label, ordered by path."""
         for page in self._pages(StoredImage._fields, READ_ROWS):
             for row in page:
-                yield StoredImage(row["path"], row["file_size"], row["modified_at"])
+                yield StoredImage(*(row[column] for column in StoredImage._fields))
 
     def stored_embeddings(self, expression: str = "") -> Iterator[tuple[list[str], np.ndarray]]:
         """Yield rows, a page at a time: paths, and embeddings of shape (N, dimension), float32."""
@@ -226,16 +242,24 @@ class ImageCollection:
     def stored_rows(self) -> Iterator[dict[str, np.ndarray]]:
         """Yield rows with all columns, a page at a time, ordered by path; the columns by name."""
         for page in self._pages(COLUMNS, self._at_once(READ_EMBEDDINGS)):
-            types = {KEY: np.str_, VECTOR: np.float32}
+            types = {**dict.fromkeys(TEXTS, np.str_), VECTOR: np.float32}
             yield {c: np.array([row[c] for row in page], types.get(c, np.int64)) for c in COLUMNS}
 
-    def embeddings_of(self, paths: Sequence[str]) -> Iterator[tuple[StoredImage, np.ndarray]]:
+    def embeddings_of(self, paths: Sequence[str]) -> Iterator[tuple[DecodedImage, np.ndarray]]:
         """Yield the rows that these paths have, in no particular order: (dimension,) float32."""
-        columns, at_once = (*StoredImage._fields, VECTOR), self._at_once(PATHS_AT_ONCE)
+        columns, at_once = (*DecodedImage._fields, VECTOR), self._at_once(PATHS_AT_ONCE)
         for start in range(0, len(paths), at_once):
             for row in self._query(_one_of(paths[start : start + at_once]), columns, RESUME):
-                stored = StoredImage(*(row[column] for column in StoredImage._fields))
+                stored = DecodedImage(*(row[column] for column in DecodedImage._fields))
                 yield stored, np.array(row[VECTOR], np.float32)
+
+    def paths_of(self, hashes: Sequence[str]) -> dict[str, str]:
+        """Return the path of a row of each content hash that a row has."""
+        found: dict[str, str] = {}
+        for start in range(0, len(hashes), HASHES_AT_ONCE):
+            some = _one_of(hashes[start : start + HASHES_AT_ONCE], HASH)
+            found |= {row[HASH]: row[KEY] for row in self._query(some, (HASH, KEY), RESUME)}
+        return found
 
     def _at_once(self, most: int) -> int:
         """Return how many rows with vectors, at most, to read or search for in one request."""
@@ -283,6 +307,7 @@ class ImageCollection:
         # computes either, but for COSINE it normalises all embeddings again.
         metric = COSINE if METRIC in self.index else INNER_PRODUCT
         at_once = max(1, min(self._at_once(SEARCH_QUERIES), SEARCH_MATCHES // top_k))
+        _, *others = StoredImage._fields
 
         def request(start: int) -> list[list[Match]]:
             answers = self.client.ask(
@@ -298,7 +323,7 @@ class ImageCollection:
             )
             return [
                 [
-                    Match(hit[KEY], min(hit["distance"], 1.0), hit["file_size"], hit["modified_at"])
+                    Match(hit[KEY], min(hit["distance"], 1.0), *(hit[name] for name in others))
                     for hit in hits
                 ]
                 for hits in answers
@@ -345,9 +370,9 @@ class ImageCollection:
             ask(milvus.create_alias, self.own_name, self.name)
 
 
-def _one_of(paths: Sequence[str]) -> str:
-    """Return the filter for the rows of these paths."""
-    return f"{KEY} in [{', '.join(map(quoted, paths))}]"
+def _one_of(values: Sequence[str], column: str = KEY) -> str:
+    """Return the filter for the rows with these values, by default paths."""
+    return f"{column} in [{', '.join(map(quoted, values))}]"
 
 
 def _is_valid(properties: Mapping[str, str], dimension: str) -> bool:
@@ -367,6 +392,7 @@ def existing_collection(client: Client, name: str, own_name: str | None = None) 
     where = f'"{name}" in {redact(client.uri)}'
     if collection is None:
         raise CollectionError(f"there is no collection {where}; run python embed_and_load.py")
+    collection.check_columns()
     if not collection.index:
         raise CollectionError(
             f"the collection {where} has lost its index; run python embed_and_load.py"

@@ -11,7 +11,7 @@ import pytest
 from helpers import PROJECT
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as vision
@@ -384,3 +384,33 @@ def test_what_needs_another_package_says_what_to_install(
         Path("x.jpg").write_bytes(start + bytes(99))
         with pytest.raises(ImageError, match=reason + advice):
             decode(own_folder, "x.jpg")
+
+
+EXIF = {"DateTimeOriginal": "2026:07:04 12:30:05"}
+NOON = 1_783_168_205_000  # of which "date --utc --date=@1783168205" makes that time
+TIMES = {
+    "a": (EXIF, NOON),
+    "b": (EXIF | {"OffsetTimeOriginal": "+02:00"}, NOON - 7_200_000),
+    "c": (EXIF | {"OffsetTimeOriginal": "-03:30"}, NOON + 12_600_000),
+    "d": (EXIF | {"OffsetTimeOriginal": "   :  ", "SubsecTimeOriginal": "12"}, NOON + 120),
+    "e": ({"DateTimeOriginal": "1955:11:05 06:00:00"}, -446_752_800_000),
+    "f": ({"DateTimeOriginal": "0000:00:00 00:00:00"}, 0),
+    "g": ({"DateTimeOriginal": "1970:05:06 07:08:09"}, 0),
+    "h": ({"DateTimeOriginal": "2000:01:01 00:03:04"}, 0),
+    "i": ({}, 0),
+}
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+def test_when_a_photograph_was_taken_is_read(suffix: str, own_folder: Path) -> None:
+    for name, (tags, expected) in TIMES.items():
+        exif, taken = Image.Exif(), {ExifTags.Base[tag].value: text for tag, text in tags.items()}
+        exif[ExifTags.Base.Orientation], path = 6, f"{name}.{suffix}"
+        if suffix == "tif":
+            options = {"tiffinfo": {**exif, ExifTags.IFD.Exif: taken}}
+        else:
+            exif.get_ifd(ExifTags.IFD.Exif).update(taken)
+            options = {"exif": exif}
+        Image.new("RGB", (30, 20)).save(path, **options)
+        info = decode(Path(), path, 8).info
+        assert (info.taken_at, info.width) == (expected, 20), path

@@ -1,6 +1,8 @@
 """What a load prunes and keeps, and what it says; on Milvus Lite and on a server."""
 
 import contextlib
+import csv
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,7 +14,9 @@ from helpers import LOAD, load, on_both_engines, rows
 from PIL import Image
 
 import embed_and_load
+import query_code
 from similar_images.images import image_files
+from similar_images.network.openvino_embedder import OpenVinoEmbedder
 
 Fails = Callable[..., str]
 milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
@@ -72,8 +76,8 @@ def test_files_that_a_listing_lacks_are_kept_and_those_it_repeats_are_loaded_onc
     before, scandir = rows(), os.scandir
     lost, gone = list(before)[:2]
     Path("database_set", gone).unlink()
-    for name in ("new.png", "another.png"):
-        Image.new("RGB", (9, 9)).save(f"database_set/{name}")
+    for name, colour in (("new.png", "red"), ("another.png", "tan")):
+        Image.new("RGB", (9, 9), colour).save(f"database_set/{name}")
 
     @contextlib.contextmanager
     def listed(folder: Any) -> Iterator[Iterator["os.DirEntry[str]"]]:
@@ -168,3 +172,123 @@ def test_a_folder_of_nothing_else_says_what_it_holds(own_folder: Path, fails: Fa
         Path(f"phone/{number}.svg").write_bytes(b"")
     error = fails(embed_and_load.main, *LOAD, "--images", "phone")
     assert "phone holds no images (left out: 3 .svg)" in error
+
+
+def test_files_of_known_content_are_not_embedded(
+    loaded: Path, milvus: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Copied with new times, moved to a subfolder, or with each other's names."""
+    before = rows()
+    one, other, *_ = sorted(before)
+    shutil.copytree("database_set", "copies", copy_function=shutil.copy)
+    Path("copies/sub").mkdir()
+    os.rename("copies/7", "copies/sub/7")
+    Path("copies", one).write_bytes(Path("database_set", other).read_bytes())
+    Path("copies", other).write_bytes(Path("database_set", one).read_bytes())
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenVinoEmbedder, "embed", lambda *_: 1 / 0)
+        assert load("--images", "copies", "--moved") == 0
+    assert "180 files of known content" in capsys.readouterr().out
+    after, moved = rows(), [path for path in before if path.startswith("7/")]
+    assert moved
+    assert set(after) == {*before, *(f"sub/{path}" for path in moved)}
+    for path in set(after) - set(moved):
+        status = Path("copies", path).stat()
+        row, same = after[path], before[{one: other, other: one}.get(path, path[-len(one) :])]
+        assert (row["modified_at"], row["label"]) == (status.st_mtime_ns, path.split("/")[0])
+        for name in ("embedding", "content_hash", "file_size", "width", "height"):
+            assert row[name] == same[name]
+
+
+@pytest.mark.parametrize("milvus", ["lite"], indirect=True)
+def test_equal_files_are_embedded_once(milvus: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("images/b").mkdir(parents=True)
+    for name in ("a.png", "b/2.png", "c.png"):
+        Image.new("RGB", (9, 9), "red").save(Path("images", name))
+    Image.new("RGB", (9, 9), "tan").save("images/d.png")
+    for name in ("e.png", "f.png"):
+        Path("images", name).write_bytes(b"broken")
+    assert load("--images", "images") == 0
+    out = capsys.readouterr().out
+    assert "3 images to embed" in out
+    assert "Skipped unreadable files: 2" in out
+    stored = rows()
+    assert sorted(stored) == ["a.png", "b/2.png", "c.png", "d.png"]
+    assert stored["a.png"]["embedding"] == stored["b/2.png"]["embedding"]
+    assert stored["a.png"]["embedding"] != stored["d.png"]["embedding"]
+
+
+@pytest.mark.parametrize("milvus", ["lite"], indirect=True)
+def test_a_single_value_that_changed_is_seen(milvus: str) -> None:
+    """In a file that is not compressed, of the same size."""
+    Path("images").mkdir()
+    Image.new("RGB", (400, 400)).save("images/a.bmp")
+    assert load("--images", "images") == 0
+    file = bytearray(Path("images/a.bmp").read_bytes())
+    file[len(file) // 3] = 255
+    Path("images/a.bmp").write_bytes(file)
+    before = rows()["a.bmp"]
+    assert load("--images", "images") == 0
+    assert rows()["a.bmp"]["embedding"] != before["embedding"]
+
+
+def test_labels_come_from_a_file(
+    loaded: Path, milvus: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of all but one image, which then has none; the rows get them without being embedded."""
+    before = rows()
+    wanted = {path: "even" if int(path[0]) % 2 == 0 else 'o,d "d"' for path in before}
+    without = min(wanted)
+    with open("labels.tsv", "w", encoding="utf-8-sig", newline="") as file:
+        table = csv.writer(file, delimiter="\t")
+        table.writerows([("Label", "file_name"), ("even", "gone.png")])
+        table.writerows((wanted[path], f"./{path}") for path in wanted if path != without)
+    wanted[without] = ""
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenVinoEmbedder, "embed", lambda *_: 1 / 0)
+        assert load("--labels", "labels.tsv") == 0
+    assert "Labels: 179 lines of labels.tsv; 1 more have no image" in capsys.readouterr().out
+    after = rows()
+    assert {path: row["label"] for path, row in after.items()} == wanted
+    assert {path: row["embedding"] for path, row in after.items()} == {
+        path: row["embedding"] for path, row in before.items()
+    }
+    assert load() == 1
+    assert "labels.tsv; give it with --labels" in capsys.readouterr().err
+    queries = sorted(path.as_posix()[10:] for path in Path("query_set").rglob("*.png"))
+    named = {path: f"q{number % 3}" for number, path in enumerate(queries)}
+    lines = "".join(f"{path},{label}\r\n" for path, label in named.items())
+    Path("queries.csv").write_text(f"image,label\r\n{lines}")
+    for folder, labels, options in (
+        ("query_set", named, ["--labels", "queries.csv"]),
+        ("database_set", wanted, []),
+    ):
+        capsys.readouterr()
+        assert query_code.main(["--queries", folder, "--json", *options]) == 0
+        found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert len(found) == len(labels)
+        for pair in found:
+            assert pair["query_label"] == labels[pair["query"].partition("/")[2]]
+            assert pair["match_label"] == wanted[pair["match"].partition("/")[2]]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"image,class\na.png,b\n", "does not name its columns"),
+        (b"", "does not name its columns"),
+        (b"path,label\na.png,\xff\n", "can't be read as CSV"),
+        (b"path,label\na.png,b\n./a.png,c\n", "has two labels for a.png"),
+        (b'path,label\na.png,"' + b"x,y\n" * 2000, "a quotation mark missing"),
+    ],
+)
+def test_files_that_hold_no_labels_are_named(
+    text: bytes, reason: str, loaded: Path, fails: Fails
+) -> None:
+    Path("labels.csv").write_bytes(text)
+    for main in (embed_and_load.main, query_code.main):
+        error = fails(main, "--labels", "labels.csv")
+        assert reason in error
+        assert "labels.csv" in error

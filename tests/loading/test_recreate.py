@@ -9,6 +9,7 @@ from helpers import LOAD, load, on_both_engines, rows
 
 import embed_and_load
 import query_code
+from similar_images.milvus import schema
 from similar_images.milvus.collection import STRONG, ImageCollection, existing_collection
 from similar_images.milvus.connection import connect, resolve_uri
 from similar_images.network.openvino_embedder import OpenVinoEmbedder
@@ -138,3 +139,24 @@ def test_a_foreign_collection_is_left_alone(
         for name in names:
             client.milvus.load_collection(name)
             assert client.milvus.get(name, ids=[1])[0]["id"] == 1
+
+
+def test_a_collection_of_an_earlier_version_is_refused_until_it_is_recreated(
+    loaded: Path, milvus: str, monkeypatch: pytest.MonkeyPatch, fails: Fails
+) -> None:
+    with connect(resolve_uri(None)) as client, monkeypatch.context() as patch:
+        properties = existing_collection(client, "images").properties
+        patch.setattr(schema, "COLUMNS", schema.COLUMNS[: -len(schema.LATER)])
+        for beside in (False, True):  # as an interrupted --recreate leaves it
+            ImageCollection.create(client, "old", {**properties, "load": "begun"}, beside)
+    options = ["--collection", "old"]
+    for refused in (
+        fails(embed_and_load.main, *LOAD, *options),
+        fails(embed_and_load.main, *options, "--export", "v.npz"),
+        fails(query_code.main, *options),
+    ):
+        assert "without the columns content_hash, taken_at, label; " in refused
+        assert "--recreate" in refused
+    assert load(*options, "--recreate") == 0
+    assert rows(name="old").keys() == rows().keys()
+    assert load(*options) == 0

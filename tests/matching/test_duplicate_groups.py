@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from drawings import WHOLE, cropped, photograph, sticker, write
+from helpers import saved_at
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from similar_images.images.reduction_store import ReductionStore
@@ -185,3 +186,17 @@ def test_files_that_are_not_compared_whole_have_no_role(kind: str, own_folder: P
     found = roles([*names, f"copy of {names[0]}"])
     assert sorted(found.values()) == ["copy", "keep"]
     assert names[1] not in found
+
+
+def test_photographs_of_other_times_are_no_copies(own_folder: Path) -> None:
+    """But copies of the one that is kept, and images with the same pixels."""
+    saved_at("05", photograph(), "first.jpg", quality=95)
+    saved_at("05", photograph(), "first, sent.jpg", quality=80)
+    photograph().save("unknown.jpg", quality=85)
+    expected = {"first.jpg": "keep", "first, sent.jpg": "copy", "unknown.jpg": "copy"}
+    assert roles(expected) == expected
+    saved_at("06", photograph(), "second.jpg", quality=90)
+    assert roles([*expected, "second.jpg"]) == expected | {"unknown.jpg": "", "second.jpg": ""}
+    saved_at("45", photograph(), "clock.jpg", quality=95)
+    os.utime("clock.jpg", ns=(1, 1))
+    assert roles(["first.jpg", "clock.jpg"]) == {"first.jpg": "keep", "clock.jpg": "copy"}

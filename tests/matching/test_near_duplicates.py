@@ -3,7 +3,8 @@
 import shutil
 from pathlib import Path
 
-from drawings import photograph
+from drawings import photograph, sticker
+from helpers import saved_at
 from PIL import ImageOps
 
 from similar_images.images.reduction_store import ReductionStore
@@ -66,3 +67,14 @@ def test_files_of_equal_bytes_are_the_same_whatever_they_hold(own_folder: Path) 
     assert [one.pair.match for one in found if one.is_same] == ["c.gif"]
     assert found[-1].verdict.words == "the same pixels"
     assert found[-1].verdict.kind == SAME
+
+
+def test_what_was_taken_within_ten_seconds_is_said_to_be(own_folder: Path) -> None:
+    saved_at("05", photograph(), "a.jpg", quality=95)
+    saved_at("06", photograph(), "b.jpg", quality=80)
+    saved_at("08", sticker(photograph()), "c.jpg", quality=95)
+    saved_at("05", photograph(), "d.jpg", quality=80)
+    saved_at("17", photograph(), "e.jpg", quality=80)
+    pairs = [Pair("a.jpg", f"{name}.jpg", 0.9) for name in "bcde"]
+    words = [one.verdict.words.partition("taken")[1:] for one in comparison_of(pairs).near]
+    assert words == [("taken", " 1 s apart"), ("taken", " 3 s apart"), ("", ""), ("", "")]

@@ -33,6 +33,7 @@ def test_rows_hold_what_the_contract_says(loaded: Path) -> None:
         np.testing.assert_allclose(row["embedding"], embedding, atol=1e-6)
         assert (row["width"], row["height"]) == (32, 32)
         assert (row["file_size"], row["modified_at"]) == (status.st_size, status.st_mtime_ns)
+        assert row["label"] == path.partition("/")[0]
         assert 0 <= row["inserted_at"] / 1000 - status.st_mtime < 3600  # type: ignore[operator]
 
 

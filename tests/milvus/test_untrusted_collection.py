@@ -76,7 +76,7 @@ def test_rows_of_any_path_end_in_no_traceback_and_are_not_printed_raw(
     with connect(resolve_uri(None)) as client:
         collection = existing_collection(client, "images")
         [first, *_], embeddings = next(collection.stored_embeddings())
-        images = [DecodedImage(path, 1, 32, 32, 1) for path in paths]
+        images = [DecodedImage(path, 1, 32, 32, 1, label=HOSTILE) for path in paths]
         collection.upsert(images, embeddings[[0] * len(paths)])
     image = str(Path("database_set", first))
     capfd.readouterr()

@@ -94,13 +94,13 @@ def save_gif(root: Path) -> Path:
     return path
 
 
-# Read first by worker processes; one of them dies of an image with this name.
+# Read first by every process; a worker dies of an image with this name.
 KILLED_BY_AN_IMAGE = """
-import os, signal
+import multiprocessing, os, signal
 open_file = os.open
 
 def open_or_die(path, *args, **options):
-    if os.path.basename(path) == "deadly.png":
+    if os.path.basename(path) == "deadly.png" and multiprocessing.parent_process():
         os.kill(os.getpid(), signal.SIGKILL)
     return open_file(path, *args, **options)
 
@@ -121,6 +121,8 @@ def test_an_image_that_kills_its_worker_is_named_and_keeps_its_row(
     (own_folder / "hook/sitecustomize.py").write_text(KILLED_BY_AN_IMAGE)
     monkeypatch.setenv("PYTHONPATH", str(own_folder / "hook"))
     for name in names:
+        with open(f"images/{name}", "ab") as file:
+            file.write(b"another content")
         os.utime(f"images/{name}", (1, 1))
     options = ["--images", "images", "--batch-size", "4", "--prune", "--prune-most"]
     capsys.readouterr()

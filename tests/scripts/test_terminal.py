@@ -59,10 +59,10 @@ def test_each_script_begins_with_its_task_and_ends_with_the_next_command(
 
 def test_bars_show_on_a_terminal_alone_and_never_when_quiet(loaded: Path) -> None:
     for args in (["--prune"], []):
-        for path in sorted(Path("database_set").rglob("*.png"))[:2]:
-            path.touch()
+        for number, path in enumerate(sorted(Path("database_set").rglob("*.png"))[:2]):
+            path.write_bytes(path.read_bytes() + b"%d" % number)
         assert "2/2" in on_a_terminal("embed_and_load.py", *LOAD, *args)
-    next(iter(sorted(Path("database_set").rglob("*.png")))).touch()
+    path.write_bytes(path.read_bytes() + b"2")
     assert "1/1" not in on_a_terminal("embed_and_load.py", *LOAD, "--quiet")
     assert "20/20" in on_a_terminal("query_code.py")
     assert "20/20" not in on_a_terminal("query_code.py", "--quiet")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import ExifTags, Image
 
 import embed_and_load
 from similar_images.images.image_files import Listing, iter_images
@@ -157,6 +158,14 @@ def wait_until(condition: Callable[[], bool], what: str, alive: Callable[[], boo
 def written(folder: Path) -> dict[int, Path]:
     """Return the images of a split's folder: the place in the published order → the file."""
     return {int(path.stem): path for path in folder.rglob("*.png")}
+
+
+def saved_at(second: str, image: Image.Image, name: str, quality: int) -> None:
+    """Save a JPEG as a camera does that took it at this second of a minute."""
+    exif = Image.Exif()
+    taken = f"2026:07:04 12:30:{second}"
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = taken
+    image.save(name, quality=quality, exif=exif)
 
 
 def raising_at(
