@@ -55,7 +55,7 @@ def report(job: Load, tally: Tally, seconds: float) -> None:
     say(f"{loaded}; {tally.kept:,} were already in the collection")
     if tally.gone:
         what = "removed" if tally.removed else "kept; --prune removes them"
-        say(f"{counted(tally.gone, 'row')} without a readable file: {what}")
+        say(f"{counted(tally.gone, 'row')} without a readable file, or left out: {what}")
     if tally.unseen:
         rows = counted(tally.unseen, "row")
         why = "unreadable or empty folder, broken link, missing decoder, replaced meanwhile"

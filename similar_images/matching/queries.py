@@ -15,7 +15,7 @@ from similar_images.images.image_files import (
     ImageError,
     Listing,
     Skipped,
-    check_folder,
+    excluded_names,
     iter_images,
     label_of,
     modified_at,
@@ -62,8 +62,8 @@ class Queries:
     """Embedded queries: paths that can be opened, labels, embeddings (N, dimension) float32.
 
     rows: the paths that each query has in the collection itself, most often none. model, device:
-    how they were embedded; the device is in words, '' if none was. left_out: files of their folder
-    that no decoder takes, by suffix.
+    how they were embedded; the device is in words, '' if none was. left_out: of their folder, as of
+    Listing.
     """
 
     paths: list[str]
@@ -86,16 +86,19 @@ class Queries:
         )
 
 
-def find_queries(images: list[str], folder: Path) -> QueryImages:
+def find_queries(
+    images: list[str], folder: Path, exclude: Sequence[str] | None, collection: ImageCollection
+) -> QueryImages:
     """Return the named images, each once, else all of the folder's, sorted.
 
-    ImageError if there are none.
+    exclude: names beside the usual ones; if None, the collection's are left out. ImageError if
+    there are no images.
     """
     if images:
         return QueryImages(Path(), list(dict.fromkeys(images)), labelled=False)
-    check_folder(folder, "--queries")
     listing = Listing()
-    paths = sorted(image.path for image in iter_images(folder, listing))
+    excluded = collection.excluded if exclude is None else excluded_names(exclude)
+    paths = sorted(image.path for image in iter_images(folder, listing, excluded=excluded))
     if not paths:
         raise no_images(folder, listing, "choose another folder with --queries")
     return QueryImages(folder, paths, labelled=True, listing=listing)
