@@ -13,6 +13,7 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,8 +27,18 @@ MAX_PATH_BYTES = 4096  # the collection's key holds no more
 REFUSED_FORMATS = frozenset({"EPS", "IPTC", "WMF", "MPEG", "BUFR", "GRIB", "HDF5"})
 COMMON_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # tried first: each try costs 20 microseconds
 OPENED_BY_ANOTHER = frozenset({"MPO"})  # by the JPEG plugin
-# The package that adds a format, by suffix; see readable_formats.
-PACKAGES = dict.fromkeys((".heic", ".heif", ".hif"), "pillow-heif") | {".jxl": "pillow-jxl-plugin"}
+RAW_SUFFIXES = frozenset(
+    (
+        *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".iiq", ".kdc", ".mrw", ".nef", ".nrw"),
+        *(".orf", ".pef", ".raf", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
+    )
+)
+# The package that adds a format, by suffix; see readable_formats and image_suffixes.
+PACKAGES = (
+    dict.fromkeys((".heic", ".heif", ".hif"), "pillow-heif")
+    | {".jxl": "pillow-jxl-plugin"}
+    | dict.fromkeys(RAW_SUFFIXES, "rawpy")
+)
 OWN_IMAGES = frozenset({"comparison.png", "named_comparison.png"})  # which query_code.py writes
 MADE_BY = ("Software", "similar-images")  # their PNG text chunk
 # Thumbnails, trash and snapshots, as Synology, QNAP, Windows, Linux and macOS call their folders.
@@ -103,7 +114,8 @@ def image_suffixes() -> frozenset[str]:
     """Return the suffixes of the formats that we decode: '.png' and so on."""
     formats = {*readable_formats(), *OPENED_BY_ANOTHER}
     extensions = Image.registered_extensions()
-    return frozenset(suffix for suffix, name in extensions.items() if name in formats)
+    by_pillow = {suffix for suffix, name in extensions.items() if name in formats}
+    return RAW_SUFFIXES.union(by_pillow) if find_spec("rawpy") else frozenset(by_pillow)
 
 
 def has_image_suffix(path: str) -> bool:
