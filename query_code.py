@@ -36,15 +36,15 @@ from similar_images.console import (
     script_parser,
     status_of,
 )
-from similar_images.images.image_files import (
-    NO_PHOTOGRAPHS,
-    ImageError,
-    check_folder,
-    left_out_in_words,
-)
+from similar_images.images.image_files import NO_PHOTOGRAPHS, ImageError, left_out_in_words
 from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.findings import find_all
-from similar_images.matching.queries import embed_queries, find_queries, network_for_queries
+from similar_images.matching.queries import (
+    check_queries,
+    embed_queries,
+    find_queries,
+    network_for_queries,
+)
 from similar_images.matching.search import add_search_options, open_search
 from similar_images.milvus.client import CollectionError, redact
 from similar_images.milvus.collection import existing_collection
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace, left: list[str]) -> None:
     console = Console(args.quiet, results_only=args.json)
     uri = resolve_uri(args.milvus_uri)
     if not args.named:
-        check_folder(args.queries, "--queries")
+        check_queries(args.queries)
     embedding, written = options_from(EmbeddingOptions, args), options_from(ResultOptions, args)
     check_output(written.output, bool(written.named))
     with connect(uri, must_exist=True) as client:

@@ -15,6 +15,7 @@ from similar_images.images.image_files import (
     ImageError,
     Listing,
     Skipped,
+    check_folder,
     excluded_names,
     iter_images,
     label_of,
@@ -37,6 +38,8 @@ from similar_images.text import counted, printable
 
 if typing.TYPE_CHECKING:
     from similar_images.network.torch_network import Network
+
+OTHER_FOLDER = "choose another folder with --queries"
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,14 @@ class Queries:
         )
 
 
+def check_queries(folder: Path) -> None:
+    """Raise ImageError if the folder does not exist or holds no images, whatever is left out."""
+    check_folder(folder, "--queries")
+    listing = Listing()
+    if next(iter_images(folder, listing, excluded=()), None) is None:
+        raise no_images(folder, listing, OTHER_FOLDER)
+
+
 def find_queries(
     images: list[str], folder: Path, exclude: Sequence[str] | None, collection: ImageCollection
 ) -> QueryImages:
@@ -100,7 +111,7 @@ def find_queries(
     excluded = collection.excluded if exclude is None else excluded_names(exclude)
     paths = sorted(image.path for image in iter_images(folder, listing, excluded=excluded))
     if not paths:
-        raise no_images(folder, listing, "choose another folder with --queries")
+        raise no_images(folder, listing, OTHER_FOLDER)
     return QueryImages(folder, paths, labelled=True, listing=listing)
 
 
