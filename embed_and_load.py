@@ -29,6 +29,7 @@ from pathlib import Path
 
 from similar_images.console import (
     Console,
+    add_exclude_option,
     add_labels_option,
     add_quiet_option,
     leave,
@@ -37,7 +38,7 @@ from similar_images.console import (
     script_parser,
     status_of,
 )
-from similar_images.images.image_files import ImageError
+from similar_images.images.image_files import NO_PHOTOGRAPHS, ImageError
 from similar_images.images.labels import Labels
 from similar_images.loading.export import export, export_file
 from similar_images.loading.finish import finish, report
@@ -82,6 +83,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="DIR",
         help="folder to load (default: database_set)",
     )
+    add_exclude_option(parser, NO_PHOTOGRAPHS)
     add_weights_options(parser)
     add_collection_options(parser)
     add_embedding_options(parser)
@@ -120,10 +122,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.prune_most and not args.prune:
         parser.error("--prune-most needs --prune")
-    if args.export and (args.recreate or args.prune or args.moved or args.index or args.labels):
-        parser.error(
-            "--export loads nothing: leave out --recreate, --prune, --moved, --index and --labels"
-        )
+    loading = (args.recreate, args.prune, args.moved, args.index, args.labels, args.exclude)
+    if args.export and any(loading):
+        others = "--recreate, --prune, --moved, --index, --labels and --exclude"
+        parser.error(f"--export loads nothing: leave out {others}")
     return args
 
 
@@ -179,7 +181,7 @@ def checked_uri(args: argparse.Namespace, ranks: Ranks, console: Console) -> str
     if ranks.first:
         console.say(f'Loading {args.folder} into collection "{args.collection}" ({redact(uri)})')
     check_processes(uri, ranks.count)
-    check_source(args.folder)
+    check_source(args.folder, args.exclude or [])
     weights = [] if args.weights in NAMED_WEIGHTS else [Path(args.weights)]
     check_recorded(args.folder, *weights, *([args.labels] if args.labels else []))
     return uri

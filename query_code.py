@@ -27,6 +27,7 @@ from pathlib import Path
 
 from similar_images.console import (
     Console,
+    add_exclude_option,
     add_labels_option,
     add_quiet_option,
     leave,
@@ -36,10 +37,16 @@ from similar_images.console import (
     script_parser,
     status_of,
 )
-from similar_images.images.image_files import ImageError, left_out_in_words
+from similar_images.images.image_files import NO_PHOTOGRAPHS, ImageError, left_out_in_words
+from similar_images.images.labels import Labels
 from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.findings import find_all
-from similar_images.matching.queries import embed_queries, find_queries, network_for_queries
+from similar_images.matching.queries import (
+    check_queries,
+    embed_queries,
+    find_queries,
+    network_for_queries,
+)
 from similar_images.matching.search import add_search_options, open_search
 from similar_images.milvus.client import CollectionError, redact
 from similar_images.milvus.collection import existing_collection
@@ -82,6 +89,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="file of the collection's weights, if it has moved",
     )
     add_labels_option(parser, "--queries")
+    add_exclude_option(parser, NO_PHOTOGRAPHS)
     add_search_options(parser)
     add_result_options(parser)
     add_quiet_option(parser)
@@ -103,16 +111,20 @@ def run(args: argparse.Namespace, left: list[str]) -> None:
     """
     start = time.perf_counter()
     console = Console(args.quiet, results_only=args.json)
-    uri, images = resolve_uri(args.milvus_uri), find_queries(args.named, args.queries, args.labels)
-    console.say(f'Matching {images.words} against collection "{args.collection}" ({redact(uri)})')
-    if images.listing.left_out:
-        console.say(f"Left out: {left_out_in_words(images.listing.left_out)}")
-    if args.labels:
-        console.say(images.labels.in_words(sum(path in images.labels for path in images.paths)))
+    uri, labels = resolve_uri(args.milvus_uri), Labels(args.labels)
+    if not args.named:
+        check_queries(args.queries)
     embedding, written = options_from(EmbeddingOptions, args), options_from(ResultOptions, args)
     check_output(written.output, bool(written.named))
     with connect(uri, must_exist=True) as client:
         search = open_search(existing_collection(client, args.collection), args)
+        images = find_queries(args.named, args.queries, args.exclude, search.collection, labels)
+        where = f'"{args.collection}" ({redact(uri)})'
+        console.say(f"Matching {images.words} against collection {where}")
+        if images.listing.left_out:
+            console.say(f"Left out: {left_out_in_words(images.listing.left_out)}")
+        if args.labels:
+            console.say(labels.in_words(sum(path in labels for path in images.paths)))
         network = network_for_queries(search.collection, args.weights)
         side = least_side(network.preprocessing, args.precision == "float32")
         with ReductionStore(examine, side, args.workers, args.max_megapixels) as reductions:

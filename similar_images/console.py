@@ -8,7 +8,7 @@ import atexit
 import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -191,6 +191,29 @@ def add_quiet_option(parser: argparse.ArgumentParser) -> None:
     """Add --quiet."""
     text = "print results, warnings and errors only; no progress bars"
     parser.add_argument("--quiet", action="store_true", help=text)
+
+
+def add_exclude_option(parser: argparse.ArgumentParser, usual: Sequence[str]) -> None:
+    """Add --exclude; usual: the names that are left out unless one is ''."""
+    text = (
+        "leave out files and folders of this name, or of names like '*.tif', in upper or lower "
+        f"case; repeatable; so are {', '.join(usual)} unless '' is given "
+        "(default: as in the collection's last load)"
+    )
+    parser.add_argument("--exclude", action="append", type=folder_entry, metavar="NAME", help=text)
+
+
+def folder_entry(text: str) -> str:
+    """Return the name, or a glob, of what a folder holds; an argparse type.
+
+    >>> folder_entry("drafts"), folder_entry("")
+    ('drafts', '')
+    """
+    name = text.removesuffix(os.sep) or text
+    if "/" in name or os.sep in name:
+        raise argparse.ArgumentTypeError(f"{text} is a path; give the name alone")
+    name.encode()  # a ValueError if it is not UTF-8, as Milvus asks
+    return name
 
 
 def nonempty(text: str) -> str:

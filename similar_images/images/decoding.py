@@ -20,9 +20,11 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
+from similar_images.images.camera_raw import preview_of
 from similar_images.images.content_hash import JPEG_MAGIC, content_hash
 from similar_images.images.image_files import (
     PACKAGES,
+    RAW_SUFFIXES,
     FoundImage,
     ImageError,
     image_error,
@@ -78,8 +80,8 @@ class Decoded(NamedTuple):
     """An image as it was decoded.
 
     rgb: as of to_rgb(). stored: upright, with the mode, the transparency and all bits of the file.
-    has_frames: whether the file has more frames or pages than this first one. note: what is wrong
-    with the file, although it was decoded.
+    has_frames: whether the file has more than this: frames, pages, a camera's raw values. note:
+    what is wrong with the file, although it was decoded.
     """
 
     info: DecodedImage
@@ -182,18 +184,23 @@ def decode(
 
     least_side: pixels; a large JPEG is decoded at the smallest of libjpeg's scales (1/2, 1/4, 1/8)
     that leaves its short side at least so long, by leaving out DCT coefficients: 4 to 8 times as
-    fast for a photograph of 12 megapixels. None, and other formats, are decoded whole. megapixels:
-    the most that are decoded; by default megapixels_that_fit(). Raises ImageError if Pillow can't
-    decode it, or if the file changes meanwhile, and TooLargeError if it has more pixels.
+    fast for a photograph of 12 megapixels. None, and other formats, are decoded whole. Of a
+    camera's RAW file its preview is decoded. megapixels: the most that are decoded; by default
+    megapixels_that_fit(). Raises ImageError if Pillow can't decode it, or if the file changes
+    meanwhile, and TooLargeError if it has more pixels.
     """
     with _opened(root / path) as (file, status):
         content = content_hash(file, status.st_size)
+        suffix = os.path.splitext(path)[1].lower()
+        is_raw = suffix in RAW_SUFFIXES
         rgb, stored, (width, height), has_frames, note = _decode_file(
-            file, least_side, int(1e6 * (megapixels or megapixels_that_fit()))
+            preview_of(file, suffix) if is_raw else file,
+            least_side,
+            int(1e6 * (megapixels or megapixels_that_fit())),
         )
         taken = taken_at(stored)
     info = DecodedImage(path, status.st_size, modified_at(status), width, height, content, taken)
-    return Decoded(info, rgb, stored, has_frames, note)
+    return Decoded(info, rgb, stored, has_frames or is_raw, note)
 
 
 def hashed(root: Path, path: str) -> tuple[FoundImage, str]:

@@ -5,12 +5,15 @@ Of large packages only Pillow is imported: a decode worker imports this file as 
 
 import collections
 import contextlib
+import fnmatch
 import functools
 import heapq
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,10 +27,25 @@ MAX_PATH_BYTES = 4096  # the collection's key holds no more
 REFUSED_FORMATS = frozenset({"EPS", "IPTC", "WMF", "MPEG", "BUFR", "GRIB", "HDF5"})
 COMMON_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # tried first: each try costs 20 microseconds
 OPENED_BY_ANOTHER = frozenset({"MPO"})  # by the JPEG plugin
-# The package that adds a format, by suffix; see readable_formats.
-PACKAGES = dict.fromkeys((".heic", ".heif", ".hif"), "pillow-heif") | {".jxl": "pillow-jxl-plugin"}
+RAW_SUFFIXES = frozenset(
+    (
+        *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".iiq", ".kdc", ".mrw", ".nef", ".nrw"),
+        *(".orf", ".pef", ".raf", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
+    )
+)
+# The package that adds a format, by suffix; see readable_formats and image_suffixes.
+PACKAGES = (
+    dict.fromkeys((".heic", ".heif", ".hif"), "pillow-heif")
+    | {".jxl": "pillow-jxl-plugin"}
+    | dict.fromkeys(RAW_SUFFIXES, "rawpy")
+)
 OWN_IMAGES = frozenset({"comparison.png", "named_comparison.png"})  # which query_code.py writes
 MADE_BY = ("Software", "similar-images")  # their PNG text chunk
+# Thumbnails, trash and snapshots, as Synology, QNAP, Windows, Linux and macOS call their folders.
+NO_PHOTOGRAPHS = (
+    *("@eaDir", "#recycle", "#snapshot", "@Recycle", "$RECYCLE.BIN", ".Trash*", "lost+found"),
+    *("System Volume Information", "__MACOSX", ".thumbnails"),
+)
 LEFT_OUT_LISTED = 8  # suffixes, or reasons, that a line names
 SKIPPED_LISTED = 20  # files
 
@@ -64,7 +82,7 @@ class Listing:
     """What was found under a folder besides the images."""
 
     skipped: list[Skipped] = field(default_factory=list)
-    # By suffix, and "written by query_code.py".
+    # By suffix, by what was excluded, and "written by query_code.py".
     left_out: collections.Counter[str] = field(default_factory=collections.Counter)
 
 
@@ -96,7 +114,8 @@ def image_suffixes() -> frozenset[str]:
     """Return the suffixes of the formats that we decode: '.png' and so on."""
     formats = {*readable_formats(), *OPENED_BY_ANOTHER}
     extensions = Image.registered_extensions()
-    return frozenset(suffix for suffix, name in extensions.items() if name in formats)
+    by_pillow = {suffix for suffix, name in extensions.items() if name in formats}
+    return RAW_SUFFIXES.union(by_pillow) if find_spec("rawpy") else frozenset(by_pillow)
 
 
 def has_image_suffix(path: str) -> bool:
@@ -125,20 +144,47 @@ def identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+def excluded_names(given: Sequence[str]) -> tuple[str, ...]:
+    """Return the names that are left out if these are given with --exclude.
+
+    >>> excluded_names(["", "drafts"]), len(excluded_names(["drafts"])) == len(NO_PHOTOGRAPHS) + 1
+    (('drafts',), True)
+    """
+    return tuple(filter(None, given)) if "" in given else (*NO_PHOTOGRAPHS, *given)
+
+
+def excluded_by(name: str, excluded: tuple[str, ...]) -> str:
+    """Return which of the excluded names and globs a file or folder has, '' if it has none.
+
+    >>> excluded_by("2.TIF", ("raw", "*.tif")), excluded_by("2.tiff", ("raw", "*.tif"))
+    ('*.tif', '')
+    """
+    found = _any_of(excluded).match(name) if excluded else None
+    return excluded[found.lastindex - 1] if found and found.lastindex else ""
+
+
+@functools.cache
+def _any_of(names: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(f"({fnmatch.translate(name)})" for name in names), re.IGNORECASE)
+
+
 def iter_images(
-    root: Path, listing: Listing, wanted: Callable[[str], bool] = lambda _: True
+    root: Path,
+    listing: Listing,
+    wanted: Callable[[str], bool] = lambda _: True,
+    excluded: tuple[str, ...] = NO_PHOTOGRAPHS,
 ) -> Iterator[FoundImage]:
     """Yield every image under root, by the suffix of its name, in no particular order.
 
     The list is not kept in memory: the first image is yielded at once. Files and folders whose
-    names begin with a dot are left out, as are paths that are not `wanted`. Other files, images
-    that query_code.py wrote, and what can't be listed, are noted in `listing`. Raises OSError if
-    root itself can't be listed.
+    names begin with a dot are left out, as are paths that are not `wanted`. Other files, what is
+    excluded by name, images that query_code.py wrote, and what can't be listed, are noted in
+    `listing`. Raises OSError if root itself can't be listed.
 
     Links are followed, but each folder is listed once: under its own path if it lies under root,
     else under the first path, in alphabetical order, by which a link leads to it.
     """
-    for path, entry in _walk(root, listing):
+    for path, entry in _walk(root, listing, excluded):
         if wanted(path):
             try:
                 yield _found(path, entry.stat())
@@ -147,7 +193,7 @@ def iter_images(
 
 
 def left_out_in_words(left_out: Mapping[str, int]) -> str:
-    """Return how many files were left out, by suffix, with the package that would decode them.
+    """Return what was left out, by suffix or name, with the package that would decode it.
 
     >>> left_out_in_words({".svg": 1, ".heic": 3000})
     '3,000 .heic (pip install pillow-heif), 1 .svg'
@@ -214,7 +260,9 @@ def skipped_in_lines(skipped: Sequence[Skipped]) -> Iterator[str]:
         yield f"{others.total():,} more: {', '.join(reasons + more)}"
 
 
-def _walk(root: Path, listing: Listing) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
+def _walk(
+    root: Path, listing: Listing, excluded: tuple[str, ...]
+) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
     """Yield the path under root and the entry of every file that may be an image."""
     seen: set[tuple[int, int]] = set()
     folders = [(False, "")]  # a heap of folders to list: whether a link leads there, and the path
@@ -230,11 +278,15 @@ def _walk(root: Path, listing: Listing) -> Iterator[tuple[str, "os.DirEntry[str]
             names: set[str] = set()
             with os.scandir(place) as entries:
                 for entry in entries:
-                    if entry.name.startswith(".") or entry.name in names:
+                    if entry.name in names:
                         continue
                     names.add(entry.name)  # one that is replaced meanwhile may be listed twice
                     inner = f"{path}/{entry.name}" if path else entry.name
-                    if _is_folder(entry, inner, listing):
+                    if by := excluded_by(entry.name, excluded):
+                        listing.left_out[by] += 1
+                    elif entry.name.startswith("."):
+                        continue
+                    elif _is_folder(entry, inner, listing):
                         heapq.heappush(folders, (linked or entry.is_symlink(), inner))
                     elif entry.name in OWN_IMAGES and is_own_image(entry.path):
                         listing.left_out["written by query_code.py"] += 1

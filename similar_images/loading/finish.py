@@ -59,7 +59,7 @@ def report(job: Load, tally: Tally, seconds: float) -> None:
         say(job.labels.in_words(tally.labelled))
     if tally.gone:
         what = "removed" if tally.removed else "kept; --prune removes them"
-        say(f"{counted(tally.gone, 'row')} without a readable file: {what}")
+        say(f"{counted(tally.gone, 'row')} without a readable file, or left out: {what}")
     if tally.unseen:
         rows = counted(tally.unseen, "row")
         why = "unreadable or empty folder, broken link, missing decoder, replaced meanwhile"

@@ -46,13 +46,13 @@ class Tally:
     loaded: int = 0  # embedded
     known: int = 0  # rows written without embedding: of files of known content
     kept: int = 0  # rows of unchanged files
-    gone: int = 0  # rows whose file is gone or no longer an image
+    gone: int = 0  # rows whose file is gone, no longer an image, or excluded
     removed: int = 0  # of those
     labelled: int = 0  # images for which the file of labels has a line
     unseen: int = 0  # rows whose file was not found, but may still be there
     skipped: list[Skipped] = field(default_factory=list)
     damaged: list[Skipped] = field(default_factory=list)  # loaded all the same
-    left_out: dict[str, int] = field(default_factory=dict)  # files that no decoder takes, by suffix
+    left_out: dict[str, int] = field(default_factory=dict)  # as of Listing
 
     def add(self, other: "Tally") -> None:
         """Add another rank's."""
@@ -99,7 +99,7 @@ def take_inventory(job: Load, listing: Listing, tally: Tally) -> Inventory:
         return ranks.mine(path)
 
     with job.console.progress("files", None, ranks.prefix, ranks.local_rank) as progress:
-        for image in iter_images(folder, listing, is_mine):
+        for image in iter_images(folder, listing, is_mine, job.collection.excluded):
             inventory.compare(image, job.labels.of(image.path))
             tally.labelled += image.path in job.labels
     ranks.in_turn(check_same_files, ranks.gather((progress.n, listed)), folder)
@@ -167,7 +167,8 @@ def embed_and_upsert(job: Load, content: Content, tally: Tally) -> None:
 def prune(job: Load, inventory: Inventory, listing: Listing, tally: Tally) -> None:
     """Count this rank's rows that have no file; remove them if all ranks together may."""
     missing = inventory.missing(skipped.path for skipped in tally.skipped)
-    gone = certainly_gone(missing, tally.skipped + listing.skipped, job.options.folder)
+    skipped, excluded = tally.skipped + listing.skipped, job.collection.excluded
+    gone = certainly_gone(missing, skipped, job.options.folder, excluded)
     tally.gone, tally.unseen = len(gone), len(missing) - len(gone)
     all_gone, all_rows = map(sum, zip(*job.ranks.gather((len(gone), inventory.rows)), strict=True))
     if may_prune(all_gone, all_rows, job.options):

@@ -1,6 +1,6 @@
 """Before a load: its options, checks of the folder, and the collection to load into."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,11 +8,12 @@ from similar_images.images.image_files import (
     ImageError,
     Listing,
     check_folder,
+    excluded_names,
     iter_images,
     no_images,
 )
 from similar_images.milvus.client import Client, CollectionError
-from similar_images.milvus.collection import BEGUN, LABELS, LOAD, ImageCollection
+from similar_images.milvus.collection import BEGUN, EXCLUDE, LABELS, LOAD, ImageCollection
 from similar_images.milvus.vector_index import FLAT
 from similar_images.network.model_description import Model
 
@@ -23,6 +24,7 @@ class LoadOptions:
 
     folder: Path
     collection: str
+    exclude: Sequence[str] | None = None
     index: str | None = None
     recreate: bool = False
     moved: bool = False
@@ -36,11 +38,12 @@ class LoadOptions:
         return str(self.labels.resolve()) if self.labels else ""
 
 
-def check_source(folder: Path) -> None:
-    """Raise ImageError if the folder does not exist or holds no images."""
+def check_source(folder: Path, exclude: Sequence[str]) -> None:
+    """Raise ImageError if the folder does not exist or holds no images but excluded ones."""
     check_folder(folder, "--images")
-    listing = Listing()
-    if next(iter_images(folder, listing), None) is None and not listing.skipped:
+    listing, excluded = Listing(), excluded_names(exclude)
+    images = iter_images(folder, listing, excluded=excluded)
+    if next(images, None) is None and not listing.skipped:
         raise no_images(folder, listing, "run python split_images.py or choose --images")
 
 
@@ -60,7 +63,8 @@ def collection_to_load(client: Client, options: LoadOptions, model: Model) -> Im
     """
     root, name = str(options.folder.resolve()), options.collection
     index = options.index or "auto"
-    properties = {"root": root, "index": index, LOAD: BEGUN, **model.properties()}
+    exclude = {EXCLUDE: "/".join(excluded_names(options.exclude or []))}
+    properties = {"root": root, "index": index, LOAD: BEGUN, **exclude, **model.properties()}
     found = ImageCollection.find(client, name)
     if options.label_file:
         properties[LABELS] = options.label_file
@@ -70,6 +74,8 @@ def collection_to_load(client: Client, options: LoadOptions, model: Model) -> Im
         settle(found, model, root, options)
     if found is None:
         return ImageCollection.create(client, name, properties, beside=options.recreate)
+    if options.exclude is not None:
+        found.set_properties(**exclude)
     if not found.index:
         found.use_index(FLAT)
     return found

@@ -6,15 +6,17 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from similar_images.images.image_files import Skipped, has_image_suffix, is_own_image
+from similar_images.images.image_files import Skipped, excluded_by, has_image_suffix, is_own_image
 from similar_images.loading.prepare import LoadOptions
 from similar_images.milvus.client import CollectionError
 
 MOST = 0.5  # pruning more than this share of the rows needs --prune-most
 
 
-def certainly_gone(missing: Iterable[str], skipped: Iterable[Skipped], root: Path) -> list[str]:
-    """Return the paths of missing rows whose file is certainly gone or no longer an image.
+def certainly_gone(
+    missing: Iterable[str], skipped: Iterable[Skipped], root: Path, excluded: tuple[str, ...]
+) -> list[str]:
+    """Return the paths of missing rows whose file is certainly gone, excluded or no image any more.
 
     skipped: files and folders. Files under those that are unseen may still exist. So may files in
     an empty folder, as the mount point of a missing disk is, and files with a suffix that no
@@ -27,6 +29,8 @@ def certainly_gone(missing: Iterable[str], skipped: Iterable[Skipped], root: Pat
     is_empty = functools.cache(lambda folder: _is_empty_folder(root / folder))
 
     def is_gone(path: str) -> bool:
+        if any(excluded_by(name, excluded) for name in path.split("/")):
+            return True
         above = list(itertools.accumulate(path.split("/"), "{}/{}".format))  # a, a/b, a/b/c.png
         return (
             has_image_suffix(path)

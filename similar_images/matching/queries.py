@@ -17,6 +17,7 @@ from similar_images.images.image_files import (
     Listing,
     Skipped,
     check_folder,
+    excluded_names,
     iter_images,
     modified_at,
     no_images,
@@ -38,6 +39,8 @@ from similar_images.text import counted, printable
 
 if typing.TYPE_CHECKING:
     from similar_images.network.torch_network import Network
+
+OTHER_FOLDER = "choose another folder with --queries"
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,8 @@ class Queries:
     """Embedded queries: paths that can be opened, labels, embeddings (N, dimension) float32.
 
     rows: the paths that each query has in the collection itself, most often none. model, device:
-    how they were embedded; the device is in words, '' if none was. left_out: files of their folder
-    that no decoder takes, by suffix.
+    how they were embedded; the device is in words, '' if none was. left_out: of their folder, as of
+    Listing.
     """
 
     paths: list[str]
@@ -88,20 +91,34 @@ class Queries:
         )
 
 
-def find_queries(images: list[str], folder: Path, labels: Path | None) -> QueryImages:
+def check_queries(folder: Path) -> None:
+    """Raise ImageError if the folder does not exist or holds no images, whatever is left out."""
+    check_folder(folder, "--queries")
+    listing = Listing()
+    if next(iter_images(folder, listing, excluded=()), None) is None:
+        raise no_images(folder, listing, OTHER_FOLDER)
+
+
+def find_queries(
+    images: list[str],
+    folder: Path,
+    exclude: Sequence[str] | None,
+    collection: ImageCollection,
+    labels: Labels,
+) -> QueryImages:
     """Return the named images, each once, else all of the folder's, sorted.
 
-    labels: the file of the folder's. ImageError if there are no images.
+    exclude: names beside the usual ones; if None, the collection's are left out. labels: of the
+    folder's. ImageError if there are no images.
     """
     if images:
         return QueryImages(Path(), list(dict.fromkeys(images)), labelled=False)
-    check_folder(folder, "--queries")
-    read = Labels(labels)
     listing = Listing()
-    paths = sorted(image.path for image in iter_images(folder, listing))
+    excluded = collection.excluded if exclude is None else excluded_names(exclude)
+    paths = sorted(image.path for image in iter_images(folder, listing, excluded=excluded))
     if not paths:
-        raise no_images(folder, listing, "choose another folder with --queries")
-    return QueryImages(folder, paths, labelled=True, listing=listing, labels=read)
+        raise no_images(folder, listing, OTHER_FOLDER)
+    return QueryImages(folder, paths, labelled=True, listing=listing, labels=labels)
 
 
 def network_for_queries(

@@ -47,6 +47,7 @@ from similar_images.text import counted
 PROPERTY_PREFIX = "similar_images."  # Milvus stores properties of its own beside ours
 LOAD, BEGUN, ENDED = "load", "begun", "ended"  # a property: whether the last load is complete
 LABELS = "labels"  # a property: the file that they are from; none for the folders' names
+EXCLUDE = "exclude"  # a property: the names that are left out of the folder, a "/" between them
 ROWS = "rows"  # a property: the number of rows when it was completed
 PATHS_AT_ONCE = 1000  # deleted or read by path in one request
 HASHES_AT_ONCE = 10_000  # looked up in one request
@@ -167,6 +168,11 @@ class ImageCollection:
     def root(self) -> Path:
         """The folder that the paths are relative to."""
         return Path(self.properties["root"])
+
+    @property
+    def excluded(self) -> tuple[str, ...]:
+        """The names and globs that are left out of the folder."""
+        return tuple(filter(None, self.properties.get(EXCLUDE, "").split("/")))
 
     def set_properties(self, **properties: str) -> None:
         """Store properties, unless they are stored already."""

@@ -14,7 +14,12 @@ from helpers import PROJECT
 from PIL import Image
 
 from similar_images.images import image_files
-from similar_images.images.image_files import Listing, iter_images, left_out_in_words
+from similar_images.images.image_files import (
+    NO_PHOTOGRAPHS,
+    Listing,
+    iter_images,
+    left_out_in_words,
+)
 
 
 def paint(path: Path) -> None:
@@ -145,6 +150,18 @@ def test_what_is_left_out_is_counted_by_suffix(own_folder: Path) -> None:
     assert "1 without a suffix" in words
     many = {f".s{n}": 1 for n in range(20)}
     assert left_out_in_words(many).endswith("1 .s7, …")
+
+
+def test_what_is_excluded_is_counted_by_the_name_that_excludes_it(own_folder: Path) -> None:
+    kept = ["2020/a.png", "eaDir/b.png", "2020/notes.tiff"]
+    left_out = ["@eaDir/a.png/L.png", "2020/@EADIR/x.png", ".Trash-1000/t.png", "2020/S.TIF"]
+    for path in kept + left_out:
+        paint(own_folder / path)
+    listing = Listing()
+    excluded = ("s.ti[ef]", *NO_PHOTOGRAPHS)
+    assert {i.path for i in iter_images(own_folder, listing, excluded=excluded)} == set(kept)
+    assert listing.left_out == {"@eaDir": 2, ".Trash*": 1, "s.ti[ef]": 1}
+    assert set(found_in(own_folder)[0]) == {*kept, "2020/S.TIF"}
 
 
 def test_heic_is_named_with_its_package_and_taken_with_it(own_folder: Path) -> None:

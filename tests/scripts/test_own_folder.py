@@ -72,6 +72,48 @@ def test_changed_and_new_images_are_embedded(
     assert found[str(changed)] == found["database_set/new.png"] == str(other)
 
 
+def test_thumbnails_and_trash_are_left_out_of_loads_and_queries(
+    milvus: str, own_folder: Path, capsys: pytest.CaptureFixture[str], fails: Fails
+) -> None:
+    """As on a Synology disk; what a collection leaves out, a query of its folder does, too."""
+    photographs = {f"2020/{number}.jpg" for number in range(8)}
+    sizes = ("S", "M", "B", "XL")
+    thumbnails = {f"2020/@eaDir/{n}.jpg/SYNO_{size}.jpg" for n in range(8) for size in sizes}
+    others = {"#recycle/2020/0.jpg", "#recycle/2020/1.jpg", "drafts/1.jpg"}
+    for number, path in enumerate(sorted(photographs | thumbnails | others)):
+        Path("disk", path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (12, 12), (6 * number, 99, 7)).save(Path("disk", path))
+    options = ["--images", "disk", "--recreate"]
+
+    def left_out() -> str:
+        return capsys.readouterr().out.partition("Left out: ")[2].partition("\n")[0]
+
+    def matched(*options: str) -> set[str]:
+        assert query_code.main(["--queries", "disk", *options]) == 0
+        return {row["query"].removeprefix("disk/") for row in pairings()}
+
+    assert load(*options, "--exclude", "") == 0
+    assert set(rows()) == photographs | thumbnails | others
+    assert left_out() == ""
+    assert load("--images", "disk", "--prune", "--prune-most", "--exclude", "Drafts/") == 0
+    assert set(rows()) == photographs
+    assert "1 #recycle" in (words := left_out())
+    assert "1 @eaDir" in words
+    assert "1 Drafts" in words
+    assert matched() == photographs
+    assert left_out().count("1 ") == 3
+    assert load("--images", "disk") == 0
+    assert set(rows()) == photographs, "as in the last load"
+    assert matched("--exclude", "", "--exclude", "[#@]*") == photographs | {"drafts/1.jpg"}
+    assert load(*options) == 0
+    assert set(rows()) == photographs | {"drafts/1.jpg"}
+    error = fails(query_code.main, "--queries", "disk", "--exclude", "*")
+    assert "holds no images (left out: " in error
+    with pytest.raises(SystemExit):
+        load("--exclude", "2020/drafts")
+    assert "2020/drafts is a path; give the name alone" in capsys.readouterr().err
+
+
 def test_a_filter_and_a_least_similarity_leave_the_image_itself_out(loaded: Path) -> None:
     options = ["--queries", "database_set", "--top-k", "3"]
     assert query_code.main([*options, "--filter", 'path like "3/%"']) == 0
