@@ -1,13 +1,14 @@
 """Find the pairs of a run, and examine them: near-duplicates, groups, possible label errors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from similar_images.console import Console
 from similar_images.images.reduction_store import ReductionStore
-from similar_images.matching.duplicate_groups import Group, Grouping
+from similar_images.matching.duplicate_groups import Copy, Group, Grouping
+from similar_images.matching.label_conflicts import label_conflicts, pairs_with_other_labels
 from similar_images.matching.label_issues import LabelIssue, label_issues
 from similar_images.matching.near_duplicates import NearDuplicate, find_near_duplicates
 from similar_images.matching.pairs import Pair, RowNames
@@ -22,7 +23,8 @@ class Findings:
     """The pairs of each query that has a match, nearest first, and the statements about them.
 
     recall: of an approximate index, in words, if it was measured. compared: of how many pairs the
-    images were compared.
+    images were compared. conflicts: the same images with different labels, also beyond the rows.
+    labels: of the groups' images.
     """
 
     rows: list[list[Pair]]
@@ -31,6 +33,15 @@ class Findings:
     compared: int = 0
     groups: list[Group] = field(default_factory=list)
     issues: list[LabelIssue] = field(default_factory=list)
+    conflicts: list[NearDuplicate] = field(default_factory=list)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def relabelled_copies(self) -> list[tuple[Copy, Copy]]:
+        """The copies whose label is not that of the image to keep, with that image."""
+        pairs = ((copy, group.copies[0]) for group in self.groups for copy in group.spare)
+        known = ((c, k, self.labels.get(c.path), self.labels.get(k.path)) for c, k in pairs)
+        return [(copy, kept) for copy, kept, own, other in known if own and other and own != other]
 
 
 def find_all(
@@ -66,6 +77,8 @@ def _compared(
 ) -> Findings:
     """Return findings with near-duplicates and groups of them."""
     comparison = find_near_duplicates(findings.rows, reductions, console)
+    others = pairs_with_other_labels(search, queries, names, findings.rows, console)
+    further = find_near_duplicates([others], reductions, console).near
     places = {path: place for place, path in enumerate(queries.paths)}
 
     def search_again(paths: Sequence[str], top_k: int) -> list[list[Pair]]:
@@ -88,4 +101,12 @@ def _compared(
         reductions=reductions,
     )
     groups = grouping.groups(comparison.near, console)
-    return replace(findings, near=comparison.near, compared=comparison.compared, groups=groups)
+    labels = {path: label for path, label, _ in names.values()}
+    return replace(
+        findings,
+        near=comparison.near,
+        compared=comparison.compared,
+        groups=groups,
+        conflicts=label_conflicts([*comparison.near, *further]),
+        labels=labels | dict(zip(queries.paths, queries.labels, strict=True)),
+    )

@@ -14,6 +14,7 @@ COLUMNS = {
     "pairings.txt": _PAIRING,
     "near_duplicates.txt": (*_PAIRING, "verdict", "change"),
     "duplicate_groups.txt": ("group", *Copy._fields),
+    "label_conflicts.txt": ("query", "label", "match", "match_label", "similarity", "change"),
     "label_issues.txt": (
         *("query", "label", "suggested", "margin", "votes", "matches"),
         *("match", "similarity"),
@@ -40,6 +41,15 @@ def near_duplicates_text(found: Sequence[NearDuplicate]) -> Iterator[str]:
     """Yield near-duplicates in the form of the pairings, with the verdict and the changes."""
     rows = ([*pairing(one.pair), one.verdict.kind, one.verdict.words] for one in found)
     return tab_separated(COLUMNS["near_duplicates.txt"], rows)
+
+
+def label_conflicts_text(conflicts: Iterable[NearDuplicate]) -> Iterator[str]:
+    """Yield the label conflicts."""
+    rows = (
+        [pair.query, pair.query_label, pair.match, pair.match_label, pair.similarity, verdict.words]
+        for pair, verdict in ((one.pair, one.verdict) for one in conflicts)
+    )
+    return tab_separated(COLUMNS["label_conflicts.txt"], rows)
 
 
 def groups_text(groups: Sequence[Group]) -> Iterator[str]:
