@@ -12,8 +12,7 @@ from similar_images.matching.pairs import Pair, RowNames
 from similar_images.matching.queries import Queries
 from similar_images.matching.search import Search
 
-LOOKED_AT = 64  # nearest images of a query, among which those with another label are looked for
-COMPARED = 2  # of these, the nearest: three find no more
+LOOKED_AT = 16  # nearest images of a query: the first of them with another label is compared
 AT_ONCE = 1000  # queries: what is found for them is in memory
 
 
@@ -24,7 +23,7 @@ def pairs_with_other_labels(
     rows: Iterable[Sequence[Pair]],
     console: Console = QUIET,
 ) -> list[Pair]:
-    """Return each query's nearest pairs with another label, those of the same two images once.
+    """Return each query's nearest pair with another label, those of the same two images once.
 
     rows: pairs that are left out.
     """
@@ -35,7 +34,7 @@ def pairs_with_other_labels(
         for start in range(0, len(labelled), AT_ONCE):
             some = queries.some(labelled[start : start + AT_ONCE])
             for row in search.pairs(some, search.matches(some, LOOKED_AT), names):
-                different = [pair for pair in row if pair.same_label is False][:COMPARED]
+                different = [pair for pair in row if pair.same_label is False][:1]
                 found |= {frozenset(pair[:2]): pair for pair in different}
             progress.update(len(some.paths))
     return [pair for both, pair in found.items() if both not in known]

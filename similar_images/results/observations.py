@@ -49,6 +49,8 @@ def report(drawn: Sequence[Pair], findings: Findings, summary: Mapping[str, obje
         lower=sum(one.is_same for one in findings.near) - len(same),
         changes=_most_frequent((near[pair].verdict.words for pair in same), LISTED),
         others=_agreement(pair for pair in first if pair not in same),
+        leaks=len(findings.leaks),
+        ignored=findings.ignored,
         groups=findings.groups,
         conflicts=findings.conflicts,
         relabelled=findings.relabelled_copies,

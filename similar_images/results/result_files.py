@@ -26,6 +26,7 @@ from similar_images.results.tables import (
     is_one_line,
     label_conflicts_text,
     label_issues_text,
+    leaks_text,
     near_duplicates_text,
     pairings_text,
 )
@@ -103,6 +104,7 @@ def files_of(
         "label_conflicts.txt": label_conflicts_text(findings.conflicts)
         if findings.conflicts
         else None,
+        "leaks.txt": leaks_text(findings.leaks) if findings.leaks else None,
         "label_issues.txt": label_issues_text(findings.issues) if findings.issues else None,
         "observations.md": [report(drawn, findings, summary)],
     }
