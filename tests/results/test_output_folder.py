@@ -54,6 +54,7 @@ def test_the_files_of_a_run_are_replaced_by_the_next(own_folder: Path) -> None:
     shutil.copy("images/red/0.png", "images/red/copy.png")
     shutil.copy("images/red/0.png", "images/blue/wrong.png")
     assert load("--images", "images") == 0
+    shutil.copy("images/red/0.png", "images/red/new.png")  # a leak: not in the collection
     Path("results").mkdir()
     Path("results/notes.md").write_text("of the user")
     options = ["--queries", "images", "--top-k", "5"]
