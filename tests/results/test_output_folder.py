@@ -57,7 +57,7 @@ def test_the_files_of_a_run_are_replaced_by_the_next(own_folder: Path) -> None:
     shutil.copy("images/red/0.png", "images/red/new.png")  # a leak: not in the collection
     Path("results").mkdir()
     Path("results/notes.md").write_text("of the user")
-    options = ["--queries", "images", "--top-k", "5"]
+    options = ["--queries", "images", "--top-k", "7"]
     assert query_code.main(options) == 0
     names = {*MARKS, *WRITTEN_WITH} - {"named_comparison.png"}
     assert {path.name for path in Path("results").iterdir()} == {*names, "notes.md"}
