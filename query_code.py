@@ -11,7 +11,7 @@ Usage:
 
 Reads:  the query images, and the collection that embed_and_load.py made
 Writes: results/pairings.txt, comparison.png, observations.md, gallery.html, near_duplicates.txt,
-        duplicate_groups.txt, copies.txt, label_issues.txt;
+        duplicate_groups.txt, copies.txt, leaks.txt, label_conflicts.txt, label_issues.txt;
         for images named on the command line: their matches to the terminal, and
         results/named_comparison.png. If one of them can't be read, the exit status is 1.
 """

@@ -87,3 +87,8 @@ def printable(text: str) -> str:
     ('a\\u0009b', 'C:\\new\\猫\\u.png', 'C:\\u005cuface.png')
     """
     return _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def table_cell(text: str) -> str:
+    """Return text for a table separated by tabs: printable, without what readers of CSV quote."""
+    return printable(text).replace('"', "\\u0022")

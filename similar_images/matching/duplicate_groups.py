@@ -14,6 +14,7 @@ import numpy as np
 from similar_images.console import QUIET, Console
 from similar_images.images.image_files import identity
 from similar_images.images.reduction_store import ReductionStore
+from similar_images.matching.ignored_pairs import NONE_IGNORED, IgnoredPairs
 from similar_images.matching.near_duplicates import (
     NearDuplicate,
     find_near_duplicates,
@@ -70,7 +71,7 @@ class Grouping:
     """What groups are made of.
 
     in_collection: of each query, whether it is an image of the collection. keep_in: folders whose
-    images are kept first.
+    images are kept first. ignored: pairs that are never called the same.
     """
 
     in_collection: Mapping[str, bool]
@@ -78,6 +79,7 @@ class Grouping:
     search_again: SearchAgain
     embeddings_of: Embeddings
     reductions: ReductionStore
+    ignored: IgnoredPairs = NONE_IGNORED
 
     def groups(self, near: Sequence[NearDuplicate], console: Console = QUIET) -> list[Group]:
         """Return the groups of near-duplicates, those with the most bytes to spare first.
@@ -99,7 +101,7 @@ class Grouping:
             ]
             for row in rows
         ]
-        found = find_near_duplicates(between, self.reductions, console).near
+        found = find_near_duplicates(between, self.reductions, console, self.ignored).near
         _join(leader, (one.pair for one in found if one.is_same))
         members = defaultdict(list)
         for path in leader:
@@ -225,6 +227,8 @@ class _Choice:
         return own / max(other, 1e-3) / verdict.pixels**2
 
     def _verdict(self, one: str, other: str) -> Verdict | None:
+        if (one, other) in self.grouping.ignored:
+            return None
         if (one, other) not in self._known and (other, one) in self._known:
             return self._known[other, one].turned_round()
         if (one, other) not in self._known:

@@ -1,15 +1,16 @@
 """Find the pairs of a run, and examine them: near-duplicates, groups, possible label errors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from similar_images.console import Console
 from similar_images.images.reduction_store import ReductionStore
-from similar_images.matching.duplicate_groups import Group, Grouping
+from similar_images.matching.duplicate_groups import Copy, Group, Grouping
+from similar_images.matching.label_conflicts import label_conflicts, pairs_with_other_labels
 from similar_images.matching.label_issues import LabelIssue, label_issues
-from similar_images.matching.near_duplicates import NearDuplicate, find_near_duplicates
+from similar_images.matching.near_duplicates import NearDuplicate, find_near_duplicates, leaks
 from similar_images.matching.pairs import Pair, RowNames
 from similar_images.matching.queries import Queries
 from similar_images.matching.recall import measured_recall
@@ -22,15 +23,28 @@ class Findings:
     """The pairs of each query that has a match, nearest first, and the statements about them.
 
     recall: of an approximate index, in words, if it was measured. compared: of how many pairs the
-    images were compared.
+    images were compared. ignored: near-duplicates that the user has named as none. conflicts: the
+    same images with different labels, also beyond the rows. leaks: queries from elsewhere that are
+    the same as an image of the collection. labels: of the groups' images.
     """
 
     rows: list[list[Pair]]
     recall: str = ""
     near: list[NearDuplicate] = field(default_factory=list)
     compared: int = 0
+    ignored: int = 0
     groups: list[Group] = field(default_factory=list)
     issues: list[LabelIssue] = field(default_factory=list)
+    conflicts: list[NearDuplicate] = field(default_factory=list)
+    leaks: list[NearDuplicate] = field(default_factory=list)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def relabelled_copies(self) -> list[tuple[Copy, Copy]]:
+        """The copies whose label is not that of the image to keep, with that image."""
+        pairs = ((copy, group.copies[0]) for group in self.groups for copy in group.spare)
+        known = ((c, k, self.labels.get(c.path), self.labels.get(k.path)) for c, k in pairs)
+        return [(copy, kept) for copy, kept, own, other in known if own and other and own != other]
 
 
 def find_all(
@@ -65,7 +79,10 @@ def _compared(
     console: Console,
 ) -> Findings:
     """Return findings with near-duplicates and groups of them."""
-    comparison = find_near_duplicates(findings.rows, reductions, console)
+    ignored = search.ignored
+    comparison = find_near_duplicates(findings.rows, reductions, console, ignored)
+    others = pairs_with_other_labels(search, queries, names, findings.rows, console)
+    further = find_near_duplicates([others], reductions, console, ignored).near
     places = {path: place for place, path in enumerate(queries.paths)}
 
     def search_again(paths: Sequence[str], top_k: int) -> list[list[Pair]]:
@@ -80,12 +97,24 @@ def _compared(
         stored = search.collection.embeddings_of(list(others))
         return found | {others[image.path]: embedding for image, embedding in stored}
 
+    in_collection = dict(zip(queries.paths, map(bool, queries.rows), strict=True))
     grouping = Grouping(
-        in_collection=dict(zip(queries.paths, map(bool, queries.rows), strict=True)),
+        in_collection=in_collection,
         keep_in=[folder.resolve() for folder in search.options.keep_in],
         search_again=search_again,
         embeddings_of=embeddings_of,
         reductions=reductions,
+        ignored=ignored,
     )
     groups = grouping.groups(comparison.near, console)
-    return replace(findings, near=comparison.near, compared=comparison.compared, groups=groups)
+    labels = {path: label for path, label, _ in names.values()}
+    return replace(
+        findings,
+        near=comparison.near,
+        compared=comparison.compared,
+        ignored=comparison.ignored,
+        groups=groups,
+        conflicts=label_conflicts([*comparison.near, *further]),
+        leaks=leaks([*comparison.near, *further], in_collection),
+        labels=labels | dict(zip(queries.paths, queries.labels, strict=True)),
+    )

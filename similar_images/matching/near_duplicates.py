@@ -3,7 +3,7 @@
 import collections
 import filecmp
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -11,6 +11,7 @@ from similar_images.console import QUIET, Console
 from similar_images.images.decode_workers import core_count
 from similar_images.images.reduction_store import ReductionStore
 from similar_images.images.reductions import Reduction
+from similar_images.matching.ignored_pairs import NONE_IGNORED, IgnoredPairs
 from similar_images.matching.pairs import Pair
 from similar_images.verifying.verdict import SAME, Verdict, verify
 
@@ -33,18 +34,26 @@ class NearDuplicate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The near-duplicates among pairs, and how many of the pairs were compared."""
+    """The near-duplicates among pairs, how many of the pairs were compared, and how many ignored.
+
+    ignored: those of the same two images counted once.
+    """
 
     near: list[NearDuplicate]
     compared: int
+    ignored: int = 0
 
 
 def find_near_duplicates(
-    rows: Sequence[Sequence[Pair]], reductions: ReductionStore, console: Console = QUIET
+    rows: Sequence[Sequence[Pair]],
+    reductions: ReductionStore,
+    console: Console = QUIET,
+    ignored: IgnoredPairs = NONE_IGNORED,
 ) -> Comparison:
     """Compare the images of pairs; near-duplicates are returned in the order of the pairs.
 
-    Pairs with an image that can't be read, or may not be opened, are not compared.
+    Pairs with an image that can't be read, or may not be opened, are not compared. ignored: queries
+    and matches that are no near-duplicates, whatever is found.
     """
     allowed = [pair for row in rows for pair in row if pair.may_open_match]
     reductions.read(dict.fromkeys(path for pair in allowed for path in pair[:2]), console)
@@ -56,7 +65,19 @@ def find_near_duplicates(
             near += [NearDuplicate(pair, verdict) for pair, verdict in pairs if verdict]
             compared += len(readable)
             progress.update(len(readable))
-    return Comparison(near, compared)
+    kept = [one for one in near if one.pair[:2] not in ignored]
+    dropped = {frozenset(one.pair[:2]) for one in near} - {frozenset(one.pair[:2]) for one in kept}
+    return Comparison(kept, compared, len(dropped))
+
+
+def leaks(near: Iterable[NearDuplicate], in_collection: Mapping[str, bool]) -> list[NearDuplicate]:
+    """Return the nearest same image of each query that the collection does not have itself.
+
+    in_collection: of each query, whether it is an image of the collection.
+    """
+    same = (one for one in near if one.is_same and not in_collection[one.pair.query])
+    ordered = sorted(same, key=lambda one: (one.pair.query, one.pair.rank))
+    return list({one.pair.query: one for one in reversed(ordered)}.values())[::-1]
 
 
 def verified(one: str, other: str, reductions: ReductionStore) -> Verdict | None:

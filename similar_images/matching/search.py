@@ -12,6 +12,7 @@ import numpy as np
 from similar_images.console import QUIET, Console, add_number, options_from, path_of, warn
 from similar_images.images.image_files import check_folder, skipped_in_lines
 from similar_images.matching.collection_folder import CollectionFolder
+from similar_images.matching.ignored_pairs import NONE_IGNORED, IgnoredPairs
 from similar_images.matching.pairs import Pair, RowNames
 from similar_images.matching.queries import Queries
 from similar_images.milvus.collection import MAX_TOP_K, ImageCollection
@@ -33,11 +34,13 @@ class SearchOptions:
     search_params: dict[str, int]  # of an approximate index
     recall_sample: int  # queries that are also searched exactly
     keep_in: list[Path]  # folders whose images are kept first
+    ignore_pairs: Path | None = None  # a file of pairs that are no duplicates
 
 
 def open_search(collection: ImageCollection, args: argparse.Namespace) -> "Search":
     """Return the search that the command line asks for; CollectionError if it can't be."""
     options = options_from(SearchOptions, args)
+    ignored = IgnoredPairs(options.ignore_pairs)
     if args.collection_images:
         check_folder(args.collection_images, "--collection-images")
     collection.check_filter(options.filter)
@@ -46,6 +49,7 @@ def open_search(collection: ImageCollection, args: argparse.Namespace) -> "Searc
         collection=collection,
         folder=CollectionFolder(collection, args.collection_images),
         options=options,
+        ignored=ignored,
         parameters=parameters_for(index_type, options.top_k, options.search_params),
     )
 
@@ -57,6 +61,7 @@ class Search:
     collection: ImageCollection
     folder: CollectionFolder
     options: SearchOptions
+    ignored: IgnoredPairs = NONE_IGNORED
     parameters: dict[str, int]  # of the index
 
     def matches(
@@ -169,6 +174,13 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="DIR",
         help="of images that are the same, keep first those below this folder (repeatable)",
+    )
+    parser.add_argument(
+        "--ignore-pairs",
+        type=path_of,
+        metavar="FILE",
+        help="pairs that are no duplicates, in lines as in near_duplicates.txt: left out of the "
+        "counts, the groups and the copies",
     )
     text = "also search exactly for N of the queries, and report the recall of the index"
     add_number(parser, "--recall-sample", 0, 10_000, 0, text)

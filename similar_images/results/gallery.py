@@ -18,13 +18,14 @@ from similar_images.matching.pairs import Pair, nearest, paths_to_show
 from similar_images.results.rendering import letters, render
 from similar_images.text import natural
 
-SIDE = 96  # pixels: the square that shows an image
+SIDE, SMALL = 96, 64  # pixels: the squares that show the images of a pair, and its other matches
 MAX_SECTION = 48  # pairs of a section
 MAX_GROUPS = 24  # of duplicates
 MAX_COPIES = 6  # that are shown of a group
 MAX_CELL = 3  # pairs that a cell of the confusion matrix links to
 MAX_LABELS = 16  # labels of the confusion matrix: the most frequent
-MAX_BYTES = 8_000_000  # of all thumbnails
+MAX_BYTES = 5_000_000  # of all thumbnails
+MAX_FURTHER, ALL_FURTHER = 20, 6000  # other matches: of a pair, and of all: 200 bytes each
 BINS = 40  # of the distribution
 
 
@@ -32,9 +33,10 @@ class Shown(NamedTuple):
     """An image as it stands in the page, or why it is not shown."""
 
     problem: str = ""
+    name: str = ""  # of the CSS class that has the image, which many places of the page use
     url: str = ""  # data:, with the image itself
-    width: int = 0  # pixels on the page
-    height: int = 0
+    width: float = 0  # percent of the square
+    height: float = 0
     crisp: bool = False  # enlarged by the browser, each pixel becoming a square
 
 
@@ -56,6 +58,7 @@ def gallery(
         "drawn": drawn,
         "same": _of_every_label(one.pair for one in findings.near if one.is_same),
         "part": _of_every_label(one.pair for one in findings.near if not one.is_same),
+        "conflicts": [one.pair for one in findings.conflicts],
         "different": [pair for pair in labelled if not pair.same_label],
         "issues": [issue.pair for issue in findings.issues],
         "weakest": ordered,
@@ -66,19 +69,25 @@ def gallery(
     on_page = [*itertools.chain(*(some[:MAX_SECTION] for some in sections.values()), *cells)]
     groups = findings.groups[:MAX_GROUPS]
     copies = [copy.path for group in groups for copy in group.copies[:MAX_COPIES]]
+    matches = {row[0].query: row for row in findings.rows}
+    most = min(MAX_FURTHER, ALL_FURTHER // max(1, len(on_page)))
+    queries = dict.fromkeys(pair.query for pair in on_page)
+    further = [pair for query in queries for pair in matches.get(query, [])[: most + 1]]
     return render(
         "gallery.html",
         title=title,
         summary=summary,
         sections=sections,
         max_section=MAX_SECTION,
-        thumbnails=_thumbnails(on_page, copies, reductions, console),
+        thumbnails=_thumbnails(on_page, further, copies, reductions, console),
+        matches=matches,
+        most=most,
         groups=groups,
         least_margin=LEAST_MARGIN,
         all_groups=findings.groups,
         max_copies=MAX_COPIES,
         letters=dict(zip(sections["drawn"], letters(), strict=False)),
-        verdicts={one.pair: one.verdict for one in findings.near},
+        verdicts={one.pair: one.verdict for one in [*findings.near, *findings.conflicts]},
         distribution=_distribution(labelled) if labelled else None,
         confusion=confusion,
         max_cell=MAX_CELL,
@@ -101,37 +110,45 @@ def _of_every_label(pairs: Iterable[Pair]) -> list[Pair]:
 
 
 def _thumbnails(
-    pairs: Sequence[Pair], copies: Sequence[str], reductions: ReductionStore, console: Console
+    pairs: Sequence[Pair],
+    further: Sequence[Pair],
+    copies: Sequence[str],
+    reductions: ReductionStore,
+    console: Console,
 ) -> dict[str, Shown]:
     """Return how each image is shown, up to MAX_BYTES in all; the copies come first.
 
-    From half of that on, they are smaller files, so that three times as many have room.
+    From a sixth of that on, they are smaller files, so that three times as many have room, and
+    those of other matches, which come last, always are.
     """
-    shown = {pair.match: Shown("not opened") for pair in pairs if not pair.may_open_match}
-    paths = list(dict.fromkeys([*copies, *paths_to_show(pairs)]))
+    all_pairs = [*pairs, *further]
+    shown = {pair.match: Shown("not opened") for pair in all_pairs if not pair.may_open_match}
+    large = {*copies, *paths_to_show(pairs)}
+    paths = list(dict.fromkeys([*copies, *paths_to_show(all_pairs)]))
     size = 0
-    for path, thumbnail in reductions.thumbnails(paths, console).items():
+    for number, (path, thumbnail) in enumerate(reductions.thumbnails(paths, console).items()):
         problem = thumbnail.problem or ("not shown" if size >= MAX_BYTES else "")
-        side = 2 * SIDE if size < MAX_BYTES / 2 else SIDE
-        shown[path] = Shown(problem) if problem else _shown(thumbnail, side)
+        side = SMALL if path not in large else SIDE if size > MAX_BYTES / 6 else 2 * SIDE
+        name = f"i{number}"
+        shown[path] = Shown(problem) if problem else _shown(thumbnail, side, name)
         size += len(shown[path].url)
     return shown
 
 
-def _shown(thumbnail: Thumbnail, side: int) -> Shown:
+def _shown(thumbnail: Thumbnail, side: int, name: str) -> Shown:
     """side: pixels; twice as large as shown for screens of high resolution."""
     image, data = Image.open(io.BytesIO(thumbnail.data)), thumbnail.data
     crisp = max(image.size) <= SIDE
     if not crisp:
         out = io.BytesIO()
         image.thumbnail((side, side))
-        image.save(out, "JPEG", quality=85)
+        image.save(out, "JPEG", quality=80)
         data = out.getvalue()
     scale = SIDE // max(image.size) if crisp else SIDE / max(image.size)
-    width, height = (max(1, round(side * scale)) for side in image.size)
+    width, height = (round(100 * side * scale / SIDE, 1) for side in image.size)
     text = base64.b64encode(data).decode()
     url = f"data:image/{'png' if crisp else 'jpeg'};base64,{text}"
-    return Shown("", url, width, height, crisp)
+    return Shown("", name, url, width, height, crisp)
 
 
 def _distribution(labelled: Sequence[Pair]) -> tuple[float, list[int], list[int]]:

@@ -24,7 +24,9 @@ from similar_images.results.tables import (
     copies_text,
     groups_text,
     is_one_line,
+    label_conflicts_text,
     label_issues_text,
+    leaks_text,
     near_duplicates_text,
     pairings_text,
 )
@@ -99,6 +101,10 @@ def files_of(
         "near_duplicates.txt": near_duplicates_text(findings.near) if findings.near else None,
         "duplicate_groups.txt": groups_text(findings.groups) if findings.groups else None,
         "copies.txt": copies_text(findings.groups) if spare else None,  # after the groups
+        "label_conflicts.txt": label_conflicts_text(findings.conflicts)
+        if findings.conflicts
+        else None,
+        "leaks.txt": leaks_text(findings.leaks) if findings.leaks else None,
         "label_issues.txt": label_issues_text(findings.issues) if findings.issues else None,
         "observations.md": [report(drawn, findings, summary)],
     }

@@ -7,13 +7,15 @@ from similar_images.matching.duplicate_groups import Copy, Group
 from similar_images.matching.label_issues import LabelIssue
 from similar_images.matching.near_duplicates import NearDuplicate
 from similar_images.matching.pairs import Pair
-from similar_images.text import printable
+from similar_images.text import table_cell
 
 _PAIRING = ("query", "rank", "match", "similarity")
 COLUMNS = {
     "pairings.txt": _PAIRING,
     "near_duplicates.txt": (*_PAIRING, "verdict", "change"),
     "duplicate_groups.txt": ("group", *Copy._fields),
+    "leaks.txt": (*_PAIRING, "change"),
+    "label_conflicts.txt": ("query", "label", "match", "match_label", "similarity", "change"),
     "label_issues.txt": (
         *("query", "label", "suggested", "margin", "votes", "matches"),
         *("match", "similarity"),
@@ -40,6 +42,21 @@ def near_duplicates_text(found: Sequence[NearDuplicate]) -> Iterator[str]:
     """Yield near-duplicates in the form of the pairings, with the verdict and the changes."""
     rows = ([*pairing(one.pair), one.verdict.kind, one.verdict.words] for one in found)
     return tab_separated(COLUMNS["near_duplicates.txt"], rows)
+
+
+def leaks_text(leaks: Iterable[NearDuplicate]) -> Iterator[str]:
+    """Yield the leaks, one query a line."""
+    rows = ([*pairing(one.pair), one.verdict.words] for one in leaks)
+    return tab_separated(COLUMNS["leaks.txt"], rows)
+
+
+def label_conflicts_text(conflicts: Iterable[NearDuplicate]) -> Iterator[str]:
+    """Yield the label conflicts."""
+    rows = (
+        [pair.query, pair.query_label, pair.match, pair.match_label, pair.similarity, verdict.words]
+        for pair, verdict in ((one.pair, one.verdict) for one in conflicts)
+    )
+    return tab_separated(COLUMNS["label_conflicts.txt"], rows)
 
 
 def groups_text(groups: Sequence[Group]) -> Iterator[str]:
@@ -85,5 +102,4 @@ def tab_separated(header: Sequence[str], rows: Iterable[Sequence[object]]) -> It
 
 
 def _cell(value: object) -> str:
-    text = f"{value:.6f}" if isinstance(value, float) else str(value)
-    return printable(text).replace('"', "\\u0022")
+    return table_cell(f"{value:.6f}" if isinstance(value, float) else str(value))

@@ -353,6 +353,13 @@ def test_a_folder_of_photographs_is_loaded_and_searched(
     run_line(the_command("--queries ~/Pictures/new"), clone, env)
     paths = (clone / "results/copies.txt").read_text().splitlines()
     assert [Path(path).name for path in paths] == ["again.jpg"]
+    shutil.copytree(home / "Pictures/temple", clone / "train")
+    (clone / "test").mkdir()
+    shutil.copy(home / "Pictures/temple/0.jpg", clone / "test/a 'leak'.jpg")
+    shutil.copy(home / "Pictures/flower/0.jpg", clone / "test/none.jpg")
+    run_line(the_command("--images train"), clone, env)
+    run_line(the_command("--queries test"), clone, env)
+    assert run_line(the_command("leaks.txt"), clone, env).stdout == "test/none.jpg\n"
 
 
 def on_server(line: str, uri: str) -> str:
