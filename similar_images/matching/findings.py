@@ -107,7 +107,7 @@ def _compared(
         ignored=ignored,
     )
     groups = grouping.groups(comparison.near, console)
-    labels = {path: label for path, label, _ in names.values()}
+    labels = {pair.match: pair.match_label for row in [*findings.rows, others] for pair in row}
     return replace(
         findings,
         near=comparison.near,
