@@ -48,6 +48,7 @@ SAMPLE = 1024  # pixels: the sides of what the range of its grey values is taken
 OUTLIERS = 0.1  # percent of those values at each end that are not within the range
 NO_VALUE = 1e30  # floats beyond it, such as -3.4e38, mark pixels without a value
 LEAST_ROWS = 0.9  # share of a truncated JPEG's rows
+ZEROS = 64  # bytes at the end of a file
 NO_ROW = (127, 128)  # what libjpeg fills rows with that a file lacks
 BYTES_A_PIXEL = 16  # at most, while an image is decoded and examined
 MEMORY_SHARE = 1 / 3  # of the memory, for the largest image
@@ -261,7 +262,7 @@ def _decode_file(
                 whole = width * height // 2 if image.info.get("progressive") else 0
                 if max(math.prod(image.size), whole) > most_pixels:
                     raise Image.DecompressionBombError
-                note = _load(image) if is_jpeg else ""
+                note = _load(image, file) if is_jpeg else ""
                 if image.size == (width, height):
                     rgb = to_rgb(image)
                     return rgb, image, rgb.size, has_frames, note
@@ -313,13 +314,13 @@ def _pillows_limit(pixels: int | None) -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = before
 
 
-def _load(jpeg: ImageFile.ImageFile) -> str:
+def _load(jpeg: ImageFile.ImageFile, file: BinaryIO) -> str:
     """Decode a JPEG, without its end if LEAST_ROWS are there; return what is wrong with it."""
     try:
         jpeg.load()
         return ""
     except OSError as error:
-        if "truncated" not in str(error):
+        if "truncated" not in str(error) or _ends_in_zeros(file):  # zeros decode to plain rows
             raise
         ImageFile.LOAD_TRUNCATED_IMAGES = True
         try:
@@ -330,6 +331,12 @@ def _load(jpeg: ImageFile.ImageFile) -> str:
         if np.isin(np.asarray(jpeg.crop((0, last - 1, jpeg.width, last))), NO_ROW).all():
             raise
     return "the end of the file is missing"
+
+
+def _ends_in_zeros(file: BinaryIO) -> bool:
+    """Return whether the end of a file was never written, as of an interrupted download."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - ZEROS))
+    return not any(file.read())
 
 
 def _unsupported(file: BinaryIO) -> str:

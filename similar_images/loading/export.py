@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from similar_images.console import Console
+from similar_images.milvus.client import CollectionError
 from similar_images.milvus.collection import ImageCollection, warn_if_incomplete
 from similar_images.milvus.schema import KEY
 from similar_images.whole_files import written_beside
@@ -29,6 +30,10 @@ def export(collection: ImageCollection, path: Path, console: Console) -> int:
     Parquet is written a page at a time; for .npz all rows are in memory. Warns of an incomplete
     load; CollectionError if there are none.
     """
+    if not path.parent.is_dir():
+        raise CollectionError(
+            f"there is no folder {path.parent}; choose another place for --export"
+        )
     warn_if_incomplete(collection)
     with console.progress("rows", collection.count()) as progress, written_beside(path) as file:
 

@@ -47,7 +47,7 @@ class TorchEmbedder:
         import torch
 
         with torch.inference_mode():
-            on_device = torch.from_numpy(pixels).to(self._device)
+            on_device = torch.from_numpy(np.require(pixels, requirements="W")).to(self._device)
             embeddings: np.ndarray = self._layers(on_device).cpu().numpy()
             return embeddings
 

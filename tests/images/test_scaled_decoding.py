@@ -111,6 +111,10 @@ def test_a_truncated_jpeg_is_decoded_if_nine_in_ten_rows_are_there(
             assert not reduced(decoded).shown_whole
             if least is None:
                 np.testing.assert_array_equal(np.asarray(decoded.rgb)[:rows], whole[:rows])
+    kept = int(0.7 * len(out.getvalue()))
+    (own_folder / "x.jpg").write_bytes(out.getvalue()[:kept].ljust(len(out.getvalue()), b"\0"))
+    with pytest.raises(ImageError, match="truncated"):
+        decode(own_folder, "x.jpg")
     out = io.BytesIO()
     image.convert("L").save(out, "PNG")
     (own_folder / "x.png").write_bytes(out.getvalue()[:-100])

@@ -47,7 +47,7 @@ def test_every_row_is_exported(milvus: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("milvus", ["lite"], indirect=True)
 def test_what_cannot_be_exported_is_one_line(loaded: Path, fails: Fails) -> None:
-    assert "No such file" in fails(embed_and_load.main, "--export", "nowhere/v.npz")
+    assert "there is no folder nowhere;" in fails(embed_and_load.main, "--export", "nowhere/v.npz")
     assert "no collection" in fails(embed_and_load.main, "--export", "v.npz", "--collection", "b")
     Path("empty").mkdir()
     Path("empty/broken.png").write_text("no image")
