@@ -21,6 +21,7 @@ LINE_SECONDS = 60  # between two progress lines where stderr is not a terminal
 UNKNOWN_SECONDS = 2  # after which a bar without a total appears: most such work is short
 GC_THRESHOLD = 100_000  # with Python's far lower default, imports take longer
 RUN_AGAIN = "run it again"
+CLOSED_PIPE = 141  # a status, as a shell reports it
 SET_UTF8 = "set PYTHONUTF8=1, or a locale with UTF-8"
 CHECK_DISK = "check that path, its permissions and the free space"
 
@@ -124,7 +125,7 @@ def status_of(
         message = str(error)
     except BrokenPipeError:  # the reader has ended, as in `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141  # as a shell reports it
+        return CLOSED_PIPE
     except OSError as error:
         message = f"{error}; {CHECK_DISK}"
     except UnicodeEncodeError as error:
@@ -145,13 +146,16 @@ def status_of(
 
 
 def leave(status: int) -> NoReturn:
-    """End the process; after a failure do not wait for a request that is never answered."""
+    """End the process; after a failure do not wait for a request that is never answered.
+
+    Otherwise wait for worker processes: one that is still starting would print a traceback.
+    """
     interrupts.end_at_once()
     sys.stdout.flush()
     sys.stderr.flush()
-    if status:
-        os._exit(status)
-    sys.exit(0)
+    if status in (0, CLOSED_PIPE):
+        sys.exit(status)
+    os._exit(status)
 
 
 def _open_closed_streams() -> None:
