@@ -135,9 +135,14 @@ def test_who_may_only_read_can_query_what_is_loaded(
                 wait_until(lambda: query_code.main(first) == 0, "it may", lambda: True)  # granted
                 assert query_code.main([*first[:3], "database_set"]) == 0
                 milvus.release_collection("images")
-                line = fails(query_code.main, "--milvus-uri", server.uri)
-            assert "collection not loaded" in line
-            assert line.endswith("; let a user with the permission Load run this command")
+                lines = [""]
+
+                def is_released() -> bool:
+                    lines.append(fails(query_code.main, "--milvus-uri", server.uri))
+                    return "collection not loaded" in lines[-1]
+
+                wait_until(is_released, "it was released", lambda: True)
+            assert lines[-1].endswith("; let a user with the permission Load run this command")
             assert query_code.main(["--milvus-uri", server.uri]) == 0
         finally:
             for privilege in READING:
