@@ -199,6 +199,9 @@ def _decode(paths: list[str], slot: int, start: int, seconds: int) -> list[Outco
 # --- In the calling process -------------------------------------------------------------------
 
 
+_locks: list[object] = []  # kept until this process ends: a worker may still be starting
+
+
 class Decoder:
     """Worker processes that decode images into shared memory; a context manager.
 
@@ -223,6 +226,7 @@ class Decoder:
 
     def _new_pool(self) -> ProcessPoolExecutor:
         lock = SPAWN.Lock()  # a new one: a worker that was killed may have kept it
+        _locks.append(lock)
         work = (self.task, self._shared, self._memory.shape, lock, self.workers)
         return ProcessPoolExecutor(self.workers, SPAWN, _start_worker, work)
 
