@@ -72,7 +72,7 @@ def test_a_raw_file_is_decoded_by_its_preview(orientation: int, own_folder: Path
     for least_side in (None, 100):
         raw, jpeg = (decode(own_folder, name, least_side) for name in ("x.DNG", "x.jpg"))
         np.testing.assert_array_equal(raw.rgb, jpeg.rgb)
-        assert raw.info[3:] == jpeg.info[3:]
+        assert raw.info[3:5] == jpeg.info[3:5]  # width and height
         assert raw.info.file_size == os.path.getsize("x.DNG")
 
 
