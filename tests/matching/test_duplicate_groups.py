@@ -80,6 +80,15 @@ def test_what_stands_in_a_border_is_not_lost(own_folder: Path) -> None:
     assert "copy" not in roles(["a.jpg", "b.png"]).values()
 
 
+def test_a_strip_with_writing_is_not_lost(own_folder: Path) -> None:
+    image = photograph()
+    image.crop((0, 0, 640, 415)).save("cut.png")
+    ImageDraw.Draw(image).rectangle((0, 415, 640, 427), "black")
+    write(image, 5, 414, "CAM 3  2021-04-01 12:41:11", 11, fill="white")
+    image.save("strip.jpg", quality=90)
+    assert roles(["cut.png", "strip.jpg"]).get("strip.jpg") != "copy"
+
+
 def test_what_is_out_of_focus_around_a_crop_is_not_lost(own_folder: Path) -> None:
     y, x = np.mgrid[0:400, 0:800]
     light = 205 + 25 * np.sin(x / 400) * np.cos(y / 500)
