@@ -41,6 +41,7 @@ PACKAGES = (
 )
 OWN_IMAGES = frozenset({"comparison.png", "named_comparison.png"})  # which query_code.py writes
 MADE_BY = ("Software", "similar-images")  # their PNG text chunk
+IMAGE_MARK, MARK_WITHIN = "\0".join(MADE_BY).encode(), 1024  # bytes from a file's beginning
 # Thumbnails, trash and snapshots, as Synology, QNAP, Windows, Linux and macOS call their folders.
 NO_PHOTOGRAPHS = (
     *("@eaDir", "#recycle", "#snapshot", "@Recycle", "$RECYCLE.BIN", ".Trash*", "lost+found"),
@@ -215,10 +216,16 @@ def no_images(folder: Path, listing: Listing, advice: str) -> ImageError:
 def is_own_image(path: str) -> bool:
     """Return whether a file is an image that query_code.py wrote."""
     with contextlib.suppress(OSError):
-        if os.path.isfile(path):
-            with open(path, "rb") as file:
-                return "\0".join(MADE_BY).encode() in file.read(1024)
+        return has_mark(path, IMAGE_MARK)
     return False
+
+
+def has_mark(path: str | Path, mark: bytes) -> bool:
+    """Return whether a file has the mark near its beginning, as those that this program wrote."""
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        return mark in file.read(MARK_WITHIN)
 
 
 def modified_at(status: os.stat_result) -> int:

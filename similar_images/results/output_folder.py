@@ -3,19 +3,18 @@
 import tempfile
 from pathlib import Path
 
-from similar_images.images.image_files import MADE_BY
+from similar_images.images.image_files import IMAGE_MARK, has_mark
 from similar_images.results.tables import COLUMNS
 
 # What stands near the beginning of each file that a run writes.
 MARKS = {name: "\t".join(columns).encode() + b"\n" for name, columns in COLUMNS.items()}
 MARKS |= {
-    "comparison.png": "\0".join(MADE_BY).encode(),
-    "named_comparison.png": "\0".join(MADE_BY).encode(),
+    "comparison.png": IMAGE_MARK,
+    "named_comparison.png": IMAGE_MARK,
     "gallery.html": b'<meta name="generator" content="similar-images">',
     "observations.md": b"were matched with a collection of",
 }
 WRITTEN_WITH = {"copies.txt": "duplicate_groups.txt"}  # it has no header
-LOOKED_AT = 1024  # bytes
 
 
 class OutputError(Exception):
@@ -45,7 +44,4 @@ def check_output(folder: Path, named: bool) -> None:
 
 def is_own(path: Path) -> bool:
     """Return whether a run has written a file of one of these names."""
-    if not path.is_file():
-        return False
-    with open(path, "rb") as file:
-        return MARKS[path.name] in file.read(LOOKED_AT)
+    return has_mark(path, MARKS[path.name])
