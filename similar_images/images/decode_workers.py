@@ -199,9 +199,6 @@ def _decode(paths: list[str], slot: int, start: int, seconds: int) -> list[Outco
 # --- In the calling process -------------------------------------------------------------------
 
 
-_locks: list[object] = []  # kept until this process ends: a worker may still be starting
-
-
 class Decoder:
     """Worker processes that decode images into shared memory; a context manager.
 
@@ -226,7 +223,6 @@ class Decoder:
 
     def _new_pool(self) -> ProcessPoolExecutor:
         lock = SPAWN.Lock()  # a new one: a worker that was killed may have kept it
-        _locks.append(lock)
         work = (self.task, self._shared, self._memory.shape, lock, self.workers)
         return ProcessPoolExecutor(self.workers, SPAWN, _start_worker, work)
 
@@ -235,7 +231,9 @@ class Decoder:
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         if self.workers:
-            self._pool.shutdown(wait=kind is not None, cancel_futures=True)  # idle, they end alone
+            # Waiting keeps the lock for workers that are still starting, and leaves none behind.
+            self._pool.shutdown(cancel_futures=True)
+            del self._pool
 
     def batches(self, paths: Iterable[str]) -> Iterator[Batch]:
         """Yield the images of paths in batches, in the order of paths.
