@@ -64,11 +64,11 @@ from similar_images.network.embedding import (
     EmbeddingOptions,
     add_embedding_options,
     add_weights_options,
-    make_embedder,
     warn_if_random,
 )
 from similar_images.network.find_network import find_network
 from similar_images.network.model_description import NAMED_WEIGHTS, ModelError
+from similar_images.network.rounding import measured_embedder
 from similar_images.text import counted
 
 
@@ -150,7 +150,7 @@ def run(args: argparse.Namespace, ranks: Ranks) -> None:
                 options=options,
                 labels=labels,
                 collection=found or existing_collection(client, args.collection, own_name),
-                make_embedder=partial(make_embedder, network, embedding),
+                make_embedder=partial(measured_embedder, network, embedding),
                 workers=args.workers,
                 max_megapixels=args.max_megapixels,
                 ranks=ranks,

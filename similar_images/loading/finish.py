@@ -3,7 +3,7 @@
 from similar_images.images.image_files import left_out_in_words, skipped_in_lines
 from similar_images.loading.load import Load, Tally
 from similar_images.milvus.client import CollectionError, redact
-from similar_images.milvus.collection import ENDED, LOAD, ROWS
+from similar_images.milvus.collection import ENDED, LOAD, PRECISION, ROWS
 from similar_images.milvus.vector_index import FLAT, choose_index, index_in_words
 from similar_images.network.embedding import NOT_FINITE
 from similar_images.network.model_description import ModelError
@@ -29,7 +29,8 @@ def finish(job: Load, tally: Tally) -> None:
     build_index(job, count)
     if job.options.recreate:
         collection.replace()
-    collection.set_properties(**{ROWS: str(count), LOAD: ENDED})
+    precision = {PRECISION: tally.precision} if tally.precision else {}
+    collection.set_properties(**{ROWS: str(count), LOAD: ENDED}, **precision)
 
 
 def build_index(job: Load, rows: int) -> None:
@@ -50,7 +51,7 @@ def build_index(job: Load, rows: int) -> None:
 def report(job: Load, tally: Tally, seconds: float) -> None:
     """Print what was loaded, removed, kept and skipped."""
     say, trouble = job.console.say, job.console.trouble
-    rate = f", {tally.loaded / seconds:.1f} images/s" if tally.loaded else ""
+    rate = f", {tally.loaded / seconds:.1f} images/s, in {tally.precision}" if tally.loaded else ""
     loaded = f"Loaded {counted(tally.loaded, 'image')} in {seconds:.1f} s{rate}"
     say(f"{loaded}; {tally.kept:,} were already in the collection")
     if tally.known:

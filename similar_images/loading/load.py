@@ -25,14 +25,14 @@ from similar_images.text import counted
 class Load:
     """What a load works with.
 
-    make_embedder: returns the network, compiled for so many images; called if there are any.
+    make_embedder: returns the network for these images of a folder; called if there are any.
     workers, max_megapixels: as of embed_images().
     """
 
     options: LoadOptions
     labels: Labels
     collection: ImageCollection
-    make_embedder: Callable[[int], Embedder]
+    make_embedder: Callable[[Path, Sequence[str]], Embedder]
     workers: int | None
     max_megapixels: int | None
     ranks: Ranks
@@ -48,6 +48,7 @@ class Tally:
     kept: int = 0  # rows of unchanged files
     gone: int = 0  # rows whose file is gone, no longer an image, or excluded
     removed: int = 0  # of those
+    precision: str = ""  # in which images were embedded, and what that does to embeddings
     labelled: int = 0  # images for which the file of labels has a line
     unseen: int = 0  # rows whose file was not found, but may still be there
     skipped: list[Skipped] = field(default_factory=list)
@@ -56,8 +57,9 @@ class Tally:
 
     def add(self, other: "Tally") -> None:
         """Add another rank's."""
-        for name in vars(self).keys() - {"left_out"}:
+        for name in vars(self).keys() - {"left_out", "precision"}:
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.precision = self.precision or other.precision
         self.left_out = other.left_out  # every rank lists the whole folder
 
     @property
@@ -140,7 +142,8 @@ def write_rows(job: Load, inventory: Inventory, tally: Tally) -> None:
 def embed_and_upsert(job: Load, content: Content, tally: Tally) -> None:
     """Embed images while earlier ones are upserted; count them in tally."""
     ranks, paths = job.ranks, content.to_embed
-    embedder = job.make_embedder(len(paths))
+    embedder = job.make_embedder(job.options.folder, paths)
+    tally.precision = ", ".join(filter(None, (embedder.precision, embedder.rounding)))
     here = f" on the first of {ranks.count} ranks" if ranks.count > 1 else ""
     if ranks.first:
         job.console.say(f"{counted(len(paths), 'image')} to embed{here}: {embedder.words}")

@@ -29,12 +29,12 @@ from similar_images.milvus.collection import LABELS, ImageCollection
 from similar_images.network.embedding import (
     EmbeddingOptions,
     embed_images,
-    make_embedder,
     warn_if_random,
 )
 from similar_images.network.find_network import network_of_collection
 from similar_images.network.model_description import NAMED_WEIGHTS, Model
 from similar_images.network.network_cache import ConvertedNetwork
+from similar_images.network.rounding import measured_embedder
 from similar_images.text import counted, printable
 
 if typing.TYPE_CHECKING:
@@ -164,8 +164,9 @@ def embed_queries(
     new = [path for path in images.paths if path not in embeddings]
     skipped, device = list(images.listing.skipped), ""
     if new:
-        embedder = make_embedder(network, options, len(new))
-        device, look = embedder.words, reductions.reduce if reductions else None
+        embedder = measured_embedder(network, options, images.root, new)
+        device = "; ".join(filter(None, (embedder.words, embedder.rounding)))
+        look = reductions.reduce if reductions else None
         console.say(f"{counted(len(new), 'image')} to embed: {device}")
         with console.progress("images", len(new)) as progress:
             for batch in embed_images(

@@ -48,6 +48,7 @@ PROPERTY_PREFIX = "similar_images."  # Milvus stores properties of its own besid
 LOAD, BEGUN, ENDED = "load", "begun", "ended"  # a property: whether the last load is complete
 LABELS = "labels"  # a property: the file that they are from; none for the folders' names
 EXCLUDE = "exclude"  # a property: the names that are left out of the folder, a "/" between them
+PRECISION = "precision"  # a property: of the latest load that embedded images, in words
 ROWS = "rows"  # a property: the number of rows when it was completed
 PATHS_AT_ONCE = 1000  # deleted or read by path in one request
 HASHES_AT_ONCE = 10_000  # looked up in one request

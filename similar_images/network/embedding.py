@@ -29,7 +29,6 @@ from similar_images.network.find_network import torch_network_of
 from similar_images.network.model_description import PUBLISHED, RANDOM, Model, ModelError
 from similar_images.network.network_cache import ConvertedNetwork
 from similar_images.network.openvino_embedder import CPU_BATCH, HINTS, OpenVinoEmbedder
-from similar_images.network.rounding import fit_embedder
 from similar_images.network.torch_embedder import GPU_BATCH, TorchEmbedder
 
 if typing.TYPE_CHECKING:
@@ -64,14 +63,14 @@ def make_embedder(
 ) -> Embedder:
     """Return the network on the device and in the precision for this number of images.
 
-    Raises ModelError if there is no such device, if the precision rounds too much, or if torch has
-    to read the weights again for a GPU and they have changed.
+    Raises ModelError if there is no such device, or if torch has to read the weights again for a
+    GPU and they have changed.
     """
     device = choose_device(options.device, images)
     how = options.precision, options.batch_size
     if isinstance(network, ConvertedNetwork):
         if device == "cpu":
-            return fit_embedder(network, *how, images)
+            return OpenVinoEmbedder(network, *how, images)
         network = torch_network_of(network.model)
     return TorchEmbedder(network, device, *how)
 

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import platformdirs
 
@@ -32,6 +34,20 @@ GRAPH, WEIGHTS, ABOUT = "network.xml", "network.bin", "about.json"
 MEASURED = "measured.json"  # beside them: what machines have measured, see rounding.py
 KEPT_BYTES = 4 << 30  # of all networks
 FORMAT = "3"  # of the folders above; raised when other code would convert a network differently
+
+
+class Rounding(NamedTuple):
+    """Cosines of embeddings, of so many images, to those in float32 of images decoded whole."""
+
+    mean: float
+    least: float
+    images: float
+
+    @property
+    def words(self) -> str:
+        """The cosines in words, rounded down: none is 1 that isn't."""
+        mean, least = (math.floor(cosine * 1e5) / 1e5 for cosine in self[:2])
+        return f"cosine to float32 {mean:.5f} on average, {least:.5f} at least"
 
 
 @dataclass(frozen=True)
@@ -112,17 +128,17 @@ def remove_least_used(root: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def measured(network: ConvertedNetwork) -> dict[str, float]:
-    """Return the cosines that were noted for a network, by kind of machine and precision."""
+def measured(network: ConvertedNetwork) -> dict[str, Rounding]:
+    """Return what was noted for a network, by kind of machine and precision."""
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
         stored = json.loads((_folder(network) / MEASURED).read_text())
-        return {machine: float(cosine) for machine, cosine in stored.items()}
+        return {machine: Rounding(*map(float, noted)) for machine, noted in stored.items()}
     return {}
 
 
-def note_measured(network: ConvertedNetwork, machine: str, cosine: float) -> None:
-    """Note a cosine beside the network, if that is kept and can be written to."""
-    noted = json.dumps({**measured(network), machine: cosine})
+def note_measured(network: ConvertedNetwork, machine: str, rounding: Rounding) -> None:
+    """Note it beside the network, if that is kept and can be written to."""
+    noted = json.dumps({**measured(network), machine: rounding})
     with contextlib.suppress(OSError, TypeError):
         write_together({_folder(network) / MEASURED: noted.encode()})
 

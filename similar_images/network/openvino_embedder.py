@@ -35,7 +35,7 @@ class OpenVinoEmbedder:
         """Compile the network for about this number of images.
 
         A precision that the CPU lacks is replaced by OpenVINO, with a warning. `machine` names the
-        kind of machine and the precision.
+        kind of machine and the precision; `rounding` is filled in by measured_embedder().
         """
         cores = core_count()
         self.preprocessing = network.preprocessing
@@ -66,6 +66,7 @@ class OpenVinoEmbedder:
         used = next((name for name, openvinos in HINTS.items() if openvinos == hint), hint)
         cpu = (core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", CAPABILITIES))
         self.precision, self.machine = used, f"{used} on {' '.join(map(str, cpu))}"
+        self.rounding = ""
         if precision not in ("auto", used):
             warn(f"this CPU does not compute in {precision}; OpenVINO uses {used}")
         on = counted(cores, "thread")

@@ -1,54 +1,91 @@
-"""How much the precision that runs rounds a network's embeddings, on this kind of machine."""
+"""How far the precision and the decoding that run move embeddings, measured on a user's images."""
+
+import typing
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from similar_images.console import warn
+from similar_images.images.decode_workers import core_count
 from similar_images.network import network_cache
+from similar_images.network.embedding import (
+    Embedder,
+    EmbeddingOptions,
+    embed_images,
+    make_embedder,
+)
 from similar_images.network.model_description import ModelError
-from similar_images.network.network_cache import ConvertedNetwork
+from similar_images.network.network_cache import ConvertedNetwork, Rounding
 from similar_images.network.openvino_embedder import OpenVinoEmbedder
 
-LEAST_COSINE = 0.99  # to embeddings in float32, on average: below it, a precision is not used
-IMAGES, BLOCKS = 4, 8  # drawn at random, of 8×8 blocks of one colour
+if typing.TYPE_CHECKING:
+    from similar_images.network.torch_network import Network
+
+SAMPLE = 64  # images, at most
+LEAST_COSINE = 0.99  # on average: below it, a precision is not used
 
 
-def fit_embedder(
-    network: ConvertedNetwork, precision: str, batch_size: int | None, images: int
-) -> OpenVinoEmbedder:
-    """Return the network, see OpenVinoEmbedder; in float32 if 'auto' rounds too much.
+def measured_embedder(
+    network: "ConvertedNetwork | Network",
+    options: EmbeddingOptions,
+    root: Path,
+    paths: Sequence[str],
+) -> Embedder:
+    """Return the network for the images root/path; in float32 if 'auto' moves them too far.
 
-    Processors and versions of OpenVINO have computed wrong embeddings in bfloat16 alone. So each
-    kind of machine measures a network once, with the OpenVINO that converted it. Raises ModelError
-    if a precision that was asked for rounds too much.
+    Each kind of machine measures a network once, with the OpenVINO that converted it: networks
+    differ in what bfloat16 does to them, and processors have computed it wrongly. It is measured
+    again only if there were fewer images than SAMPLE and now there are more. The embedder's
+    `rounding` gets the result, in words. Raises ModelError as make_embedder() does, and if a
+    precision that was asked for rounds too much.
     """
-    embedder = OpenVinoEmbedder(network, precision, batch_size, images)
-    if embedder.precision == "float32":
+    embedder = make_embedder(network, options, len(paths))
+    if embedder.exact or not isinstance(network, ConvertedNetwork):
         return embedder
-    cosine = network_cache.measured(network).get(embedder.machine)
-    if cosine is None:
-        cosine = mean_cosine(network, embedder, _drawn_images(network))
-        network_cache.note_measured(network, embedder.machine, cosine)
-    if cosine >= LEAST_COSINE:
+    sample = paths[:: max(1, len(paths) // SAMPLE)][:SAMPLE]
+    found = network_cache.measured(network).get(embedder.machine)
+    if found is None or found.images < min(SAMPLE, len(sample)):
+        found = measure(network, embedder, options, root, sample)
+        if not found.images:  # none can be read
+            return embedder
+        network_cache.note_measured(network, embedder.machine, found)
+    if found.mean >= LEAST_COSINE:
+        embedder.rounding = found.words
         return embedder
     reason = (
-        f"in {embedder.precision} this CPU computes other embeddings: a mean cosine of "
-        f"{cosine:.4f} to those in float32"
+        f"in {embedder.precision} this network's embeddings are others: a mean cosine of "
+        f"{found.mean:.4f} to those in float32"
     )
-    if precision != "auto":
+    if options.precision != "auto":
         raise ModelError(f"{reason}; choose --precision float32")
     warn(f"{reason}, which is used instead")
-    return OpenVinoEmbedder(network, "float32", batch_size, images)
+    return make_embedder(network, replace(options, precision="float32"), len(paths))
 
 
-def mean_cosine(network: ConvertedNetwork, embedder: OpenVinoEmbedder, pixels: np.ndarray) -> float:
-    """Return the mean cosine of the embeddings of preprocessed images to those in float32."""
-    exact = OpenVinoEmbedder(network, "float32", 1, len(pixels))
-    rows = [(embedder.embed(one[None]), exact.embed(one[None])) for one in pixels]
-    return float(np.mean([(ours * true).sum() for ours, true in rows]))
+def measure(
+    network: ConvertedNetwork,
+    embedder: Embedder,
+    options: EmbeddingOptions,
+    root: Path,
+    paths: Sequence[str],
+) -> Rounding:
+    """Compare the embeddings of images with those in float32 of images that are decoded whole.
 
-
-def _drawn_images(network: ConvertedNetwork) -> np.ndarray:
-    side = network.preprocessing.crop
-    colours = np.random.default_rng(0).integers(0, 256, (IMAGES, BLOCKS, BLOCKS, 3), np.uint8)
-    large = colours.repeat(-(-side // BLOCKS), axis=1).repeat(-(-side // BLOCKS), axis=2)
-    return np.ascontiguousarray(large[:, :side, :side])
+    An image whose embedding is finite only in float32 counts with a cosine of 0.
+    """
+    exact = OpenVinoEmbedder(network, "float32", options.batch_size, len(paths))
+    workers = core_count() if options.workers is None else options.workers
+    true, ours = (
+        {
+            image.path: embedding
+            for batch in embed_images(
+                one, root, paths, workers, max_megapixels=options.max_megapixels
+            )
+            for image, embedding in zip(batch.images, batch.embeddings, strict=True)
+        }
+        for one in (exact, embedder)
+    )
+    cosines = [float(ours[path] @ true[path]) if path in ours else 0.0 for path in true]
+    return Rounding(float(np.mean(cosines or [0])), min(cosines, default=0.0), len(cosines))

@@ -40,6 +40,9 @@ class TorchEmbedder:
         self._layers = network.layers.to(self._device)
         body = self._layers.get_submodule("body")
         body.to(getattr(torch, precision)).to(memory_format=torch.channels_last)
+        self.precision, self.rounding = precision, ""
+        gpu = torch.cuda.get_device_name(self._device) if device == "cuda" else device
+        self.machine = f"{precision} on {gpu}"
         self.words = f"{self._device}, torch, {precision}, batches of {self.batch_size}"
 
     def embed(self, pixels: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from similar_images.matching.label_issues import LEAST_MATCHES
 from similar_images.matching.pairs import Pair, choose_rows, nearest
 from similar_images.matching.queries import Queries
 from similar_images.matching.search import Search, changed_matches
+from similar_images.milvus.collection import PRECISION
 from similar_images.milvus.vector_index import index_in_words
 from similar_images.network.model_description import Model
 from similar_images.results.comparison_picture import picture_bytes
@@ -134,6 +135,7 @@ def summary_of(
         "index": index_in_words(search.collection.index, search.parameters),
         "recall": findings.recall,
         "device": queries.device,
+        "precision": search.collection.properties.get(PRECISION, ""),
         "filter": search.options.filter,
         "min_similarity": search.options.min_similarity,
         "skipped": [skipped.path for skipped in queries.skipped],

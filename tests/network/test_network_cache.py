@@ -14,9 +14,8 @@ import torchvision
 from helpers import raising_at
 
 from similar_images.network import find_network as networks
-from similar_images.network import network_cache, rounding
+from similar_images.network import network_cache
 from similar_images.network.embedding import EmbeddingOptions, make_embedder
-from similar_images.network.find_network import torch_network
 from similar_images.network.model_description import ModelError
 from similar_images.network.network_cache import ConvertedNetwork
 from similar_images.network.torch_embedder import TorchEmbedder
@@ -107,12 +106,6 @@ def test_networks_used_least_recently_are_removed(
     monkeypatch.setattr(network_cache, "KEPT_BYTES", 1)
     networks.find_network(SMALL[1], "random")
     assert os.listdir(cache) == [names[1]]
-
-
-def options_for(weights: str, precision: str) -> tuple[ConvertedNetwork, EmbeddingOptions, int]:
-    network = networks.find_network("mobilenet_v3_small", weights)
-    assert isinstance(network, ConvertedNetwork)
-    return network, EmbeddingOptions(device="cpu", precision=precision), 1
 
 
 def damage(file: Path, how: str) -> None:
@@ -210,30 +203,3 @@ def test_weights_are_read_where_the_collection_says_that_they_are(own_folder: Pa
     network = networks.network_of_collection(properties, str(moved))
     assert isinstance(network, ConvertedNetwork)
     assert networks.torch_network_of(network.model).model.weights == str(moved)
-
-
-@linux
-def test_a_precision_that_rounds_too_much_is_not_used(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A large value that all features share and the next layer takes away: 8 bits lose the rest."""
-    state = torch_network("mobilenet_v3_small", "random").layers.get_submodule("body").state_dict()
-    drawn = torch.randn(576, generator=torch.Generator().manual_seed(0))
-    state["features.12.1.bias"] = 1000 + drawn
-    state["classifier.0.weight"] -= state["classifier.0.weight"].mean(1, keepdim=True)
-    torch.save(state, "shifted.pth")
-    pixels = np.random.default_rng(1).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
-    exact = make_embedder(*options_for("shifted.pth", "float32"))
-    sound = make_embedder(*options_for("random", "auto"))
-    if sound.words == make_embedder(*options_for("random", "float32")).words:
-        pytest.skip("this CPU computes in float32 alone")
-    assert "float32" not in sound.words
-    for _ in ("measured", "noted"):
-        capsys.readouterr()
-        embedder = make_embedder(*options_for("shifted.pth", "auto"))
-        said = capsys.readouterr().err
-        assert re.fullmatch(r"warning: in b?float16 this CPU .* to those in float32, .*\n", said)
-        np.testing.assert_array_equal(embedder.embed(pixels), exact.embed(pixels))
-        with pytest.raises(ModelError, match=r"in float32; choose --precision float32$"):
-            make_embedder(*options_for("shifted.pth", sound.words.split(", ")[2]))
-        monkeypatch.setattr(rounding, "mean_cosine", raising_at(1, AssertionError(), np.mean))
