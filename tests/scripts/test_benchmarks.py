@@ -227,12 +227,14 @@ def test_what_a_user_gets_wrong_ends_in_one_line(
 
 
 def test_agreement_counts_what_differs() -> None:
-    database = np.eye(512, dtype=np.float32)[:3]
-    queries = np.array([0.8 * database[0] + 0.6 * database[1], database[2]], np.float32)
-    worse = np.array([0.6 * database[0] + 0.8 * database[1], database[2]], np.float32)
-    labels = np.array(["a", "c"]), np.array(["a", "b", "c"])
-    figures = exactness.compare([queries, database], [worse, database], *labels)
-    names = ("equal nearest matches", "least cosine", "similarity lost, most")
-    assert [figures[name] for name in names] == pytest.approx([0.5, 0.96, 0.2])
-    shares = [figures[f"share of equal labels, {side}"] for side in ("float32", "this precision")]
-    assert shares == [1, 0.5]
+    reference = np.array([[1, 0, 0], [0.9, 0.1, 0], [0, 1, 0.1], [0, 1, 0]], np.float32)
+    reference /= np.linalg.norm(reference, axis=1, keepdims=True)
+    other = reference.copy()
+    other[0] = 0, 0.6, 0.8  # nearer to the third; the second is then nearest to the fourth
+    figures = exactness.compare(reference, other, np.array(["a", "a", "b", "b"]))
+    assert figures["least cosine"] == 0
+    assert figures["mean cosine"] == pytest.approx(0.75)
+    assert figures["similarity lost, most"] == pytest.approx(reference[0] @ reference[1])
+    names = ("equal nearest matches", "share of equal labels, float32")
+    assert [figures[name] for name in names] == [0.5, 1]
+    assert figures["share of equal labels, this precision"] == 0.5
