@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.measure import Figures, seconds
 from benchmarks.setup import Setup
 from similar_images.images.decode_workers import core_count
-from similar_images.network.embedding import PRECISIONS, Embedder
+from similar_images.network.embedding import Embedder
 
 WARM_UP = 512  # images of a pipeline that are not counted
 HOMEWORK_IMAGES = 16  # of a repetition: each takes a tenth of a second
@@ -34,7 +34,7 @@ def network(setup: Setup) -> Figures:
     for _ in range(setup.args.repetitions):
         for name, embed in ways.items():
             rates[f"{name}: images/s"].append(len(found[name]) / seconds(embed))
-        for precision in dict.fromkeys((precision_of(fast), "float32")):
+        for precision in dict.fromkeys((fast.precision, "float32")):
             name = f"{precision} matrix product, {setup.device}, as images/s"
             rates[name].append(setup.torch.matrix_product(precision))
     figures: Figures = {"network: GFLOP per image": setup.torch.flop / 1e9}
@@ -49,11 +49,10 @@ def pipeline(setup: Setup) -> Figures:
     """Decode, embed and upsert, overlapped, compared with the network alone before and after."""
     paths = setup.database[: 16 * setup.args.count]
     pixels, embedder = np.stack(list(map(setup.preprocessed, setup.few))), setup.embedder()
-    precision = precision_of(embedder)
 
     def limits() -> np.ndarray:
         alone = len(pixels) / seconds(lambda: embed_all(embedder, pixels))
-        return np.array([alone, setup.torch.matrix_product(precision)])
+        return np.array([alone, setup.torch.matrix_product(embedder.precision)])
 
     setup.upsert(embedder, paths[: 2 * WARM_UP])
     rates, shares = [], []
@@ -65,7 +64,7 @@ def pipeline(setup: Setup) -> Figures:
     return {
         f"decode, embed, upsert, {len(paths):,} images: images/s": rates,
         "as a share of the network alone": of_network,
-        f"as a share of the {precision} matrix product, {setup.device}": of_product,
+        f"as a share of the {embedder.precision} matrix product, {setup.device}": of_product,
     }
 
 
@@ -137,11 +136,6 @@ def decoding_whole(embedder: Embedder) -> Embedder:
     whole = copy.copy(embedder)
     whole.exact = True
     return whole
-
-
-def precision_of(embedder: Embedder) -> str:
-    """Return the precision that an embedder computes in."""
-    return next(name for name in PRECISIONS if name in embedder.words.split(", "))
 
 
 def embed_all(embedder: Embedder, pixels: np.ndarray) -> np.ndarray:
