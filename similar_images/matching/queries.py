@@ -3,7 +3,6 @@
 import contextlib
 import os
 import typing
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from similar_images.images.image_files import (
     check_folder,
     excluded_names,
     iter_images,
+    label_of,
     modified_at,
     no_images,
 )
@@ -149,12 +149,13 @@ def embed_queries(
     """
     rows = {path: folder.rows_of(str(images.root / path)) for path in images.paths}
     embeddings, labels = {}, {path: images.labels.of(path) for path in images.paths}
-    from_rows = LABELS in folder.collection.properties and not images.labels.file
-    if from_rows:
-        labels |= {path: "" for path in images.paths if rows[path]}
+    if not images.labels.file:  # images in the collection's folder have its labels
+        by_file = LABELS in folder.collection.properties
+        labels |= {path: "" if by_file else label_of(own[0]) for path, own in rows.items() if own}
     for path, stored, embedding in stored_embeddings(folder.collection, images.root, rows):
-        embeddings[path] = embedding
-        if from_rows:
+        if embedding is not None:
+            embeddings[path] = embedding
+        if not images.labels.file:
             labels[path] = stored.label
     if embeddings:
         console.say(
@@ -194,7 +195,7 @@ def embed_queries(
         paths=[str(images.root / path) for path in readable],
         labels=[labels[path] if images.labelled else "" for path in readable],
         embeddings=np.stack([embeddings[path] for path in readable]),
-        rows=[rows[path] for path in readable],
+        rows=[set(rows[path]) for path in readable],
         skipped=skipped,
         model=network.model,
         device=device,
@@ -203,16 +204,16 @@ def embed_queries(
 
 
 def stored_embeddings(
-    collection: ImageCollection, root: Path, rows: Mapping[str, set[str]]
-) -> Iterator[tuple[str, DecodedImage, np.ndarray]]:
-    """Yield those images whose rows show the same file: path, row, embedding."""
-    images = defaultdict(list)
-    for path, names in rows.items():
-        for row in names:
-            images[row].append(path)
-    for stored, embedding in collection.embeddings_of(list(images)):
-        for path in images[stored.path]:
+    collection: ImageCollection, root: Path, rows: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[str, DecodedImage, np.ndarray | None]]:
+    """Yield the images that have rows: path, row, its embedding; None if the file has changed."""
+    names = list({name for own in rows.values() for name in own})
+    found = {row.path: (row, embedding) for row, embedding in collection.embeddings_of(names)}
+    for path, own in rows.items():
+        for stored, embedding in [found[name] for name in own if name in found][:1]:
+            unchanged = False
             with contextlib.suppress(OSError):
                 status = os.stat(root / path)
-                if (status.st_size, modified_at(status)) == (stored.file_size, stored.modified_at):
-                    yield path, stored, embedding
+                now = status.st_size, modified_at(status)
+                unchanged = now == (stored.file_size, stored.modified_at)
+            yield path, stored, embedding if unchanged else None
