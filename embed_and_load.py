@@ -139,7 +139,7 @@ def run(args: argparse.Namespace, ranks: Ranks) -> None:
     options, embedding = options_from(LoadOptions, args), options_from(EmbeddingOptions, args)
     with ranks:
         uri = ranks.in_turn(checked_uri, args, ranks, console)
-        labels = ranks.in_turn(Labels, args.labels)
+        labels = ranks.in_turn(Labels, args.labels, args.folder)
         network = ranks.in_turn(find_network, args.model, args.weights)
         if ranks.first:
             warn_if_random(network.model)

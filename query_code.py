@@ -111,9 +111,10 @@ def run(args: argparse.Namespace, left: list[str]) -> None:
     """
     start = time.perf_counter()
     console = Console(args.quiet, results_only=args.json)
-    uri, labels = resolve_uri(args.milvus_uri), Labels(args.labels)
+    uri = resolve_uri(args.milvus_uri)
     if not args.named:
         check_queries(args.queries)
+    labels = Labels(args.labels, args.queries)
     embedding, written = options_from(EmbeddingOptions, args), options_from(ResultOptions, args)
     check_output(written.output, bool(written.named))
     with connect(uri, must_exist=True) as client:

@@ -238,7 +238,7 @@ def add_labels_option(parser: argparse.ArgumentParser, folder: str) -> None:
         "--labels",
         type=path_of,
         metavar="FILE",
-        help="CSV or TSV with a header, the columns path (or file_name, filename, image), relative "
+        help="CSV, TSV or with semicolons; a header, the columns path (or file_name, filename, image), relative "
         f"to {folder}, and label (default: the first folder's name is the label)",
     )
 
