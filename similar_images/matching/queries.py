@@ -15,12 +15,12 @@ from similar_images.images.image_files import (
     ImageError,
     Listing,
     Skipped,
-    check_folder,
+    check_images,
     excluded_names,
     iter_images,
     label_of,
+    left_out_in_words,
     modified_at,
-    no_images,
 )
 from similar_images.images.labels import Labels
 from similar_images.images.reduction_store import ReductionStore
@@ -39,8 +39,6 @@ from similar_images.text import counted, printable
 
 if typing.TYPE_CHECKING:
     from similar_images.network.torch_network import Network
-
-OTHER_FOLDER = "choose another folder with --queries"
 
 
 @dataclass(frozen=True)
@@ -67,8 +65,8 @@ class Queries:
     """Embedded queries: paths that can be opened, labels, embeddings (N, dimension) float32.
 
     rows: the paths that each query has in the collection itself, most often none. model, device:
-    how they were embedded; the device is in words, '' if none was. left_out: of their folder, as of
-    Listing.
+    how they were embedded; the device is in words, '' if none was. left_out: of their folder, in
+    words.
     """
 
     paths: list[str]
@@ -78,7 +76,7 @@ class Queries:
     skipped: list[Skipped]
     model: Model
     device: str
-    left_out: Mapping[str, int] = field(default_factory=dict)
+    left_out: str = ""
 
     def some(self, places: Sequence[int]) -> "Queries":
         """Return those queries that are at these places."""
@@ -89,14 +87,6 @@ class Queries:
             rows=[self.rows[place] for place in places],
             embeddings=self.embeddings[places],
         )
-
-
-def check_queries(folder: Path) -> None:
-    """Raise ImageError if the folder does not exist or holds no images, whatever is left out."""
-    check_folder(folder, "--queries")
-    listing = Listing()
-    if next(iter_images(folder, listing, excluded=()), None) is None:
-        raise no_images(folder, listing, OTHER_FOLDER)
 
 
 def find_queries(
@@ -113,11 +103,10 @@ def find_queries(
     """
     if images:
         return QueryImages(Path(), list(dict.fromkeys(images)), labelled=False)
-    listing = Listing()
     excluded = collection.excluded if exclude is None else excluded_names(exclude)
+    check_images(folder, "--queries", excluded)
+    listing = Listing()
     paths = sorted(image.path for image in iter_images(folder, listing, excluded=excluded))
-    if not paths:
-        raise no_images(folder, listing, OTHER_FOLDER)
     return QueryImages(folder, paths, labelled=True, listing=listing, labels=labels)
 
 
@@ -199,7 +188,7 @@ def embed_queries(
         skipped=skipped,
         model=network.model,
         device=device,
-        left_out=images.listing.left_out,
+        left_out=left_out_in_words(images.listing),
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from similar_images.console import Console, add_number, add_seed_option, path_of, warn
-from similar_images.images.image_files import has_image_suffix, left_out_in_words
+from similar_images.images.image_files import has_image_suffix
 from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.findings import Findings
 from similar_images.matching.label_issues import LEAST_MATCHES
@@ -139,7 +139,7 @@ def summary_of(
         "filter": search.options.filter,
         "min_similarity": search.options.min_similarity,
         "skipped": [skipped.path for skipped in queries.skipped],
-        "left_out": left_out_in_words(queries.left_out),
+        "left_out": queries.left_out,
         "unmatched": len(queries.paths) - len(findings.rows),
         "compares": options.compares,
         "not_compared": not_compared,

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from drawings import photograph, sticker
-from helpers import brute_force, load, on_both_engines, pairings, rows
+from helpers import LOAD, brute_force, load, on_both_engines, pairings, rows
 from PIL import Image
 
+import embed_and_load
 import query_code
 from similar_images.matching import duplicate_groups
 from similar_images.milvus.collection import ImageCollection
@@ -135,7 +136,15 @@ def test_thumbnails_and_trash_are_left_out_of_loads_and_queries(
     assert set(rows()) == photographs, "as in the last load"
     assert matched("--exclude", "", "--exclude", "[#@]*") == photographs | {"drafts/1.jpg"}
     assert load(*options) == 0
+    assert set(rows()) == photographs, "also in a new collection"
+    assert load(*options, "--exclude", "x") == 0
     assert set(rows()) == photographs | {"drafts/1.jpg"}
+    for folder in ("disk/2020", "disk/drafts"):
+        shutil.rmtree(folder)
+    os.rename("disk/#recycle", "disk/@eaDir")
+    assert "(left out: 1 @eaDir); choose another" in fails(embed_and_load.main, *LOAD, *options)
+    assert load("--images", "disk", "--exclude", "") == 0
+    assert load("--images", "disk") == 0
     error = fails(query_code.main, "--queries", "disk", "--exclude", "*")
     assert "holds no images (left out: " in error
     with pytest.raises(SystemExit):
