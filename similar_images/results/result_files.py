@@ -62,9 +62,10 @@ def title_of(rows: Sequence[list[Pair]], model: Model) -> str:
     """Return the image's title: how many queries, which model, how many labels agree."""
     queries = counted(len(rows), "query", "queries")
     title = f"{queries}, nearest by {model.architecture} ({Path(model.weights).name} weights)"
-    same = [row[0].same_label for row in rows]
-    if same and None not in same:
-        title += f": {share(sum(map(bool, same)), len(rows))} share the label"
+    same = [row[0].same_label for row in rows if row[0].same_label is not None]
+    if same:
+        some = f" of {len(same):,} with labels" if len(same) < len(rows) else ""
+        title += f": {share(sum(same), len(same))}{some} share the label"
     return title
 
 
