@@ -38,7 +38,7 @@ from similar_images.console import (
     script_parser,
     status_of,
 )
-from similar_images.images.image_files import NO_PHOTOGRAPHS, ImageError
+from similar_images.images.image_files import ImageError, check_images
 from similar_images.images.labels import Labels
 from similar_images.loading.export import export, export_file
 from similar_images.loading.finish import finish, report
@@ -46,7 +46,6 @@ from similar_images.loading.load import Load, load
 from similar_images.loading.prepare import (
     LoadOptions,
     check_recorded,
-    check_source,
     collection_to_load,
 )
 from similar_images.loading.prune import check_pruned
@@ -83,7 +82,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="DIR",
         help="folder to load (default: database_set)",
     )
-    add_exclude_option(parser, NO_PHOTOGRAPHS)
+    add_exclude_option(parser)
     add_weights_options(parser)
     add_collection_options(parser)
     add_embedding_options(parser)
@@ -95,7 +94,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--prune",
         action="store_true",
-        help="remove rows whose file no longer exists or is no longer an image",
+        help="remove rows whose file no longer exists, is left out or is no longer an image",
     )
     parser.add_argument(
         "--prune-most",
@@ -139,7 +138,7 @@ def run(args: argparse.Namespace, ranks: Ranks) -> None:
     options, embedding = options_from(LoadOptions, args), options_from(EmbeddingOptions, args)
     with ranks:
         uri = ranks.in_turn(checked_uri, args, ranks, console)
-        labels = ranks.in_turn(Labels, args.labels)
+        labels = ranks.in_turn(Labels, args.labels, args.folder)
         network = ranks.in_turn(find_network, args.model, args.weights)
         if ranks.first:
             warn_if_random(network.model)
@@ -181,7 +180,7 @@ def checked_uri(args: argparse.Namespace, ranks: Ranks, console: Console) -> str
     if ranks.first:
         console.say(f'Loading {args.folder} into collection "{args.collection}" ({redact(uri)})')
     check_processes(uri, ranks.count)
-    check_source(args.folder, args.exclude or [])
+    check_images(args.folder, "--images")
     weights = [] if args.weights in NAMED_WEIGHTS else [Path(args.weights)]
     check_recorded(args.folder, *weights, *([args.labels] if args.labels else []))
     return uri

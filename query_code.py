@@ -37,12 +37,11 @@ from similar_images.console import (
     script_parser,
     status_of,
 )
-from similar_images.images.image_files import NO_PHOTOGRAPHS, ImageError, left_out_in_words
+from similar_images.images.image_files import ImageError, check_images, left_out_in_words
 from similar_images.images.labels import Labels
 from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.findings import find_all
 from similar_images.matching.queries import (
-    check_queries,
     embed_queries,
     find_queries,
     network_for_queries,
@@ -89,7 +88,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="file of the collection's weights, if it has moved",
     )
     add_labels_option(parser, "--queries")
-    add_exclude_option(parser, NO_PHOTOGRAPHS)
+    add_exclude_option(parser)
     add_search_options(parser)
     add_result_options(parser)
     add_quiet_option(parser)
@@ -111,9 +110,10 @@ def run(args: argparse.Namespace, left: list[str]) -> None:
     """
     start = time.perf_counter()
     console = Console(args.quiet, results_only=args.json)
-    uri, labels = resolve_uri(args.milvus_uri), Labels(args.labels)
+    uri = resolve_uri(args.milvus_uri)
     if not args.named:
-        check_queries(args.queries)
+        check_images(args.queries, "--queries")
+    labels = Labels(args.labels, args.queries)
     embedding, written = options_from(EmbeddingOptions, args), options_from(ResultOptions, args)
     check_output(written.output, bool(written.named))
     with connect(uri, must_exist=True) as client:
@@ -121,8 +121,8 @@ def run(args: argparse.Namespace, left: list[str]) -> None:
         images = find_queries(args.named, args.queries, args.exclude, search.collection, labels)
         where = f'"{args.collection}" ({redact(uri)})'
         console.say(f"Matching {images.words} against collection {where}")
-        if images.listing.left_out:
-            console.say(f"Left out: {left_out_in_words(images.listing.left_out)}")
+        if left_out := left_out_in_words(images.listing):
+            console.say(f"Left out: {left_out}")
         if args.labels:
             console.say(labels.in_words(sum(path in labels for path in images.paths)))
         network = network_for_queries(search.collection, args.weights)

@@ -8,7 +8,7 @@ import atexit
 import gc
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -197,11 +197,12 @@ def add_quiet_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help=text)
 
 
-def add_exclude_option(parser: argparse.ArgumentParser, usual: Sequence[str]) -> None:
-    """Add --exclude; usual: the names that are left out unless one is ''."""
+def add_exclude_option(parser: argparse.ArgumentParser) -> None:
+    """Add --exclude."""
     text = (
         "leave out files and folders of this name, or of names like '*.tif', in upper or lower "
-        f"case; repeatable; so are {', '.join(usual)} unless '' is given "
+        "case; repeatable; so are folders of thumbnails, trash and snapshots (@eaDir, #recycle, …: "
+        "see README.md) unless '' is given, and hidden ones always "
         "(default: as in the collection's last load)"
     )
     parser.add_argument("--exclude", action="append", type=folder_entry, metavar="NAME", help=text)

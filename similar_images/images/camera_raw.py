@@ -17,8 +17,10 @@ def preview_of(file: BinaryIO, suffix: str) -> BinaryIO:
     """
     if suffix not in image_suffixes():
         raise ImageError(f"a camera's RAW file; run pip install {PACKAGES[suffix]}")
-    import rawpy
-
+    try:
+        import rawpy
+    except Exception as error:  # it lacks a library, or was built for another NumPy
+        raise ImageError(f"rawpy can't be imported: {error}", unseen=True) from error
     try:
         with rawpy.imread(file) as raw:
             preview, flip = raw.extract_thumb(), raw.sizes.flip

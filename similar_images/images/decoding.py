@@ -191,15 +191,15 @@ def decode(
     meanwhile, and TooLargeError if it has more pixels.
     """
     with _opened(root / path) as (file, status):
-        content = content_hash(file, status.st_size)
         suffix = os.path.splitext(path)[1].lower()
+        content = content_hash(file, status.st_size, suffix)
         is_raw = suffix in RAW_SUFFIXES
         rgb, stored, (width, height), has_frames, note = _decode_file(
             preview_of(file, suffix) if is_raw else file,
             least_side,
             int(1e6 * (megapixels or megapixels_that_fit())),
         )
-        taken = taken_at(stored)
+        taken = taken_at(stored) or (taken_at(file) if is_raw else 0)  # a preview may lack it
     info = DecodedImage(path, status.st_size, modified_at(status), width, height, content, taken)
     return Decoded(info, rgb, stored, has_frames or is_raw, note)
 
@@ -208,7 +208,7 @@ def hashed(root: Path, path: str) -> tuple[FoundImage, str]:
     """Return the file root/path as it is now, and the hash of its content; errors as of decode."""
     with _opened(root / path) as (file, status):
         found = FoundImage(path, status.st_size, modified_at(status))
-        return found, content_hash(file, status.st_size)
+        return found, content_hash(file, status.st_size, os.path.splitext(path)[1].lower())
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import heapq
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -83,8 +83,9 @@ class Listing:
     """What was found under a folder besides the images."""
 
     skipped: list[Skipped] = field(default_factory=list)
-    # By suffix, by what was excluded, and "written by query_code.py".
-    left_out: collections.Counter[str] = field(default_factory=collections.Counter)
+    left_out: collections.Counter[str] = field(default_factory=collections.Counter)  # by suffix
+    # By the name that excludes them, and "written by query_code.py".
+    excluded: collections.Counter[str] = field(default_factory=collections.Counter)
 
 
 def label_of(path: str) -> str:
@@ -193,24 +194,33 @@ def iter_images(
                 listing.skipped.append(skipped_for(path, error))
 
 
-def left_out_in_words(left_out: Mapping[str, int]) -> str:
-    """Return what was left out, by suffix or name, with the package that would decode it.
+def left_out_in_words(listing: Listing) -> str:
+    """Return what was left out, by name and by suffix, with the package that would decode it.
 
-    >>> left_out_in_words({".svg": 1, ".heic": 3000})
-    '3,000 .heic (pip install pillow-heif), 1 .svg'
+    >>> counts = collections.Counter({".svg": 1, ".heic": 3000})
+    >>> left_out_in_words(Listing([], counts, collections.Counter({"@eaDir": 2})))
+    '2 @eaDir, 3,000 .heic (pip install pillow-heif), 1 .svg'
     """
-    words = []
-    for suffix, count in collections.Counter(left_out).most_common(LEFT_OUT_LISTED):
+    words = [f"{count:,} {printable(name)}" for name, count in listing.excluded.most_common()]
+    for suffix, count in listing.left_out.most_common(LEFT_OUT_LISTED):
         package = f" (pip install {PACKAGES[suffix]})" if suffix in PACKAGES else ""
         words.append(f"{count:,} {printable(suffix) or 'without a suffix'}{package}")
-    more = ", …" if len(left_out) > LEFT_OUT_LISTED else ""
+    more = ", …" if len(listing.left_out) > LEFT_OUT_LISTED else ""
     return f"{', '.join(words)}{more}"
 
 
-def no_images(folder: Path, listing: Listing, advice: str) -> ImageError:
-    """Return the error that a folder holds no images, with what was left out."""
-    words = f" (left out: {left_out_in_words(listing.left_out)})" if listing.left_out else ""
-    return ImageError(f"{folder} holds no images{words}; {advice}")
+def check_images(folder: Path, option: str, excluded: tuple[str, ...] = ()) -> None:
+    """Raise ImageError if an option's folder does not exist, or holds no images but excluded ones.
+
+    What could not be listed may be images.
+    """
+    check_folder(folder, option)
+    listing = Listing()
+    images = iter_images(folder, listing, excluded=excluded)
+    if next(images, None) is None and not listing.skipped:
+        left_out = left_out_in_words(listing)
+        words = f" (left out: {left_out})" if left_out else ""
+        raise ImageError(f"{folder} holds no images{words}; choose another folder with {option}")
 
 
 def is_own_image(path: str) -> bool:
@@ -290,13 +300,13 @@ def _walk(
                     names.add(entry.name)  # one that is replaced meanwhile may be listed twice
                     inner = f"{path}/{entry.name}" if path else entry.name
                     if by := excluded_by(entry.name, excluded):
-                        listing.left_out[by] += 1
+                        listing.excluded[by] += 1
                     elif entry.name.startswith("."):
                         continue
                     elif _is_folder(entry, inner, listing):
                         heapq.heappush(folders, (linked or entry.is_symlink(), inner))
                     elif entry.name in OWN_IMAGES and is_own_image(entry.path):
-                        listing.left_out["written by query_code.py"] += 1
+                        listing.excluded["written by query_code.py"] += 1
                     elif has_image_suffix(inner):
                         yield inner, entry
                     else:

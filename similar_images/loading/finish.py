@@ -1,6 +1,6 @@
 """The end of a load: check the number of rows, build the index, report."""
 
-from similar_images.images.image_files import left_out_in_words, skipped_in_lines
+from similar_images.images.image_files import skipped_in_lines
 from similar_images.loading.load import Load, Tally
 from similar_images.milvus.client import CollectionError, redact
 from similar_images.milvus.collection import ENDED, LOAD, PRECISION, ROWS
@@ -72,7 +72,7 @@ def report(job: Load, tally: Tally, seconds: float) -> None:
         for line in skipped_in_lines(files):
             trouble(f"  {line}")
     if tally.left_out:
-        say(f"Left out: {left_out_in_words(tally.left_out)}")
+        say(f"Left out: {tally.left_out}")
     place = f'"{job.collection.name}" ({redact(job.collection.client.uri)})'
     images = counted(tally.rows, "image")
     say(f"The collection {place} holds {images}. Next: python query_code.py")

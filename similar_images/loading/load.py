@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from similar_images.console import Console
-from similar_images.images.image_files import Listing, Skipped, iter_images
+from similar_images.images.image_files import Listing, Skipped, iter_images, left_out_in_words
 from similar_images.images.labels import Labels
 from similar_images.loading.inventory import Inventory, number_of
 from similar_images.loading.known_content import Content, by_content, write_stored
@@ -53,7 +53,7 @@ class Tally:
     unseen: int = 0  # rows whose file was not found, but may still be there
     skipped: list[Skipped] = field(default_factory=list)
     damaged: list[Skipped] = field(default_factory=list)  # loaded all the same
-    left_out: dict[str, int] = field(default_factory=dict)  # as of Listing
+    left_out: str = ""  # in words
 
     def add(self, other: "Tally") -> None:
         """Add another rank's."""
@@ -79,7 +79,7 @@ def load(job: Load) -> Tally:
     job.collection.client.warn_if_too_many(rows)
     if inventory.todo or inventory.relabelled:
         write_rows(job, inventory, tally)
-    tally.kept, tally.left_out = inventory.kept, dict(listing.left_out)
+    tally.kept, tally.left_out = inventory.kept, left_out_in_words(listing)
     prune(job, inventory, listing, tally)
     # All ranks meet a folder that can't be listed; one of them reports it.
     tally.skipped[:0] = [item for item in listing.skipped if ranks.mine(item.path)]

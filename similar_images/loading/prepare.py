@@ -4,14 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from similar_images.images.image_files import (
-    ImageError,
-    Listing,
-    check_folder,
-    excluded_names,
-    iter_images,
-    no_images,
-)
+from similar_images.images.image_files import ImageError, check_images, excluded_names
 from similar_images.milvus.client import Client, CollectionError
 from similar_images.milvus.collection import BEGUN, EXCLUDE, LABELS, LOAD, ImageCollection
 from similar_images.milvus.vector_index import FLAT
@@ -38,15 +31,6 @@ class LoadOptions:
         return str(self.labels.resolve()) if self.labels else ""
 
 
-def check_source(folder: Path, exclude: Sequence[str]) -> None:
-    """Raise ImageError if the folder does not exist or holds no images but excluded ones."""
-    check_folder(folder, "--images")
-    listing, excluded = Listing(), excluded_names(exclude)
-    images = iter_images(folder, listing, excluded=excluded)
-    if next(images, None) is None and not listing.skipped:
-        raise no_images(folder, listing, "run python split_images.py or choose --images")
-
-
 def check_recorded(*paths: Path) -> None:
     """Raise ImageError if a path that the collection would record is not UTF-8, as Milvus asks."""
     for path in paths:
@@ -59,13 +43,18 @@ def check_recorded(*paths: Path) -> None:
 def collection_to_load(client: Client, options: LoadOptions, model: Model) -> ImageCollection:
     """Return the collection to load into, created if need be; with --recreate, one beside it.
 
-    Raises CollectionError if the collection holds another folder or another model's vectors.
+    Without --exclude, what the collection of that name leaves out stays left out. ImageError if the
+    folder holds nothing else; CollectionError if the collection holds another folder or another
+    model's vectors.
     """
     root, name = str(options.folder.resolve()), options.collection
     index = options.index or "auto"
-    exclude = {EXCLUDE: "/".join(excluded_names(options.exclude or []))}
+    found, excluded = ImageCollection.find(client, name), excluded_names(options.exclude or [])
+    if found and options.exclude is None:
+        excluded = found.excluded
+    check_images(options.folder, "--images", excluded)
+    exclude = {EXCLUDE: "/".join(excluded)}
     properties = {"root": root, "index": index, LOAD: BEGUN, **exclude, **model.properties()}
-    found = ImageCollection.find(client, name)
     if options.label_file:
         properties[LABELS] = options.label_file
     if options.recreate:

@@ -33,18 +33,22 @@ class CollectionFolder:
         shown = place.relative_to(here) if place.is_relative_to(here) else place
         return str(shown), self.may_open and stays_inside(path)
 
-    def rows_of(self, image: str) -> set[str]:
-        """Return the paths that this very file has in the collection, if it is in its folder."""
+    def rows_of(self, image: str) -> list[str]:
+        """Return the paths that this very file has in the collection, if it is in its folder.
+
+        The one by which it is named here comes before those that its links lead to.
+        """
         real = os.path.realpath(image)
         beside = os.path.join(os.path.realpath(os.path.dirname(image)), os.path.basename(image))
-        places = map(PurePath, {os.path.abspath(image), real, beside})
+        places = map(PurePath, (os.path.abspath(image), beside, real))
         inside = [
             place.relative_to(root).as_posix()
             for place, root in itertools.product(places, self._roots)
             if place.is_relative_to(root)
         ]
         # What is not UTF-8 is in no collection.
-        return {path for path in inside if path == path.encode(errors="ignore").decode()}
+        known = (path for path in inside if path == path.encode(errors="ignore").decode())
+        return list(dict.fromkeys(known))
 
     def own_rows(self, image: str, rows: Iterable[str]) -> set[str]:
         """Return those of the rows that show this very file: by another path, a link, a mount."""

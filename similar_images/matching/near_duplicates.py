@@ -93,7 +93,9 @@ def _verdict(
     if first.file_size == second.file_size and _equal_files(one, other):
         return Verdict(SAME)
     found = verify(first, second)
-    apart = abs(first.taken_at - second.taken_at) if first.taken_at and second.taken_at else 0
+    times = first.taken_at, second.taken_at
+    unit = 1 if all(time % 1000 for time in times) else 1000  # one may lack the fraction
+    apart = abs(times[0] // unit - times[1] // unit) * unit if all(times) else 0
     if found and found.changes and 0 < apart <= BURST:
         return found._replace(changes=(*found.changes, f"taken {apart / 1000:.3g} s apart"))
     return found

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import typing
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,11 +15,12 @@ from similar_images.images.image_files import (
     ImageError,
     Listing,
     Skipped,
-    check_folder,
+    check_images,
     excluded_names,
     iter_images,
+    label_of,
+    left_out_in_words,
     modified_at,
-    no_images,
 )
 from similar_images.images.labels import Labels
 from similar_images.images.reduction_store import ReductionStore
@@ -39,8 +39,6 @@ from similar_images.text import counted, printable
 
 if typing.TYPE_CHECKING:
     from similar_images.network.torch_network import Network
-
-OTHER_FOLDER = "choose another folder with --queries"
 
 
 @dataclass(frozen=True)
@@ -67,8 +65,8 @@ class Queries:
     """Embedded queries: paths that can be opened, labels, embeddings (N, dimension) float32.
 
     rows: the paths that each query has in the collection itself, most often none. model, device:
-    how they were embedded; the device is in words, '' if none was. left_out: of their folder, as of
-    Listing.
+    how they were embedded; the device is in words, '' if none was. left_out: of their folder, in
+    words.
     """
 
     paths: list[str]
@@ -78,7 +76,7 @@ class Queries:
     skipped: list[Skipped]
     model: Model
     device: str
-    left_out: Mapping[str, int] = field(default_factory=dict)
+    left_out: str = ""
 
     def some(self, places: Sequence[int]) -> "Queries":
         """Return those queries that are at these places."""
@@ -89,14 +87,6 @@ class Queries:
             rows=[self.rows[place] for place in places],
             embeddings=self.embeddings[places],
         )
-
-
-def check_queries(folder: Path) -> None:
-    """Raise ImageError if the folder does not exist or holds no images, whatever is left out."""
-    check_folder(folder, "--queries")
-    listing = Listing()
-    if next(iter_images(folder, listing, excluded=()), None) is None:
-        raise no_images(folder, listing, OTHER_FOLDER)
 
 
 def find_queries(
@@ -113,11 +103,10 @@ def find_queries(
     """
     if images:
         return QueryImages(Path(), list(dict.fromkeys(images)), labelled=False)
-    listing = Listing()
     excluded = collection.excluded if exclude is None else excluded_names(exclude)
+    check_images(folder, "--queries", excluded)
+    listing = Listing()
     paths = sorted(image.path for image in iter_images(folder, listing, excluded=excluded))
-    if not paths:
-        raise no_images(folder, listing, OTHER_FOLDER)
     return QueryImages(folder, paths, labelled=True, listing=listing, labels=labels)
 
 
@@ -149,12 +138,13 @@ def embed_queries(
     """
     rows = {path: folder.rows_of(str(images.root / path)) for path in images.paths}
     embeddings, labels = {}, {path: images.labels.of(path) for path in images.paths}
-    from_rows = LABELS in folder.collection.properties and not images.labels.file
-    if from_rows:
-        labels |= {path: "" for path in images.paths if rows[path]}
+    if not images.labels.file:  # images in the collection's folder have its labels
+        by_file = LABELS in folder.collection.properties
+        labels |= {path: "" if by_file else label_of(own[0]) for path, own in rows.items() if own}
     for path, stored, embedding in stored_embeddings(folder.collection, images.root, rows):
-        embeddings[path] = embedding
-        if from_rows:
+        if embedding is not None:
+            embeddings[path] = embedding
+        if not images.labels.file:
             labels[path] = stored.label
     if embeddings:
         console.say(
@@ -194,25 +184,25 @@ def embed_queries(
         paths=[str(images.root / path) for path in readable],
         labels=[labels[path] if images.labelled else "" for path in readable],
         embeddings=np.stack([embeddings[path] for path in readable]),
-        rows=[rows[path] for path in readable],
+        rows=[set(rows[path]) for path in readable],
         skipped=skipped,
         model=network.model,
         device=device,
-        left_out=images.listing.left_out,
+        left_out=left_out_in_words(images.listing),
     )
 
 
 def stored_embeddings(
-    collection: ImageCollection, root: Path, rows: Mapping[str, set[str]]
-) -> Iterator[tuple[str, DecodedImage, np.ndarray]]:
-    """Yield those images whose rows show the same file: path, row, embedding."""
-    images = defaultdict(list)
-    for path, names in rows.items():
-        for row in names:
-            images[row].append(path)
-    for stored, embedding in collection.embeddings_of(list(images)):
-        for path in images[stored.path]:
+    collection: ImageCollection, root: Path, rows: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[str, DecodedImage, np.ndarray | None]]:
+    """Yield the images that have rows: path, row, its embedding; None if the file has changed."""
+    names = list({name for own in rows.values() for name in own})
+    found = {row.path: (row, embedding) for row, embedding in collection.embeddings_of(names)}
+    for path, own in rows.items():
+        for stored, embedding in [found[name] for name in own if name in found][:1]:
+            unchanged = False
             with contextlib.suppress(OSError):
                 status = os.stat(root / path)
-                if (status.st_size, modified_at(status)) == (stored.file_size, stored.modified_at):
-                    yield path, stored, embedding
+                now = status.st_size, modified_at(status)
+                unchanged = now == (stored.file_size, stored.modified_at)
+            yield path, stored, embedding if unchanged else None

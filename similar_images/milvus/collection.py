@@ -13,6 +13,7 @@ import numpy as np
 from similar_images import __version__
 from similar_images.console import RUN_AGAIN, warn
 from similar_images.images.decoding import DecodedImage
+from similar_images.images.image_files import NO_PHOTOGRAPHS
 from similar_images.milvus.client import (
     Client,
     CollectionError,
@@ -173,7 +174,8 @@ class ImageCollection:
     @property
     def excluded(self) -> tuple[str, ...]:
         """The names and globs that are left out of the folder."""
-        return tuple(filter(None, self.properties.get(EXCLUDE, "").split("/")))
+        recorded = self.properties.get(EXCLUDE, "/".join(NO_PHOTOGRAPHS))  # 1.0 recorded none
+        return tuple(filter(None, recorded.split("/")))
 
     def set_properties(self, **properties: str) -> None:
         """Store properties, unless they are stored already."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from similar_images.console import Console, add_number, add_seed_option, path_of, warn
-from similar_images.images.image_files import has_image_suffix, left_out_in_words
+from similar_images.images.image_files import has_image_suffix
 from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.findings import Findings
 from similar_images.matching.label_issues import LEAST_MATCHES
@@ -62,9 +62,10 @@ def title_of(rows: Sequence[list[Pair]], model: Model) -> str:
     """Return the image's title: how many queries, which model, how many labels agree."""
     queries = counted(len(rows), "query", "queries")
     title = f"{queries}, nearest by {model.architecture} ({Path(model.weights).name} weights)"
-    same = [row[0].same_label for row in rows]
-    if same and None not in same:
-        title += f": {share(sum(map(bool, same)), len(rows))} share the label"
+    same = [row[0].same_label for row in rows if row[0].same_label is not None]
+    if same:
+        some = f" of {len(same):,} with labels" if len(same) < len(rows) else ""
+        title += f": {share(sum(same), len(same))}{some} share the label"
     return title
 
 
@@ -139,7 +140,7 @@ def summary_of(
         "filter": search.options.filter,
         "min_similarity": search.options.min_similarity,
         "skipped": [skipped.path for skipped in queries.skipped],
-        "left_out": left_out_in_words(queries.left_out),
+        "left_out": queries.left_out,
         "unmatched": len(queries.paths) - len(findings.rows),
         "compares": options.compares,
         "not_compared": not_compared,

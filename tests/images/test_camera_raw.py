@@ -15,11 +15,12 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 import embed_and_load
 import query_code
-from similar_images.images.decoding import decode
+from similar_images.images.content_hash import BLOCK
+from similar_images.images.decoding import decode, hashed
 from similar_images.images.image_files import ImageError, image_suffixes
 
 
-def dng(preview: bytes, orientation: int = 1) -> bytes:
+def dng(preview: bytes, orientation: int = 1, taken: str = "") -> bytes:
     """Return a camera's RAW file of 64×48 grey pixels, in Adobe's form, with a JPEG as preview.
 
     Each of its two directories is followed by its pixels.
@@ -42,7 +43,7 @@ def dng(preview: bytes, orientation: int = 1) -> bytes:
             *((262, 3, 6), (271, 2, "Maker"), (272, 2, "Model"), (273, 4, 0), (277, 3, 3)),
             *((274, 3, orientation), (278, 4, height), (279, 4, len(preview)), (330, 4, second)),
             *((50706, 1, b"\1\4\0\0"), (50708, 2, "Maker Model"), (50728, 5, (1, 1, 1))),
-            (50721, 10, (1, 0, 0, 0, 1, 0, 0, 0, 1)),
+            *[(50721, 10, (1, 0, 0, 0, 1, 0, 0, 0, 1)), (34665, 4, {36867: taken})],
         )
 
     start = 8 + len(first(0)) + len(preview)
@@ -76,6 +77,30 @@ def test_a_raw_file_is_decoded_by_its_preview(orientation: int, own_folder: Path
         assert raw.info.file_size == os.path.getsize("x.DNG")
 
 
+@pytest.mark.parametrize(
+    ("taken", "expected"), [("2026:07:04 12:30:05", 1_783_168_205_000), ("", 0)]
+)
+def test_a_raw_file_tells_when_it_was_taken_though_its_preview_does_not(
+    taken: str, expected: int, own_folder: Path
+) -> None:
+    pytest.importorskip("rawpy", reason="optional")
+    Path("x.dng").write_bytes(dng(saved(photograph()), taken=taken))
+    assert decode(own_folder, "x.dng").info.taken_at == expected
+
+
+@pytest.mark.parametrize("suffix", [".NEF", ".tif"])
+def test_three_blocks_of_a_raw_file_are_hashed(suffix: str, own_folder: Path) -> None:
+    def hash_with(*places: int) -> str:
+        data = bytearray(10 * BLOCK)
+        for place in places:
+            data[place] = 1
+        Path(f"x{suffix}").write_bytes(data)
+        return hashed(own_folder, f"x{suffix}")[1]
+
+    equal = [hash_with(place) == hash_with() for place in (0, BLOCK, 5 * BLOCK, 10 * BLOCK - 1)]
+    assert equal == [False, suffix == ".NEF", False, False]
+
+
 def test_a_raw_file_is_found_beside_its_jpeg_and_neither_is_a_copy(own_folder: Path) -> None:
     """It holds more than its preview shows."""
     pytest.importorskip("rawpy", reason="optional")
@@ -94,6 +119,22 @@ def test_a_raw_file_is_found_beside_its_jpeg_and_neither_is_a_copy(own_folder: P
     Path("camera/2.dng").write_bytes(dng(saved(photograph()))[:400])
     with pytest.raises(ImageError, match="a RAW file without a preview that LibRaw can read"):
         decode(own_folder, "camera/2.dng")
+
+
+def test_a_rawpy_that_cannot_be_imported_is_named(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its files hold is not known, so that their rows are kept."""
+    Path("rawpy.py").write_text("raise ImportError('no libraw')")
+    monkeypatch.syspath_prepend(str(own_folder))
+    monkeypatch.delitem(sys.modules, "rawpy", raising=False)
+    image_suffixes.cache_clear()
+    Path("x.dng").write_bytes(dng(saved(photograph())))
+    with pytest.raises(ImageError, match="rawpy can't be imported: no libraw") as caught:
+        decode(own_folder, "x.dng")
+    assert caught.value.unseen
+    monkeypatch.undo()
+    image_suffixes.cache_clear()
 
 
 def test_without_rawpy_the_package_is_named(

@@ -144,12 +144,17 @@ def test_what_is_left_out_is_counted_by_suffix(own_folder: Path) -> None:
         Path(f"{number}.HEVC").write_bytes(b"")
     for name in ("a.svg", "README"):
         Path(name).write_bytes(b"")
-    words = left_out_in_words(found_in(own_folder)[1].left_out)
+    listing = found_in(own_folder)[1]
+    words = left_out_in_words(listing)
     assert words.startswith("3 .hevc, ")
     assert "1 .svg" in words
     assert "1 without a suffix" in words
-    many = {f".s{n}": 1 for n in range(20)}
-    assert left_out_in_words(many).endswith("1 .s7, …")
+    listing.left_out.update({f".s{n}": 2 for n in range(20)})
+    listing.excluded.update({f"#{n}": 1 for n in range(20)})
+    words = left_out_in_words(listing)
+    assert words.startswith("1 #0, 1 #1, ")
+    assert "1 #19, 3 .hevc, 2 .s0, " in words, "names before suffixes, all of them"
+    assert words.endswith("2 .s6, …")
 
 
 def test_what_is_excluded_is_counted_by_the_name_that_excludes_it(own_folder: Path) -> None:
@@ -160,7 +165,7 @@ def test_what_is_excluded_is_counted_by_the_name_that_excludes_it(own_folder: Pa
     listing = Listing()
     excluded = ("s.ti[ef]", *NO_PHOTOGRAPHS)
     assert {i.path for i in iter_images(own_folder, listing, excluded=excluded)} == set(kept)
-    assert listing.left_out == {"@eaDir": 2, ".Trash*": 1, "s.ti[ef]": 1}
+    assert listing.excluded == {"@eaDir": 2, ".Trash*": 1, "s.ti[ef]": 1}
     assert set(found_in(own_folder)[0]) == {*kept, "2020/S.TIF"}
 
 
@@ -173,7 +178,7 @@ def test_heic_is_named_with_its_package_and_taken_with_it(own_folder: Path) -> N
         "listing = Listing()\n"
         "print([image.path for image in iter_images(Path('.'), listing)])\n"
         "print(has_image_suffix('x.heic'))\n"
-        "print(left_out_in_words(listing.left_out) if listing.left_out else '')"
+        "print(left_out_in_words(listing))"
     )
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
 

@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import shutil
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -281,14 +282,41 @@ def test_labels_come_from_a_file(
         (b"", "does not name its columns"),
         (b"path,label\na.png,\xff\n", "can't be read as CSV"),
         (b"path,label\na.png,b\n./a.png,c\n", "has two labels for a.png"),
-        (b'path,label\na.png,"' + b"x,y\n" * 2000, "a quotation mark missing"),
+        (b'path\tlabel\na.png\t"\nb.png\tc\n', "can't be read as CSV (unexpected end"),
+        (b'path\tlabel\na.png\t"5" disk\n', "can't be read as CSV ("),
+        (b"path,label\na.png," + b"x" * 5000, "a quotation mark missing"),
+        (b"path,label\ndatabase_set/0/1.png,b\n", "no line of labels.csv has an image of"),
     ],
 )
 def test_files_that_hold_no_labels_are_named(
     text: bytes, reason: str, loaded: Path, fails: Fails
 ) -> None:
+    """Nothing is changed: the next load needs no labels."""
+    before = rows()
     Path("labels.csv").write_bytes(text)
     for main in (embed_and_load.main, query_code.main):
         error = fails(main, "--labels", "labels.csv")
         assert reason in error
         assert "labels.csv" in error
+    assert load() == 0
+    assert rows() == before
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ['label, path, "by"', 'cat, "a/p 0.png", x', '"cat, big", a/p 1.png, x'],
+        ["path;label", "a\\p 0.png;cat", "a\\p 1.png;cat, big"],
+        ["image\tlabel", "./a/p 0.png\tcat", "a/../a/p 1.png\tcat, big"],
+    ],
+)
+def test_labels_are_read_as_programs_write_them(lines: list[str], own_folder: Path) -> None:
+    """Spaces after the commas, Excel's semicolons, Windows's paths, macOS's accents."""
+    for form, number in (("NFC", 0), ("NFD", 1)):
+        path = Path("images", unicodedata.normalize(form, f"ä/p {number}.png"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9), (90 * number, 0, 0)).save(path)
+    text = "\n".join(lines).replace("a/", "ä/").replace("a\\", "ä\\")
+    Path("labels.csv").write_text(text, encoding="utf-8")
+    assert load("--images", "images", "--labels", "labels.csv") == 0
+    assert {path[-5]: row["label"] for path, row in rows().items()} == {"0": "cat", "1": "cat, big"}

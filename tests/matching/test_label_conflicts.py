@@ -4,6 +4,7 @@ import csv
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from drawings import photograph
 from helpers import load, pairings
@@ -30,8 +31,10 @@ def planted(own_folder: Path) -> set[frozenset[str]]:
     for label in "abcde":
         Path("images", label).mkdir(parents=True)
     drawn = 0
+    rng = np.random.default_rng(0)
     for drawn in range(41):
-        image = Image.effect_noise((200, 150), 90).convert("RGB")
+        noise = rng.normal(128, 90, (150, 200)).clip(0, 255).astype(np.uint8)
+        image = Image.fromarray(noise).convert("RGB")
         hue = Image.new("RGB", image.size, f"hsl({29 * drawn}, 90%, 50%)")
         image = Image.blend(image.filter(ImageFilter.GaussianBlur(3)), hue, 0.3)
         image.save(f"images/{'abcde'[drawn % 5]}/{drawn}.png")
@@ -58,7 +61,7 @@ def test_images_under_two_labels_are_found_whatever_top_k(
     found = table("label_conflicts.txt")
     assert {both(row) for row in found} >= planted
     assert len(found) == len({both(row) for row in found})
-    assert 5 <= len(found) <= 4 + 2 * 2
+    assert 5 <= len(found) <= 4 + 2 * 2, [sorted(both(row)) for row in found]
     for row in found:
         labels = row["query"].split("/")[1], row["match"].split("/")[1]
         assert labels == (row["label"], row["match_label"])

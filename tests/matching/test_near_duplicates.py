@@ -75,6 +75,10 @@ def test_what_was_taken_within_ten_seconds_is_said_to_be(own_folder: Path) -> No
     saved_at("08", sticker(photograph()), "c.jpg", quality=95)
     saved_at("05", photograph(), "d.jpg", quality=80)
     saved_at("17", photograph(), "e.jpg", quality=80)
-    pairs = [Pair("a.jpg", f"{name}.jpg", 0.9) for name in "bcde"]
-    words = [one.verdict.words.partition("taken")[1:] for one in comparison_of(pairs).near]
-    assert words == [("taken", " 1 s apart"), ("taken", " 3 s apart"), ("", ""), ("", "")]
+    saved_at("05", photograph(), "f.jpg", quality=80, fraction="55")
+    saved_at("06", photograph(), "g.jpg", quality=75, fraction="05")
+    pairs = [Pair("a.jpg", f"{name}.jpg", 0.9) for name in "bcdefg"]
+    words = [one.verdict.words.partition("taken ")[2] for one in comparison_of(pairs).near]
+    assert words == ["1 s apart", "3 s apart", "", "", "", "1 s apart"]
+    words = [one.verdict.words for one in comparison_of([Pair("f.jpg", "g.jpg", 0.9)]).near]
+    assert words == ["re-encoded, taken 0.5 s apart"], "of an export without it nothing is known"

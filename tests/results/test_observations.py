@@ -3,6 +3,7 @@
 import itertools
 import re
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 from helpers import SUMMARY
@@ -12,6 +13,7 @@ from similar_images.matching.label_issues import LabelIssue
 from similar_images.matching.near_duplicates import NearDuplicate
 from similar_images.matching.pairs import Pair
 from similar_images.results.observations import report
+from similar_images.results.result_files import title_of
 from similar_images.verifying.verdict import PART, SAME, Verdict
 
 EVIL = "a|b](http://x)<script>`'\"``|{{ 7 * 7 }}\u202e\u202f\n# heading\n\n- item"
@@ -186,3 +188,19 @@ def test_no_share_is_given_where_every_match_is_a_near_duplicate() -> None:
     text = report_of([pair], [pair], [NearDuplicate(pair, Verdict(SAME))])
     assert "100.0% with them. Queries" in text
     assert "n/a" not in text
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ((("a", "a"), ("a", "b")), ": 50.0% share the label"),
+        ((("a", "a"), ("a", "b"), ("", "b")), ": 50.0% of 2 with labels share the label"),
+        ((("", "b"),), ""),
+    ],
+)
+def test_the_title_has_the_share_of_the_pairs_with_two_labels(
+    labels: tuple[tuple[str, str], ...], words: str
+) -> None:
+    rows = [[Pair("q.png", "d.png", 0.9, 1, *both)] for both in labels]
+    model = SimpleNamespace(architecture="resnet18", weights="random")
+    assert title_of(rows, model).partition(" weights)")[2] == words

@@ -1,6 +1,7 @@
 """A collection's own folder as queries: no image matches itself, and duplicates are found."""
 
 import csv
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -10,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from drawings import photograph, sticker
-from helpers import brute_force, load, on_both_engines, pairings, rows
+from helpers import LOAD, brute_force, load, on_both_engines, pairings, rows
 from PIL import Image
 
+import embed_and_load
 import query_code
 from similar_images.matching import duplicate_groups
 from similar_images.milvus.collection import ImageCollection
@@ -72,6 +74,34 @@ def test_changed_and_new_images_are_embedded(
     assert found[str(changed)] == found["database_set/new.png"] == str(other)
 
 
+@pytest.mark.parametrize("by_file", [False, True])
+def test_the_collections_images_have_its_labels_whichever_folder_is_named(
+    by_file: bool, own_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder within it or around it; also a changed file, a link, and one that is not loaded."""
+    paths = ["2020/0.png", "2020/sub/1.png", "2021/2.png", "2021/3.png", "2020/new.png"]
+    for number, path in enumerate(paths):
+        Path("in/P", path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (12, 12), (40 * number, 99, 7)).save(Path("in/P", path))
+    os.symlink("../2021/2.png", "in/P/2020/link.png")
+    os.rename("in/P/2020/new.png", "new.png")
+    wanted = {path: path[:4] for path in [*paths, "2020/link.png"]}
+    if by_file:
+        wanted = {path: "" if "new" in path else f"of {path[-5]}" for path in wanted}
+        lines = [f"{path},{label}" for path, label in wanted.items() if label]
+        Path("labels.csv").write_text("\n".join(["path,label", *lines]))
+    options = ["--labels", "labels.csv"] if by_file else []
+    assert load("--images", "in/P", *options) == 0
+    os.rename("new.png", "in/P/2020/new.png")
+    os.utime("in/P/2020/0.png", ns=(1, 1))
+    for folder in ("in/P", "in/P/2020", "in"):
+        capsys.readouterr()
+        assert query_code.main(["--queries", folder, "--json"]) == 0
+        for pair in map(json.loads, capsys.readouterr().out.splitlines()):
+            assert pair["query_label"] == wanted[pair["query"].removeprefix("in/P/")], pair
+            assert pair["match_label"] == wanted[pair["match"].removeprefix("in/P/")], pair
+
+
 def test_thumbnails_and_trash_are_left_out_of_loads_and_queries(
     milvus: str, own_folder: Path, capsys: pytest.CaptureFixture[str], fails: Fails
 ) -> None:
@@ -106,7 +136,15 @@ def test_thumbnails_and_trash_are_left_out_of_loads_and_queries(
     assert set(rows()) == photographs, "as in the last load"
     assert matched("--exclude", "", "--exclude", "[#@]*") == photographs | {"drafts/1.jpg"}
     assert load(*options) == 0
+    assert set(rows()) == photographs, "also in a new collection"
+    assert load(*options, "--exclude", "x") == 0
     assert set(rows()) == photographs | {"drafts/1.jpg"}
+    for folder in ("disk/2020", "disk/drafts"):
+        shutil.rmtree(folder)
+    os.rename("disk/#recycle", "disk/@eaDir")
+    assert "(left out: 1 @eaDir); choose another" in fails(embed_and_load.main, *LOAD, *options)
+    assert load("--images", "disk", "--exclude", "") == 0
+    assert load("--images", "disk") == 0
     error = fails(query_code.main, "--queries", "disk", "--exclude", "*")
     assert "holds no images (left out: " in error
     with pytest.raises(SystemExit):

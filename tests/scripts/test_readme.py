@@ -28,6 +28,7 @@ from torchvision.models import resnet18
 import embed_and_load
 import query_code
 import split_images
+from similar_images.milvus import schema
 from similar_images.milvus.collection import ImageCollection, existing_collection
 from similar_images.milvus.connection import connect
 
@@ -157,6 +158,14 @@ def documented_messages() -> list[str]:
     return re.findall(r"^\| `(.+?)` \|", text, re.MULTILINE)
 
 
+LABELS = {
+    "has two labels for": ["path,label", "a.png,b", "./a.png,c"],
+    "can't be read as CSV": ["path,label", 'a.png,"b'],
+    "does not name its columns": ["a.png,b"],
+    "no line of": ["path,label", "elsewhere/a.png,b"],
+}
+
+
 def provoked(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
     """Arrange what leads to a message; give the main and the options that meet it."""
     random = ["--weights", "random"]
@@ -168,6 +177,19 @@ def provoked(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         (folder / "phone").mkdir()
         (folder / "phone/a.svg").write_bytes(b"")
         yield [load, "--images", "phone", *random]
+    elif name.startswith("was made by an earlier version"):
+        with connect(str(database)) as client, monkeypatch.context() as patch:
+            properties = existing_collection(client, "images").properties
+            patch.setattr(schema, "COLUMNS", schema.COLUMNS[: -len(schema.LATER)])
+            ImageCollection.create(client, "old", properties)
+        yield [query, "--collection", "old"]
+    elif name.startswith("has the labels of the file"):
+        with connect(str(database)) as client:
+            existing_collection(client, "images").set_properties(labels="labels.csv")
+        yield [load, *LOAD]
+    elif lines := [lines for words, lines in LABELS.items() if words in name]:
+        (folder / "labels.csv").write_text("\n".join(lines[0]))
+        yield [load, *LOAD, "--labels", "labels.csv"]
     elif "megapixels" in name:
         Image.new("L", (1001, 1000)).save(folder / "large.png")
         yield [query, "large.png", "--max-megapixels", "1"]

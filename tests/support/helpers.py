@@ -160,11 +160,13 @@ def written(folder: Path) -> dict[int, Path]:
     return {int(path.stem): path for path in folder.rglob("*.png")}
 
 
-def saved_at(second: str, image: Image.Image, name: str, quality: int) -> None:
+def saved_at(second: str, image: Image.Image, name: str, quality: int, fraction: str = "") -> None:
     """Save a JPEG as a camera does that took it at this second of a minute."""
     exif = Image.Exif()
     taken = f"2026:07:04 12:30:{second}"
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = taken
+    if fraction:
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.SubsecTimeOriginal] = fraction
     image.save(name, quality=quality, exif=exif)
 
 
