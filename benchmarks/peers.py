@@ -77,9 +77,6 @@ def duplicates(files: Iterable[str], groups: Iterable[Collection[str]]) -> Dupli
     return {file: list(others) for file, others in found.items()}
 
 
-# --- imagededup -----------------------------------------------------------------------------------
-
-
 def peer_python(folder: Path) -> Path:
     """Return the Python of an environment that has imagededup; install it there if it hasn't.
 
@@ -123,9 +120,6 @@ def found_by_peer(python: Path, images: Path) -> dict[str, tuple[Duplicates, flo
     return ways
 
 
-# --- This project ---------------------------------------------------------------------------------
-
-
 def found_by_us(
     images: Path, files: list[str], model: str, weights: str
 ) -> dict[str, tuple[Duplicates, float]]:
@@ -160,9 +154,6 @@ def rows_of(table: Path) -> list[dict[str, str]]:
     with table.open(newline="") as lines:
         rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
     return [{key: Path(cell).name for key, cell in row.items()} for row in rows]
-
-
-# --- Tables ---------------------------------------------------------------------------------------
 
 
 def by_alteration(ways: dict[str, Duplicates], count: int) -> str:
