@@ -3,6 +3,8 @@
 import re
 import subprocess
 import sys
+import sysconfig
+import venv
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -13,13 +15,16 @@ import torch
 import torchvision
 from helpers import write_batches
 from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from benchmarks import (
     competitors,
     exactness,
+    homework_matches,
     judged_pairs,
     label_issues,
     measure,
+    peers,
     run,
     scale,
     verdicts,
@@ -28,7 +33,7 @@ from similar_images.matching.label_issues import label_issues as find_label_issu
 from similar_images.splitting.split import ImageSet, split_positions
 
 Fails = Callable[..., str]
-ALL = [judged_pairs, label_issues, run, scale, verdicts]
+ALL = [homework_matches, judged_pairs, label_issues, peers, run, scale, verdicts]
 MODEL = ["--model", "mobilenet_v3_small", "--weights", "random"]
 
 
@@ -201,6 +206,85 @@ def test_verdicts_are_counted(
     assert cells["| blacked out"] == ["0", "4", "0", "0"] * 2
     assert cells["| equal"] == ["4", "0", "0", "4"] * 2, "the copies are wrong here"
     assert lines[-1].endswith(": 0"), "verdicts hold in both directions"
+
+
+def test_the_homeworks_matches_are_those_of_the_whole_classifier(
+    digits: Path, own_folder: Path, fails: Fails, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = torchvision.models.get_model("mobilenet_v3_small", weights=None).eval()
+    torch.save(state := network.state_dict(), "whole.pth")
+    torch.save({key: state[key] for key in state if "classifier.3" not in key}, "body.pth")
+    options = ["--images", digits / "query_set" / "7", "--model", "mobilenet_v3_small", "--weights"]
+    assert homework_matches.main([*map(str, options), "whole.pth"]) == 0
+    assert "the match has the same label" in capsys.readouterr().out
+    assert "no last layer" in fails(homework_matches.main, *options, "body.pth")
+    path = next((digits / "query_set" / "7").iterdir())
+    logits, embeddings = homework_matches.outputs(
+        "mobilenet_v3_small", "whole.pth", [(path.parent, path.name)]
+    )
+    with torch.inference_mode():
+        torchvisions = torchvision.models.get_model_weights("mobilenet_v3_small").DEFAULT
+        pixels = torchvisions.transforms()(Image.open(path).convert("RGB")).unsqueeze(0)
+        assert logits == pytest.approx(network(pixels).numpy(), abs=1e-5)
+    assert embeddings.shape == (1, 1024)
+
+
+def test_both_ways_are_counted() -> None:
+    """A long vector is near to one of its direction by cosine alone."""
+    vectors = np.array([[1, 0], [9, 0], [1, 0.5], [9, 5]], np.float32)
+    assert homework_matches.nearest(vectors, "euclidean").tolist() == [2, 3, 0, 1]
+    assert homework_matches.nearest(vectors, "cosine").tolist() == [1, 0, 3, 2]
+    table = homework_matches.compare(vectors, vectors, np.array(["a", "b", "a", "c"]))
+    assert [line.split(" | ")[1] for line in table.splitlines()[2:]] == ["2", "0", "0"]
+
+
+IMAGEDEDUP = {
+    "__init__.py": "",
+    "methods.py": """
+from pathlib import Path
+class PHash:
+    def __init__(self, verbose): pass
+    def find_duplicates(self, folder):
+        found = {file.name: [] for file in Path(folder).iterdir()}
+        return found | {"0000 crop.jpg": ["0001 crop.jpg"], "0001 crop.jpg": ["0000 crop.jpg"]}
+def CNN(verbose):
+    raise OSError("no internet")
+""",
+    "evaluation.py": """
+import numpy as np
+def evaluate(truth, found):
+    pairs = [{(a, b) for a in some for b in some[a]} for some in (truth, found)]
+    right = len(pairs[0] & pairs[1])
+    shares = {"precision": right / len(pairs[1]), "recall": right / len(pairs[0])}
+    others = dict.fromkeys(("map", "ndcg", "jaccard"), np.float64(0.5))
+    return {name: np.array([1, share]) for name, share in shares.items()} | others
+""",
+}
+
+
+def test_peers_are_compared_on_the_same_files(
+    own_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a stand-in for imagededup, whose PHash finds one wrong pair, and whose CNN nothing."""
+    (own_folder / "images").mkdir()
+    for name, pixels in zip(("china", "flower"), load_sample_images().images, strict=True):
+        Image.fromarray(pixels).save(own_folder / "images" / f"{name}.png")
+    venv.create("peer", symlinks=True)
+    packages = next(Path("peer", "lib").iterdir()) / "site-packages"
+    (packages / "ours.pth").write_text(sysconfig.get_path("purelib"))
+    (packages / "imagededup").mkdir()
+    for name, text in IMAGEDEDUP.items():
+        (packages / "imagededup" / name).write_text(text)
+    assert peers.main([*MODEL, "--images", "images", "--folder", "peer"]) == 0
+    printed = capsys.readouterr()
+    assert "CNN is left out, without its weights: no internet" in printed.err
+    cells = [line.strip("| ").split(" | ") for line in printed.out.splitlines()]
+    figures = {line[0]: line[1:] for line in cells if len(line) > 1}
+    assert figures["`same`, groups"][:2] == ["1.0000", "1.0000"]
+    assert figures["imagededup, PHash"][:5] == ["0.0000", "0.0000", "0.5000", "0.5000", "0.5000"]
+    assert figures["original, rotation"] == ["2", "2", "0"]
+    assert "`same`, pairs: 0 pairs of different images" in printed.out
+    assert "1 pair of different images\n- china.png (crop) and flower.png (crop)" in printed.out
 
 
 @pytest.mark.parametrize("module", ALL)
