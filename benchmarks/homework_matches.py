@@ -16,9 +16,9 @@ import typing
 from pathlib import Path
 
 import numpy as np
-from sklearn.neighbors import NearestNeighbors
 
 from benchmarks import measure
+from benchmarks.exactness import nearest
 from similar_images.console import script_parser
 from similar_images.images.decoding import decode
 from similar_images.images.image_files import label_of
@@ -57,12 +57,6 @@ def outputs(
             network.layers(torch.from_numpy(np.stack([network.preprocessing(decode(*file).rgb)])))
         embeddings = torch.cat(given)
         return (embeddings @ last[0].T + last[1]).numpy(), embeddings.numpy()
-
-
-def nearest(vectors: np.ndarray, metric: str) -> np.ndarray:
-    """Return each vector's nearest other one, exactly: (N, D) → (N,) of rows."""
-    search = NearestNeighbors(n_neighbors=1, metric=metric, algorithm="brute").fit(vectors)
-    return search.kneighbors(return_distance=False)[:, 0]
 
 
 def compare(logits: np.ndarray, embeddings: np.ndarray, labels: np.ndarray) -> str:
