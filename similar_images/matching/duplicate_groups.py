@@ -227,16 +227,13 @@ class _Choice:
         return own / max(other, 1e-3) / verdict.pixels**2
 
     def _verdict(self, one: str, other: str) -> Verdict | None:
-        if (one, other) in self.grouping.ignored:
-            return None
-        if (one, other) not in self._known and (other, one) in self._known:
+        if (other, one) in self._known:
             return self._known[other, one].turned_round()
-        if (one, other) not in self._known:
-            found = verified(one, other, self.reductions)
-            if not found:
-                return None
-            self._known[one, other] = found
-        return self._known[one, other]
+        found = self._known.get((one, other)) or verified(one, other, self.reductions)
+        if not found or self.grouping.ignored.leave_out(one, other):
+            return None
+        self._known[one, other] = found
+        return found
 
     def _is_preferred(self, path: str) -> bool:
         real = Path(os.path.realpath(path))

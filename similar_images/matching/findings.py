@@ -23,16 +23,15 @@ class Findings:
     """The pairs of each query that has a match, nearest first, and the statements about them.
 
     recall: of an approximate index, in words, if it was measured. compared: of how many pairs the
-    images were compared. ignored: near-duplicates that the user has named as none. conflicts: the
-    same images with different labels, also beyond the rows. leaks: queries from elsewhere that are
-    the same as an image of the collection. labels: of the groups' images.
+    images were compared. conflicts: the same images with different labels, also beyond the rows.
+    leaks: queries from elsewhere that are the same as an image of the collection. labels: of the
+    groups' images.
     """
 
     rows: list[list[Pair]]
     recall: str = ""
     near: list[NearDuplicate] = field(default_factory=list)
     compared: int = 0
-    ignored: int = 0
     groups: list[Group] = field(default_factory=list)
     issues: list[LabelIssue] = field(default_factory=list)
     conflicts: list[NearDuplicate] = field(default_factory=list)
@@ -82,8 +81,13 @@ def _compared(
     ignored = search.ignored
     comparison = find_near_duplicates(findings.rows, reductions, console, ignored)
     others = pairs_with_other_labels(search, queries, names, findings.rows, console)
+    own_labels = dict(zip(queries.paths, queries.labels, strict=True))
+    links = ((path, names[row][0], label) for (path, row), label in search.own_rows.items())
+    others += [Pair(a, b, 1.0, 1, own_labels[a], label) for a, b, label in links if a != b]
     further = find_near_duplicates([others], reductions, console, ignored).near
     places = {path: place for place, path in enumerate(queries.paths)}
+    named = {path for path, _ in names.values()}
+    in_collection = {path: path in named for path in queries.paths}
 
     def search_again(paths: Sequence[str], top_k: int) -> list[list[Pair]]:
         some = queries.some([places[path] for path in paths])
@@ -97,7 +101,6 @@ def _compared(
         stored = search.collection.embeddings_of(list(others))
         return found | {others[image.path]: embedding for image, embedding in stored}
 
-    in_collection = dict(zip(queries.paths, map(bool, queries.rows), strict=True))
     grouping = Grouping(
         in_collection=in_collection,
         keep_in=[folder.resolve() for folder in search.options.keep_in],
@@ -112,9 +115,8 @@ def _compared(
         findings,
         near=comparison.near,
         compared=comparison.compared,
-        ignored=comparison.ignored,
         groups=groups,
         conflicts=label_conflicts([*comparison.near, *further]),
         leaks=leaks([*comparison.near, *further], in_collection),
-        labels=labels | dict(zip(queries.paths, queries.labels, strict=True)),
+        labels=labels | own_labels,
     )

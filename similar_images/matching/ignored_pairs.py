@@ -14,7 +14,8 @@ class IgnoredPairs:
 
     def __init__(self, file: Path | None = None) -> None:
         """file: with lines as in near_duplicates.txt; ImageError if it can't be read as that."""
-        self._pairs: set[frozenset[str]] = set()
+        self.pairs: set[frozenset[str]] = set()
+        self.met: set[frozenset[str]] = set()  # those that were left out
         try:
             lines = file.read_text(encoding="utf-8-sig").split("\n") if file else []
         except (OSError, UnicodeError) as error:
@@ -28,10 +29,13 @@ class IgnoredPairs:
                     f"{file}, line {number} is none of near_duplicates.txt: query, rank and match, "
                     "separated by tabs; check --ignore-pairs"
                 )
-            self._pairs.add(_both(cells[0], cells[2]))
+            self.pairs.add(_both(cells[0], cells[2]))
 
-    def __contains__(self, pair: tuple[str, str]) -> bool:
-        return bool(self._pairs) and _both(*map(table_cell, pair)) in self._pairs
+    def leave_out(self, one: str, other: str) -> bool:
+        """Return whether two near-duplicates are to be left out, and note it."""
+        both = _both(table_cell(one), table_cell(other))
+        self.met |= {both} & self.pairs
+        return both in self.pairs
 
 
 def _both(one: str, other: str) -> frozenset[str]:

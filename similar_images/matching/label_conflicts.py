@@ -25,8 +25,10 @@ def pairs_with_other_labels(
 ) -> list[Pair]:
     """Return each query's nearest pair with another label, those of the same two images once.
 
-    rows: pairs that are left out.
+    rows: pairs that are left out; with as many matches as are looked at, they have them all.
     """
+    if search.options.top_k >= LOOKED_AT:
+        return []
     known = {frozenset(pair[:2]) for row in rows for pair in row}
     found: dict[frozenset[str], Pair] = {}
     labelled = [place for place, label in enumerate(queries.labels) if label]

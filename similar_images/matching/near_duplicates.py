@@ -17,6 +17,7 @@ from similar_images.verifying.verdict import SAME, Verdict, verify
 
 BURST = 10_000  # milliseconds between photographs, at most, to be said of near-duplicates
 PAIRS_AT_ONCE = 32  # verified by one thread: their reductions are in memory, 100 kB each
+Judged = list[tuple[tuple[str, str], Verdict | None]]  # pairs of images, and the verdicts on them
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,10 @@ class NearDuplicate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The near-duplicates among pairs, how many of the pairs were compared, and how many ignored.
-
-    ignored: those of the same two images counted once.
-    """
+    """The near-duplicates among pairs, and how many of the pairs were compared."""
 
     near: list[NearDuplicate]
     compared: int
-    ignored: int = 0
 
 
 def find_near_duplicates(
@@ -57,17 +54,16 @@ def find_near_duplicates(
     """
     allowed = [pair for row in rows for pair in row if pair.may_open_match]
     reductions.read(dict.fromkeys(path for pair in allowed for path in pair[:2]), console)
-    near: list[NearDuplicate] = []
-    compared = 0
-    with console.progress("pairs compared", len(allowed)) as progress:
-        for readable, verdicts in _verified(allowed, reductions):
-            pairs = zip(readable, verdicts, strict=True)
-            near += [NearDuplicate(pair, verdict) for pair, verdict in pairs if verdict]
-            compared += len(readable)
-            progress.update(len(readable))
-    kept = [one for one in near if one.pair[:2] not in ignored]
-    dropped = {frozenset(one.pair[:2]) for one in near} - {frozenset(one.pair[:2]) for one in kept}
-    return Comparison(kept, compared, len(dropped))
+    once = {frozenset(pair[:2]): pair[:2] for pair in allowed}  # a folder with itself has both ways
+    verdicts: dict[tuple[str, str], Verdict | None] = {}
+    with console.progress("pairs compared", len(once)) as progress:
+        for (one, other), found in _verified(once.values(), reductions):
+            verdicts[one, other] = found
+            verdicts[other, one] = found and found.turned_round()
+            progress.update(1)
+    compared = [(pair, verdicts[pair[:2]]) for pair in allowed if pair[:2] in verdicts]
+    near = [NearDuplicate(pair, found) for pair, found in compared if found]
+    return Comparison([one for one in near if not ignored.leave_out(*one.pair[:2])], len(compared))
 
 
 def leaks(near: Iterable[NearDuplicate], in_collection: Mapping[str, bool]) -> list[NearDuplicate]:
@@ -76,8 +72,8 @@ def leaks(near: Iterable[NearDuplicate], in_collection: Mapping[str, bool]) -> l
     in_collection: of each query, whether it is an image of the collection.
     """
     same = (one for one in near if one.is_same and not in_collection[one.pair.query])
-    ordered = sorted(same, key=lambda one: (one.pair.query, one.pair.rank))
-    return list({one.pair.query: one for one in reversed(ordered)}.values())[::-1]
+    ordered = sorted(same, key=lambda one: (one.pair.query, -one.pair.rank))
+    return list({one.pair.query: one for one in ordered}.values())
 
 
 def verified(one: str, other: str, reductions: ReductionStore) -> Verdict | None:
@@ -109,20 +105,21 @@ def _equal_files(one: str, other: str) -> bool:
 
 
 def _verified(
-    pairs: Iterable[Pair], reductions: ReductionStore
-) -> Iterator[tuple[list[Pair], list[Verdict | None]]]:
-    """Yield those pairs that can be compared, and their verdicts, some at a time, in order."""
-    threads = core_count()
-    waiting: collections.deque[tuple[list[Pair], Future[list[Verdict | None]]]]
-    waiting = collections.deque()
-    pairs = iter(pairs)
+    pairs: Iterable[tuple[str, str]], reductions: ReductionStore
+) -> Iterator[tuple[tuple[str, str], Verdict | None]]:
+    """Yield those pairs of images that can be compared, and the verdicts on them."""
+    threads, pairs = core_count(), iter(pairs)
+    waiting: collections.deque[Future[Judged]] = collections.deque()
     with ThreadPoolExecutor(threads) as pool:
         while chunk := list(itertools.islice(pairs, PAIRS_AT_ONCE)):
-            known = {path: reductions.find(path) for pair in chunk for path in pair[:2]}
-            readable = [pair for pair in chunk if known[pair.query] and known[pair.match]]
-            tasks = [(p.query, p.match, known[p.query], known[p.match]) for p in readable]
-            waiting.append((readable, pool.submit(lambda t: [_verdict(*x) for x in t], tasks)))
+            known = {path: reductions.find(path) for pair in chunk for path in pair}
+            waiting.append(pool.submit(_verdicts, chunk, known))
             if len(waiting) > 2 * threads:
-                some, future = waiting.popleft()
-                yield some, future.result()
-        yield from ((some, future.result()) for some, future in waiting)
+                yield from waiting.popleft().result()
+        for future in waiting:
+            yield from future.result()
+
+
+def _verdicts(pairs: Iterable[tuple[str, str]], known: Mapping[str, Reduction | None]) -> Judged:
+    readable = ((pair, known[pair[0]], known[pair[1]]) for pair in pairs)
+    return [(pair, _verdict(*pair, *both)) for pair, *both in readable if all(both)]

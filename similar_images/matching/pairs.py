@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterable, Sequence
-from pathlib import PurePath
+from pathlib import Path
 from typing import NamedTuple
 
 from similar_images.matching.collection_folder import CollectionFolder
@@ -38,8 +38,9 @@ class RowNames(dict[str, tuple[str, bool]]):
     def __init__(self, queries: Queries, folder: CollectionFolder) -> None:
         self._folder = folder
         for path, rows in zip(queries.paths, queries.rows, strict=True):
-            for row in rows:  # links may lead to it: the query of the same name goes first
-                if row not in self or PurePath(path).as_posix().endswith(row):
+            for row in rows:  # where the query is itself, not where a link leads
+                place = folder.root / row
+                if place.name == Path(path).name and place.parent.samefile(Path(path).parent):
                     self[row] = path, True
 
     def __missing__(self, row: str) -> tuple[str, bool]:

@@ -4,7 +4,7 @@ import argparse
 import itertools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +63,7 @@ class Search:
     options: SearchOptions
     ignored: IgnoredPairs = NONE_IGNORED
     parameters: dict[str, int]  # of the index
+    own_rows: dict[tuple[str, str], str] = field(default_factory=dict)  # query, row → row's label
 
     def matches(
         self, queries: Queries, top_k: int | None = None, console: Console = QUIET
@@ -70,7 +71,7 @@ class Search:
         """Return each query's matches, nearest first; an image is never its own match.
 
         top_k: the option's, if None. What else turns out to be a row of a query's own file is added
-        to queries.rows.
+        to queries.rows; those that were found are in own_rows.
         """
         top_k = top_k or self.options.top_k
         wanted = min(top_k + any(queries.rows), MAX_TOP_K)
@@ -116,6 +117,8 @@ class Search:
         """Return a query's matches that are not the same file; note under which paths it is."""
         rows, others = queries.rows[query], (match.path for match in found)
         rows |= self.folder.own_rows(queries.paths[query], others)
+        own = (match for match in found if match.path in rows)
+        self.own_rows.update({(queries.paths[query], match.path): match.label for match in own})
         return [match for match in found if match.path not in rows]
 
 

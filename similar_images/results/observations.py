@@ -14,7 +14,6 @@ from similar_images.results.rendering import letters, render
 from similar_images.text import natural
 
 LISTED = 5  # rows of each list in the report
-NAMED = 100  # copies with another label, which a user must see before deleting them
 
 
 class Agreement(NamedTuple):
@@ -50,12 +49,10 @@ def report(drawn: Sequence[Pair], findings: Findings, summary: Mapping[str, obje
         changes=_most_frequent((near[pair].verdict.words for pair in same), LISTED),
         others=_agreement(pair for pair in first if pair not in same),
         leaks=len(findings.leaks),
-        ignored=findings.ignored,
         groups=findings.groups,
         conflicts=findings.conflicts,
         relabelled=findings.relabelled_copies,
         copy_labels=findings.labels,
-        named=NAMED,
         issues=findings.issues,
         least_margin=LEAST_MARGIN,
         sample=[

@@ -3,7 +3,7 @@
 import argparse
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,6 @@ from similar_images.results.tables import (
     is_one_line,
     label_conflicts_text,
     label_issues_text,
-    leaks_text,
     near_duplicates_text,
     pairings_text,
 )
@@ -91,7 +90,6 @@ def files_of(
     summary = summary_of(findings, search, queries, options)
     drawn_rows = choose_rows(rows, options.pairs, options.seed)
     drawn = nearest(drawn_rows)
-    spare = any(group.spare for group in findings.groups)
     verdicts = {one.pair: one.verdict for one in findings.near}
     page = gallery(drawn, findings, summary, title, reductions, console)
     files: dict[str, bytes | Iterable[str] | None] = {
@@ -100,17 +98,19 @@ def files_of(
         if rows
         else None,
         "gallery.html": [page],
-        "near_duplicates.txt": near_duplicates_text(findings.near) if findings.near else None,
-        "duplicate_groups.txt": groups_text(findings.groups) if findings.groups else None,
-        "copies.txt": copies_text(findings.groups) if spare else None,  # after the groups
-        "label_conflicts.txt": label_conflicts_text(findings.conflicts)
-        if findings.conflicts
-        else None,
-        "leaks.txt": leaks_text(findings.leaks) if findings.leaks else None,
-        "label_issues.txt": label_issues_text(findings.issues) if findings.issues else None,
+        "near_duplicates.txt": _list(near_duplicates_text, findings.near),
+        "duplicate_groups.txt": _list(groups_text, findings.groups),
+        "copies.txt": _list(copies_text, [g for g in findings.groups if g.spare]),  # after those
+        "label_conflicts.txt": _list(label_conflicts_text, findings.conflicts),
+        "leaks.txt": _list(near_duplicates_text, findings.leaks),
+        "label_issues.txt": _list(label_issues_text, findings.issues),
         "observations.md": [report(drawn, findings, summary)],
     }
     return {options.output / name: content for name, content in files.items()}
+
+
+def _list(text: Callable[..., Iterable[str]], rows: Sequence[object]) -> Iterable[str] | None:
+    return text(rows) if rows else None
 
 
 def summary_of(
@@ -128,6 +128,9 @@ def summary_of(
             "near-duplicates, because an image cannot be read or may not be opened"
             f"{advice if elsewhere else ''}"
         )
+    file, ignored = search.options.ignore_pairs, search.ignored
+    if ignored.pairs and not ignored.met and options.compares:
+        warn(f"no pair of {file} is a near-duplicate here; its relative paths begin in this folder")
     return {
         "queries": len(queries.paths) + unread,
         "pairs": pairs,
@@ -145,6 +148,7 @@ def summary_of(
         "compares": options.compares,
         "not_compared": not_compared,
         "elsewhere": elsewhere,
+        "ignored": f"{len(ignored.met):,} of {len(ignored.pairs):,}" if file else "",
         "changed": changed_matches(findings.rows),
         "unlisted": sum(not is_one_line(c.path) for g in findings.groups for c in g.spare),
     }

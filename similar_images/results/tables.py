@@ -10,11 +10,12 @@ from similar_images.matching.pairs import Pair
 from similar_images.text import table_cell
 
 _PAIRING = ("query", "rank", "match", "similarity")
+_NEAR_DUPLICATE = (*_PAIRING, "verdict", "change")
 COLUMNS = {
     "pairings.txt": _PAIRING,
-    "near_duplicates.txt": (*_PAIRING, "verdict", "change"),
+    "near_duplicates.txt": _NEAR_DUPLICATE,
     "duplicate_groups.txt": ("group", *Copy._fields),
-    "leaks.txt": (*_PAIRING, "change"),
+    "leaks.txt": _NEAR_DUPLICATE,
     "label_conflicts.txt": ("query", "label", "match", "match_label", "similarity", "change"),
     "label_issues.txt": (
         *("query", "label", "suggested", "margin", "votes", "matches"),
@@ -38,16 +39,10 @@ def pairing(pair: Pair) -> list[object]:
     return [pair.query, pair.rank, pair.match, pair.similarity]
 
 
-def near_duplicates_text(found: Sequence[NearDuplicate]) -> Iterator[str]:
-    """Yield near-duplicates in the form of the pairings, with the verdict and the changes."""
+def near_duplicates_text(found: Iterable[NearDuplicate]) -> Iterator[str]:
+    """Yield near-duplicates, or leaks, in the form of the pairings, with verdict and changes."""
     rows = ([*pairing(one.pair), one.verdict.kind, one.verdict.words] for one in found)
-    return tab_separated(COLUMNS["near_duplicates.txt"], rows)
-
-
-def leaks_text(leaks: Iterable[NearDuplicate]) -> Iterator[str]:
-    """Yield the leaks, one query a line."""
-    rows = ([*pairing(one.pair), one.verdict.words] for one in leaks)
-    return tab_separated(COLUMNS["leaks.txt"], rows)
+    return tab_separated(_NEAR_DUPLICATE, rows)
 
 
 def label_conflicts_text(conflicts: Iterable[NearDuplicate]) -> Iterator[str]:

@@ -74,9 +74,23 @@ def test_images_under_two_labels_are_found_whatever_top_k(
     labels = report.split("## Labels")[1].split("##")[0]
     assert labels.startswith(f"\n\n**{len(found)} pairs of the same image have different labels**")
     page = Path("results/gallery.html").read_text()
+    assert "if folders are labels" in labels
+    assert "(if folders are labels)" in page
     section = page.split('<section id="conflicts">')[1].split("</section")[0]
     assert section.count("<figure>") == len(found)
     assert page.index('id="conflicts"') < page.index('id="different"')
+
+
+def test_pairs_are_ignored_and_counted_wherever_they_are_found(
+    planted: set[frozenset[str]],
+) -> None:
+    assert query_code.main(["--queries", "images"]) == 0
+    lines = [f"{row['query']}\t1\t{row['match']}" for row in table("label_conflicts.txt")]
+    Path("ignored.txt").write_text("\n".join(lines))
+    assert query_code.main(["--queries", "images", "--ignore-pairs", "ignored.txt"]) == 0
+    report = Path("results/observations.md").read_text()
+    assert f"leaves out: {len(lines)} of {len(lines)}.\n" in report
+    assert not Path("results/label_conflicts.txt").exists()
 
 
 def test_copies_with_another_label_are_named_in_the_report(planted: set[frozenset[str]]) -> None:

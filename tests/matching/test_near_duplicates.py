@@ -3,11 +3,14 @@
 import shutil
 from pathlib import Path
 
-from drawings import photograph, sticker
+import pytest
+from drawings import cropped, photograph, sticker
 from helpers import saved_at
 from PIL import ImageOps
 
 from similar_images.images.reduction_store import ReductionStore
+from similar_images.images.reductions import Reduction
+from similar_images.matching import near_duplicates as module
 from similar_images.matching.near_duplicates import (
     PAIRS_AT_ONCE,
     Comparison,
@@ -16,7 +19,7 @@ from similar_images.matching.near_duplicates import (
 from similar_images.matching.pairs import Pair
 from similar_images.results.tables import near_duplicates_text
 from similar_images.verifying.features import examine
-from similar_images.verifying.verdict import SAME
+from similar_images.verifying.verdict import SAME, Verdict, verify
 
 
 def comparison_of(pairs: list[Pair]) -> Comparison:
@@ -55,6 +58,27 @@ def test_verdicts_stand_with_their_pairs_in_order(own_folder: Path) -> None:
     assert [one.pair for one in comparison.near] == pairs[::2]
     assert {one.verdict.words for one in comparison.near} == {"mirrored"}
     assert comparison.compared == len(pairs)
+
+
+def test_two_images_are_compared_once_in_whatever_order_they_stand(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photograph().save("a.png")
+    cropped(photograph()).save("b.png")
+    calls = []
+
+    def counted(*both: Reduction) -> Verdict | None:
+        calls.append(both)
+        return verify(*both)
+
+    monkeypatch.setattr(module, "verify", counted)
+    pairs = [Pair("a.png", "b.png", 0.9), Pair("b.png", "a.png", 0.9), Pair("a.png", "no.png", 0)]
+    comparison = comparison_of(pairs)
+    assert [(one.pair, one.verdict.better) for one in comparison.near] == [
+        (pairs[0], 1),
+        (pairs[1], -1),
+    ]
+    assert (len(calls), comparison.compared) == (1, 2)
 
 
 def test_files_of_equal_bytes_are_the_same_whatever_they_hold(own_folder: Path) -> None:

@@ -184,6 +184,18 @@ def test_each_pair_opens_to_the_other_matches_of_its_query() -> None:
     assert '<b class="part">part</b>: recoloured<br>' in opened
 
 
+def test_a_pair_opens_to_no_more_matches_however_many_there_are() -> None:
+    names = paint(55)
+    rows = [
+        [Pair(query, match, 0.9, rank, "a", "a") for rank, match in enumerate(names[25:], 1)]
+        for query in names[:25]
+    ]
+    page = gallery([], Findings(rows), SUMMARY, "t", ReductionStore(examine))
+    for figure in page.split("<figure>")[1:]:
+        assert re.findall(r"<p>(\d+) ·", figure) == [str(rank) for rank in range(2, 22)]
+        assert "pairings.txt has the others." in figure
+
+
 def test_thumbnails_stop_before_the_page_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """The copies are shown first: a user looks at them before deleting any."""
     monkeypatch.setattr(module, "MAX_BYTES", 20_000)

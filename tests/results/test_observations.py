@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from helpers import SUMMARY
 
+from similar_images.matching.duplicate_groups import Copy, Group
 from similar_images.matching.findings import Findings
 from similar_images.matching.label_issues import LabelIssue
 from similar_images.matching.near_duplicates import NearDuplicate
@@ -90,6 +91,14 @@ def test_shares_are_rounded_to_none_or_all_only_where_they_are() -> None:
     text = report_of(pairs, pairs[:1], near)
     assert "**4,999 of 5,000 pairs share a label: 99.98%**" in text
     assert "The most frequent changes: a, b (4,000); the same pixels (1,000).\n" in text
+
+
+def test_every_copy_with_another_label_is_named() -> None:
+    copies = [Copy(f"{n}.png", 9, 9, 5, 1, "", "copy" if n else "keep") for n in range(102)]
+    labels = {copy.path: copy.keep for copy in copies}
+    findings = Findings([], groups=[Group(copies)], labels=labels)
+    text = report([], findings, {**SUMMARY, "unlisted": 0})
+    assert text.count("`: labelled copy; `0.png`: labelled keep\n") == 101
 
 
 def test_near_duplicates_of_lower_rank_are_counted_by_themselves() -> None:

@@ -210,8 +210,12 @@ def test_a_file_is_not_its_own_match_by_another_path(
         assert len(found) == 3 * len(list(Path(folder).rglob("*.png")))
         assert not [row for row in found if os.path.samefile(row["query"], row["match"])]
         assert not Path("results/copies.txt").exists()
+        name = "label_conflicts.txt" if folder == "images" else "leaks.txt"
+        assert len(Path("results", name).read_text().splitlines()) == 1 + 8
     # All that have too few matches are asked for at once; the third looks for other labels.
     assert requests == [16, 16, 16, 8, 8]
+    assert query_code.main(["--queries", "images", "--top-k", "16"]) == 0
+    assert requests[5:] == [16], "so many have the other labels as well"
 
 
 def test_a_moved_folder_is_the_collections_own_again_when_it_is_named(loaded: Path) -> None:
@@ -445,7 +449,7 @@ def test_results_do_not_become_images(loaded: Path, capsys: pytest.CaptureFixtur
 
 
 def test_queries_from_elsewhere_that_the_collection_has_are_leaks(own_folder: Path) -> None:
-    """In part the same is none, nor is an image of the collection itself."""
+    """So are links to its images. In part the same is none, nor is an image of it itself."""
     for name in ("train/a/b", "train/c", "test/a/b c"):
         Path(name).mkdir(parents=True)
     photograph().save("train/a/b/1.png")
@@ -454,21 +458,24 @@ def test_queries_from_elsewhere_that_the_collection_has_are_leaks(own_folder: Pa
     photograph().resize((320, 213)).save("test/a/b c/leak's.jpg")
     sticker(photograph("flower.jpg")).save("test/a/in part.png")
     Image.effect_noise((200, 200), 90).save("test/another.png")
+    os.symlink("../../train/c/2.png", "test/a/link.png")
     assert load("--images", "train") == 0
     assert query_code.main(["--queries", "test", "--top-k", "3"]) == 0
     lines = Path("results/leaks.txt").read_text().splitlines()
-    assert lines[0] == "query\trank\tmatch\tsimilarity\tchange"
-    (leak,) = (line.split("\t") for line in lines[1:])
-    assert leak[:1] + leak[4:] == ["test/a/b c/leak's.jpg", "resized"]
+    assert lines[0] == "query\trank\tmatch\tsimilarity\tverdict\tchange"
+    leak, link = (line.split("\t") for line in lines[1:])
+    assert leak[:1] + leak[4:] == ["test/a/b c/leak's.jpg", "same", "resized"]
+    assert link[:3] == ["test/a/link.png", "1", "train/c/2.png"]
+    assert not [row for row in pairings() if not row["match"].startswith("train/")]
     report = Path("results/observations.md").read_text()
-    assert "**1 query from elsewhere is the same as an image of the collection**" in report
+    assert "**2 queries from elsewhere are the same as an image of the collection**" in report
     assert query_code.main(["--queries", "train"]) == 0
     assert len(groups()) == 2
     assert not Path("results/leaks.txt").exists()
 
 
 def test_pairs_that_the_user_found_to_be_no_duplicates_are_left_out(
-    own_folder: Path, fails: Fails
+    own_folder: Path, fails: Fails, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In either order, though a third image is the same as both; named from wherever they are."""
     Path("images/a").mkdir(parents=True)
@@ -489,7 +496,13 @@ def test_pairs_that_the_user_found_to_be_no_duplicates_are_left_out(
     assert {path.name for path in Path("results").iterdir()} == {
         *("pairings.txt", "comparison.png", "gallery.html", "observations.md")
     }
-    assert "`--ignore-pairs` leaves out: 1.\n" in Path("results/observations.md").read_text()
+    report = Path("results/observations.md")
+    assert "`--ignore-pairs` leaves out: 1 of 1.\n" in report.read_text()
+    assert "near-duplicate here" not in capsys.readouterr().err
+    Path("elsewhere.txt").write_text(lines[1].replace("images/", "../images/"))
+    assert query_code.main([*ignoring[:3], "elsewhere.txt"]) == 0
+    assert "warning: no pair of elsewhere.txt is a near-duplicate" in capsys.readouterr().err
+    assert "`--ignore-pairs` leaves out: 0 of 1.\n" in report.read_text()
     photograph().resize((320, 213)).save("images/a/3.png")
     assert load("--images", "images") == 0
     assert query_code.main([*ignoring, "--top-k", "2"]) == 0

@@ -88,7 +88,7 @@ def published(own_folder: Path) -> Iterator[dict[str, str]]:
 def commands(*files: str) -> list[str]:
     """The lines of shell code in files of the project's folder."""
     text = "\n".join((PROJECT / file).read_text(encoding="utf-8") for file in files)
-    blocks = re.findall(r"^```sh\n(.+?)\n```$", text, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```(?:ba)?sh\n(.+?)\n```$", text, re.MULTILINE | re.DOTALL)
     return [line for block in blocks for line in block.splitlines()]
 
 
@@ -379,9 +379,12 @@ def test_a_folder_of_photographs_is_loaded_and_searched(
     (clone / "test").mkdir()
     shutil.copy(home / "Pictures/temple/0.jpg", clone / "test/a 'leak'.jpg")
     shutil.copy(home / "Pictures/flower/0.jpg", clone / "test/none.jpg")
+    os.symlink(home / "Pictures/flower/1.jpg", clone / "test/nor this.jpg")
+    os.symlink("../train/1.jpg", clone / "test/linked.jpg")
     run_line(the_command("--images train"), clone, env)
     run_line(the_command("--queries test"), clone, env)
-    assert run_line(the_command("leaks.txt"), clone, env).stdout == "test/none.jpg\n"
+    kept = run_line(the_command("leaks.txt"), clone, env).stdout
+    assert sorted(kept.splitlines()) == ["test/none.jpg", "test/nor this.jpg"]
 
 
 def on_server(line: str, uri: str) -> str:

@@ -37,8 +37,8 @@ LABELS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse
 SUMMARY: dict[str, object] = (
     {"queries": 3, "pairs": 3, "images": 9, "model": "m", "index": "exact", "device": "cpu"}
     | {"recall": "", "filter": "", "min_similarity": None, "skipped": [], "unmatched": 0}
-    | {"left_out": "", "changed": [], "elsewhere": False}
-    | {"compares": True, "not_compared": 0}
+    | {"left_out": "", "changed": [], "elsewhere": False, "precision": ""}
+    | {"compares": True, "not_compared": 0, "ignored": ""}
 )
 
 
