@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import load, pairings
+from helpers import NAME, pairings
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
+import embed_and_load
 import query_code
 from similar_images.images import decode_workers
 from similar_images.images.reduction_store import ReductionStore
@@ -78,7 +79,8 @@ def test_a_query_decodes_each_image_once(
             left, upper = 30 * (number % 10), 100 * (number // 10)
             part = photograph((640, 426)).crop((left, upper, left + 300, upper + 200))
             part.resize((1800, 1200)).save(f"{folder}/{number}.jpg")
-    assert load("--images", "database") == 0
+    options = ["--images", "database", "--model", NAME, "--weights", "random"]
+    assert embed_and_load.main(options) == 0  # this measures the precision, too
     decoded: Counter[str] = Counter()
     whole: Counter[str] = Counter()
     decode = decode_workers.decode
