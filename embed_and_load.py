@@ -150,7 +150,7 @@ def run(args: argparse.Namespace, ranks: Ranks) -> None:
                 options=options,
                 labels=labels,
                 collection=found or existing_collection(client, args.collection, own_name),
-                make_embedder=partial(measured_embedder, network, embedding),
+                make_embedder=partial(measured_embedder, network, embedding, say=console.say),
                 workers=args.workers,
                 max_megapixels=args.max_megapixels,
                 ranks=ranks,
