@@ -68,6 +68,7 @@ from similar_images.network.embedding import (
 )
 from similar_images.network.find_network import find_network
 from similar_images.network.model_description import NAMED_WEIGHTS, ModelError
+from similar_images.network.openvino_embedder import INT8
 from similar_images.network.rounding import measured_embedder
 from similar_images.text import counted
 
@@ -181,6 +182,8 @@ def checked_uri(args: argparse.Namespace, ranks: Ranks, console: Console) -> str
     if ranks.first:
         console.say(f'Loading {args.folder} into collection "{args.collection}" ({redact(uri)})')
     check_processes(uri, ranks.count)
+    if ranks.count > 1 and args.precision == INT8:  # each rank would calibrate its own
+        raise ModelError(f"--precision {INT8} takes one process; run it without torchrun")
     check_source(args.folder, args.exclude or [])
     weights = [] if args.weights in NAMED_WEIGHTS else [Path(args.weights)]
     check_recorded(args.folder, *weights, *([args.labels] if args.labels else []))

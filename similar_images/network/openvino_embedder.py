@@ -65,7 +65,8 @@ class OpenVinoEmbedder:
             self._requests.put(copy.create_infer_request())
         hint = copies[0].get_property("INFERENCE_PRECISION_HINT").to_string()
         used = next((name for name, openvinos in HINTS.items() if openvinos == hint), hint)
-        used = INT8 if network.eight_bits else used  # and in that, what was left out
+        if network.eight_bits:  # hint: of what NNCF has left out
+            used = f"{INT8} {network.eight_bits}"
         cpu = (core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", CAPABILITIES))
         self.precision, self.machine = used, f"{used} on {' '.join(map(str, cpu))}"
         self.rounding = ""

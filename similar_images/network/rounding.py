@@ -1,7 +1,7 @@
 """How far the precision and the decoding that run move embeddings, measured on a user's images."""
 
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ if typing.TYPE_CHECKING:
     from similar_images.network.torch_network import Network
 
 SAMPLE = 64  # images, at most, that a precision is measured on
-CALIBRATION = 320  # images that a network in 8 bits is calibrated on, at most
+CALIBRATION = 128  # images, at most, for 8 bits: 320, corrected slowly, were no better
 LEAST_COSINE = 0.99  # on average: below it, a precision is not used
 
 
@@ -44,20 +44,26 @@ def measured_embedder(
     `rounding` gets the result, in words. Raises ModelError as make_embedder() does, and if a
     precision that was asked for rounds too much. say: prints a line.
     """
-    if options.precision == INT8:
-        return _in_eight_bits(network, options, root, paths, say)
-    embedder = make_embedder(network, options, len(paths))
-    if embedder.exact or not isinstance(network, ConvertedNetwork) or network.eight_bits:
-        return embedder
-    found = _noted(network, embedder, embedder.machine, options, root, _spread(paths, SAMPLE))
+    in_eight_bits = options.precision == INT8
+    if in_eight_bits:
+        embedder, found = _in_eight_bits(network, options, root, paths, say)
+    else:
+        embedder = make_embedder(network, options, len(paths))
+        if embedder.exact or not isinstance(network, ConvertedNetwork) or network.eight_bits:
+            return embedder
+        key, sample = embedder.machine, _spread(paths, SAMPLE)
+        found = _noted(network, embedder, key, options, root, sample)
     if not found.images:  # none can be read
         return embedder
     if found.mean >= LEAST_COSINE:
         embedder.rounding = found.words
         return embedder
-    reason = _reason(embedder, found)
+    reason = (
+        f"in {embedder.precision} this network's embeddings are others: a mean cosine of "
+        f"{found.mean:.4f} to those in float32"
+    )
     if options.precision != "auto":
-        raise ModelError(f"{reason}; choose --precision float32")
+        raise ModelError(f"{reason}; choose --precision {'auto' if in_eight_bits else 'float32'}")
     warn(f"{reason}, which is used instead")
     return make_embedder(network, replace(options, precision="float32"), len(paths))
 
@@ -68,7 +74,7 @@ def _in_eight_bits(
     root: Path,
     paths: Sequence[str],
     say: Callable[[str], None],
-) -> Embedder:
+) -> tuple[Embedder, Rounding]:
     """Return the network in 8 bits: the one that is kept, if it is right for this folder's images.
 
     Otherwise it is calibrated on some of them, and checked on others.
@@ -77,24 +83,19 @@ def _in_eight_bits(
         raise ModelError(f"--precision {INT8} is for CPUs with OpenVINO; choose another one")
     sample = _spread(paths, SAMPLE)
 
-    def candidates() -> Iterator[ConvertedNetwork]:
-        kept = network_cache.in_eight_bits(network)
-        if kept:
-            yield kept
-        checked = set(sample)
-        others = [path for path in paths if path not in checked]
-        say("Calibrating the network in 8 bits on some of the images; this may take minutes")
-        yield calibrated(network, options, root, _spread(others, CALIBRATION))
-
-    for small in candidates():
+    def checked(small: ConvertedNetwork) -> tuple[Embedder, Rounding]:
         embedder = make_embedder(small, replace(options, device="cpu"), len(paths))
-        name = f"network {small.eight_bits}"
-        key = f"{embedder.machine}, {name}, {root.resolve()}"
-        found = _noted(network, embedder, key, options, root, sample)
+        key = f"{embedder.machine}, {root.resolve()}"
+        return embedder, _noted(network, embedder, key, options, root, sample)
+
+    kept = network_cache.in_eight_bits(network)
+    if kept:
+        embedder, found = checked(kept)
         if found.mean >= LEAST_COSINE or not found.images:
-            embedder.rounding = f"{name}, {found.words}"
-            return embedder
-    raise ModelError(f"{_reason(embedder, found)}; choose another one")
+            return embedder, found
+    say("Calibrating the network in 8 bits on some of the images; this may take minutes")
+    others = sorted(set(paths) - set(sample))
+    return checked(calibrated(network, options, root, _spread(others, CALIBRATION)))
 
 
 def _spread(paths: Sequence[str], most: int) -> Sequence[str]:
@@ -117,13 +118,6 @@ def _noted(
         if found.images:
             network_cache.note_measured(network, key, found)
     return found
-
-
-def _reason(embedder: Embedder, found: Rounding) -> str:
-    return (
-        f"in {embedder.precision} this network's embeddings are others: a mean cosine of "
-        f"{found.mean:.4f} to those in float32"
-    )
 
 
 def measure(

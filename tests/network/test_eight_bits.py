@@ -14,9 +14,12 @@ from PIL import Image
 
 import embed_and_load
 import query_code
+from similar_images.console import Console
+from similar_images.loading.ranks import Ranks
 from similar_images.network import eight_bits, network_cache, rounding
 from similar_images.network.embedding import EmbeddingOptions, embed_images, make_embedder
 from similar_images.network.find_network import find_network, torch_network
+from similar_images.network.model_description import ModelError
 from similar_images.network.network_cache import ConvertedNetwork, Rounding
 
 pytestmark = pytest.mark.skipif(
@@ -53,6 +56,10 @@ def test_what_it_needs_is_said_in_one_line(fails: Fails, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "nncf", None)
     assert "needs NNCF; run pip install nncf" in fails(embed_and_load.main, *LOAD)
     assert "is for CPUs with OpenVINO;" in fails(embed_and_load.main, *LOAD, "--device", "mps")
+    ranks, args = Ranks(), embed_and_load.parse_args([*LOAD, "--milvus-uri", "http://localhost:1"])
+    ranks.count = 2
+    with pytest.raises(ModelError, match="takes one process; run it without torchrun"):
+        embed_and_load.checked_uri(args, ranks, Console(quiet=True))
     monkeypatch.setattr(embed_and_load, "find_network", torch_network)
     assert "is for CPUs with OpenVINO;" in fails(embed_and_load.main, *LOAD)
 
@@ -66,7 +73,7 @@ def test_a_network_in_8_bits_is_calibrated_kept_and_used_by_queries(
     assert not re.sub(r"(images|files).*|warning: --weights random.*", "", err).strip()
     lines = [line.split()[0] for line in out.splitlines()]
     assert lines == ["Loading", "Calibrating", "16", "Loaded", "The"]
-    said = re.search(r"in (int8, network (\w{12}), cosine to float32 0.99\d+ on average)", out)
+    said = re.search(r"in (int8 (\w{12}), cosine to float32 0.99\d+ on average)", out)
     assert said
     small = network_cache.in_eight_bits(found_network())
     assert small
@@ -81,7 +88,7 @@ def test_a_network_in_8_bits_is_calibrated_kept_and_used_by_queries(
 
     shutil.copytree("images", "queries")
     monkeypatch.setitem(sys.modules, "nncf", None)  # not needed any more
-    assert ", int8, " in matched()
+    assert f", int8 {said[2]}, " in matched()
     assert ", float32, " in matched("--precision", "float32")
     paths = sorted(path.name for path in Path("images").iterdir())
     exact, ours = (
@@ -102,7 +109,7 @@ def test_a_network_in_8_bits_is_calibrated_kept_and_used_by_queries(
     assert embed_and_load.main([*LOAD, "--images", "others", "--recreate"]) == 0
     out = capfd.readouterr().out
     assert "Calibrating" not in out
-    assert f"network {said[2]}, cosine" in out
+    assert f"in int8 {said[2]}, cosine" in out
     monkeypatch.undo()
     file = small.graph
     assert isinstance(file, Path)
@@ -118,7 +125,9 @@ def test_a_network_that_8_bits_change_too_much_is_refused(
     monkeypatch.setattr(rounding, "measure", lambda *args: Rounding(0.9876, 0.9, 8))
     for _ in ("calibrated", "kept, and calibrated again"):
         error = fails(embed_and_load.main, *LOAD)
-        assert error.endswith("a mean cosine of 0.9876 to those in float32; choose another one")
+        assert error.endswith(
+            "a mean cosine of 0.9876 to those in float32; choose --precision auto"
+        )
     Path("images/00.png").unlink()
     error = fails(embed_and_load.main, *LOAD)
     assert error.endswith("checked on, and there are 7; choose another --precision")
