@@ -50,7 +50,7 @@ class OpenVinoEmbedder:
             "INFERENCE_NUM_THREADS": str(threads),
             "ENABLE_CPU_PINNING": "NO",  # every copy would pin itself to the same core
         }
-        if precision in HINTS:
+        if precision != "auto":
             settings["INFERENCE_PRECISION_HINT"] = HINTS[precision]
         openvino = import_openvino()
         # Its bindings look up NumPy at first use; two threads that do so at once deadlock.

@@ -81,10 +81,10 @@ def _in_eight_bits(
     """
     if options.device not in ("auto", "cpu") or not isinstance(network, ConvertedNetwork):
         raise ModelError(f"--precision {INT8} is for CPUs with OpenVINO; choose another one")
-    sample = _spread(paths, SAMPLE)
+    on_cpu, sample = replace(options, device="cpu", precision="auto"), _spread(paths, SAMPLE)
 
     def checked(small: ConvertedNetwork) -> tuple[Embedder, Rounding]:
-        embedder = make_embedder(small, replace(options, device="cpu"), len(paths))
+        embedder = make_embedder(small, on_cpu, len(paths))
         key = f"{embedder.machine}, {root.resolve()}"
         return embedder, _noted(network, embedder, key, options, root, sample)
 
