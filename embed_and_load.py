@@ -67,6 +67,7 @@ from similar_images.network.embedding import (
 )
 from similar_images.network.find_network import find_network
 from similar_images.network.model_description import NAMED_WEIGHTS, ModelError
+from similar_images.network.openvino_embedder import INT8
 from similar_images.network.rounding import measured_embedder
 from similar_images.text import counted
 
@@ -149,7 +150,7 @@ def run(args: argparse.Namespace, ranks: Ranks) -> None:
                 options=options,
                 labels=labels,
                 collection=found or existing_collection(client, args.collection, own_name),
-                make_embedder=partial(measured_embedder, network, embedding),
+                make_embedder=partial(measured_embedder, network, embedding, say=console.say),
                 workers=args.workers,
                 max_megapixels=args.max_megapixels,
                 ranks=ranks,
@@ -180,6 +181,8 @@ def checked_uri(args: argparse.Namespace, ranks: Ranks, console: Console) -> str
     if ranks.first:
         console.say(f'Loading {args.folder} into collection "{args.collection}" ({redact(uri)})')
     check_processes(uri, ranks.count)
+    if ranks.count > 1 and args.precision == INT8:  # each rank would calibrate its own
+        raise ModelError(f"--precision {INT8} takes one process; run it without torchrun")
     check_images(args.folder, "--images")
     weights = [] if args.weights in NAMED_WEIGHTS else [Path(args.weights)]
     check_recorded(args.folder, *weights, *([args.labels] if args.labels else []))

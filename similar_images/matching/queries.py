@@ -25,7 +25,8 @@ from similar_images.images.image_files import (
 from similar_images.images.labels import Labels
 from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.collection_folder import CollectionFolder, may_open
-from similar_images.milvus.collection import LABELS, ImageCollection
+from similar_images.milvus.collection import LABELS, PRECISION, ImageCollection
+from similar_images.network import network_cache
 from similar_images.network.embedding import (
     EmbeddingOptions,
     embed_images,
@@ -34,6 +35,7 @@ from similar_images.network.embedding import (
 from similar_images.network.find_network import network_of_collection
 from similar_images.network.model_description import NAMED_WEIGHTS, Model
 from similar_images.network.network_cache import ConvertedNetwork
+from similar_images.network.openvino_embedder import INT8
 from similar_images.network.rounding import measured_embedder
 from similar_images.text import counted, printable
 
@@ -124,6 +126,17 @@ def network_for_queries(
     return network
 
 
+def as_in_collection(
+    network: "ConvertedNetwork | Network", precision: str
+) -> "ConvertedNetwork | Network":
+    """Return the network in 8 bits if it is kept and a collection was loaded with it."""
+    if precision.startswith(INT8) and isinstance(network, ConvertedNetwork):
+        small = network_cache.in_eight_bits(network)
+        if small and small.eight_bits in precision:
+            return small
+    return network
+
+
 def embed_queries(
     images: QueryImages,
     network: "ConvertedNetwork | Network",
@@ -154,7 +167,10 @@ def embed_queries(
     new = [path for path in images.paths if path not in embeddings]
     skipped, device = list(images.listing.skipped), ""
     if new:
-        embedder = measured_embedder(network, options, images.root, new)
+        precision = folder.collection.properties.get(PRECISION, "")
+        if options.precision == "auto":
+            network = as_in_collection(network, precision)
+        embedder = measured_embedder(network, options, images.root, new, console.say)
         device = "; ".join(filter(None, (embedder.words, embedder.rounding)))
         look = reductions.reduce if reductions else None
         console.say(f"{counted(len(new), 'image')} to embed: {device}")

@@ -30,8 +30,9 @@ from similar_images.whole_files import write_together
 if typing.TYPE_CHECKING:
     import openvino
 
-GRAPH, WEIGHTS, ABOUT = "network.xml", "network.bin", "about.json"
+GRAPH, ABOUT = "network.xml", "about.json"
 MEASURED = "measured.json"  # beside them: what machines have measured, see rounding.py
+INT8, INT8_ABOUT = "int8.xml", "int8.json"  # and with int8.bin, the network in 8 bits
 KEPT_BYTES = 4 << 30  # of all networks
 FORMAT = "3"  # of the folders above; raised when other code would convert a network differently
 
@@ -54,12 +55,14 @@ class Rounding(NamedTuple):
 class ConvertedNetwork:
     """A network in OpenVINO's form: (N, crop, crop, 3) uint8 → (N, dimension) of unit length.
 
-    graph: the file in the cache, or the network itself if it could not be stored.
+    graph: the file in the cache, or the network itself if it could not be stored. eight_bits: the
+    first digits of the SHA-256 of the graph's files, if it computes in 8 bits.
     """
 
     model: Model
     preprocessing: Preprocessing
     graph: "Path | openvino.Model"
+    eight_bits: str = ""
 
 
 def cache_folder() -> Path:
@@ -128,6 +131,30 @@ def remove_least_used(root: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
+def in_eight_bits(network: ConvertedNetwork) -> ConvertedNetwork | None:
+    """Return what keep_in_eight_bits() has stored beside a network, if that is complete."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        folder = _folder(network)
+        digest = json.loads((folder / INT8_ABOUT).read_text())["sha256"]
+        if digest == _digest(folder, {}, INT8):
+            return replace(network, graph=folder / INT8, eight_bits=digest[:12])
+    return None
+
+
+def keep_in_eight_bits(network: ConvertedNetwork, graph: "openvino.Model") -> ConvertedNetwork:
+    """Return this graph of a network, stored beside it if that is kept and can be written to."""
+    import openvino
+
+    with tempfile.TemporaryDirectory() as partial:
+        openvino.save_model(graph, Path(partial, INT8), compress_to_fp16=False)
+        digest = _digest(Path(partial), {}, INT8)
+        files = {file.name: file.read_bytes() for file in Path(partial).iterdir()}
+    files[INT8_ABOUT] = json.dumps({"sha256": digest}).encode()
+    with contextlib.suppress(OSError, TypeError):
+        write_together({_folder(network) / name: content for name, content in files.items()})
+    return in_eight_bits(network) or replace(network, graph=graph, eight_bits=digest[:12])
+
+
 def measured(network: ConvertedNetwork) -> dict[str, Rounding]:
     """Return what was noted for a network, by kind of machine and precision."""
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
@@ -177,9 +204,10 @@ def _versions(architecture: str) -> list[str]:
     return [FORMAT, *map(importlib.metadata.version, packages)]
 
 
-def _digest(folder: Path, about: Mapping[str, object]) -> str:
+def _digest(folder: Path, about: Mapping[str, object], graph: str = GRAPH) -> str:
     """Return the SHA-256 of a network's files and of its description."""
-    parts = [json.dumps(about, sort_keys=True), *(_sha256(folder / f) for f in (GRAPH, WEIGHTS))]
+    file = folder / graph
+    parts = [json.dumps(about, sort_keys=True), _sha256(file), _sha256(file.with_suffix(".bin"))]
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 

@@ -10,13 +10,14 @@ from similar_images.console import warn
 from similar_images.images.decode_workers import core_count
 from similar_images.images.decoding import memory_size
 from similar_images.network.find_network import import_openvino
-from similar_images.network.network_cache import WEIGHTS, ConvertedNetwork
+from similar_images.network.network_cache import ConvertedNetwork
 from similar_images.text import counted
 
 CPU_BATCH = 16  # images: with 4 to 64 OpenVINO is within a tenth of its best
 MEMORY_SHARE = 1 / 16  # of the memory, for the copies of a network
 COPY_BYTES = 64 << 20  # of a copy beside its weights
 CAPABILITIES = "OPTIMIZATION_CAPABILITIES"
+INT8 = "int8"  # of networks that eight_bits.py has calibrated; the processor needs no support
 HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}  # OpenVINO's names of precisions
 
 
@@ -64,6 +65,8 @@ class OpenVinoEmbedder:
             self._requests.put(copy.create_infer_request())
         hint = copies[0].get_property("INFERENCE_PRECISION_HINT").to_string()
         used = next((name for name, openvinos in HINTS.items() if openvinos == hint), hint)
+        if network.eight_bits:  # hint: of what NNCF has left out
+            used = f"{INT8} {network.eight_bits}"
         cpu = (core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", CAPABILITIES))
         self.precision, self.machine = used, f"{used} on {' '.join(map(str, cpu))}"
         self.rounding = ""
@@ -93,5 +96,5 @@ class OpenVinoEmbedder:
 def _copies_that_fit(network: ConvertedNetwork) -> int:
     """Return how many copies of a network fit into their share of the memory; at least 1."""
     graph = network.graph
-    weights = graph.with_name(WEIGHTS).stat().st_size if isinstance(graph, Path) else 0
+    weights = graph.with_suffix(".bin").stat().st_size if isinstance(graph, Path) else 0
     return max(1, int(memory_size() * MEMORY_SHARE) // (weights + COPY_BYTES))

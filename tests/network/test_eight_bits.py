@@ -1,0 +1,133 @@
+"""--precision int8: calibrated and checked on the folder's images, kept, and used by queries."""
+
+import importlib.util
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import raising_at
+from PIL import Image
+
+import embed_and_load
+import query_code
+from similar_images.console import Console
+from similar_images.loading.ranks import Ranks
+from similar_images.network import eight_bits, network_cache, rounding
+from similar_images.network.embedding import EmbeddingOptions, embed_images, make_embedder
+from similar_images.network.find_network import find_network, torch_network
+from similar_images.network.model_description import ModelError
+from similar_images.network.network_cache import ConvertedNetwork, Rounding
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="an environment variable moves the cache"
+)
+needs_nncf = pytest.mark.skipif(
+    not importlib.util.find_spec("nncf"), reason="NNCF is not installed"
+)
+MODEL = ["--model", "resnet18", "--weights", "random"]
+LOAD = ["--images", "images", *MODEL, "--precision", "int8"]
+Fails = Callable[..., str]
+
+
+@pytest.fixture(autouse=True)
+def folder(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 images, of which 8 are checked; an empty cache of networks."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(own_folder / "cache"))
+    for module, name in ((rounding, "SAMPLE"), (rounding, "CALIBRATION"), (eight_bits, "LEAST")):
+        monkeypatch.setattr(module, name, 8)
+    rng = np.random.default_rng(0)
+    Path("images").mkdir()
+    for number in range(16):
+        blocks = Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8))
+        blocks.resize((256, 256), Image.Resampling.BICUBIC).save(f"images/{number:02}.png")
+
+
+def found_network() -> ConvertedNetwork:
+    network = find_network("resnet18", "random")
+    assert isinstance(network, ConvertedNetwork)
+    return network
+
+
+def test_what_it_needs_is_said_in_one_line(fails: Fails, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    assert "needs NNCF; run pip install nncf" in fails(embed_and_load.main, *LOAD)
+    assert "is for CPUs with OpenVINO;" in fails(embed_and_load.main, *LOAD, "--device", "mps")
+    ranks, args = Ranks(), embed_and_load.parse_args([*LOAD, "--milvus-uri", "http://localhost:1"])
+    ranks.count = 2
+    with pytest.raises(ModelError, match="takes one process; run it without torchrun"):
+        embed_and_load.checked_uri(args, ranks, Console(quiet=True))
+    monkeypatch.setattr(embed_and_load, "find_network", torch_network)
+    assert "is for CPUs with OpenVINO;" in fails(embed_and_load.main, *LOAD)
+
+
+@needs_nncf
+def test_a_network_in_8_bits_is_calibrated_kept_and_used_by_queries(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert embed_and_load.main(LOAD) == 0
+    out, err = capfd.readouterr()
+    assert not re.sub(r"(images|files).*|warning: --weights random.*", "", err).strip()
+    lines = [line.split()[0] for line in out.splitlines()]
+    assert lines == ["Loading", "Calibrating", "16", "Loaded", "The"]
+    said = re.search(r"in (int8 (\w{12}), cosine to float32 0.99\d+ on average)", out)
+    assert said
+    small = network_cache.in_eight_bits(found_network())
+    assert small
+    assert small.eight_bits == said[2]
+
+    def matched(*options: str) -> str:
+        assert query_code.main(["--queries", "queries", *options]) == 0
+        report = Path("results/observations.md").read_text()
+        assert f"- Precision of the collection: {said[1]}" in report
+        (device,) = re.findall("^- Device: (.*)$", report, re.MULTILINE)
+        return str(device)
+
+    shutil.copytree("images", "queries")
+    monkeypatch.setitem(sys.modules, "nncf", None)  # not needed any more
+    assert f", int8 {said[2]}, " in matched()
+    assert ", float32, " in matched("--precision", "float32")
+    paths = sorted(path.name for path in Path("images").iterdir())
+    exact, ours = (
+        np.concatenate([b.embeddings for b in embed_images(embedder, Path("images"), paths, 0)])
+        for embedder in (
+            make_embedder(found_network(), EmbeddingOptions(device="cpu", precision="float32"), 16),
+            make_embedder(small, EmbeddingOptions(device="cpu"), 16),
+        )
+    )
+    np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-5)
+    cosines = (exact * ours).sum(1)
+    assert 0.99 < cosines.mean() < 0.99999
+    with monkeypatch.context() as context:
+        context.setattr(rounding, "measure", raising_at(1, AssertionError("measured again"), None))
+        assert embed_and_load.main([*LOAD, "--recreate"]) == 0
+    shutil.copytree("images", "others")  # another folder: checked, but not calibrated again
+    capfd.readouterr()
+    assert embed_and_load.main([*LOAD, "--images", "others", "--recreate"]) == 0
+    out = capfd.readouterr().out
+    assert "Calibrating" not in out
+    assert f"in int8 {said[2]}, cosine" in out
+    monkeypatch.undo()
+    file = small.graph
+    assert isinstance(file, Path)
+    file.with_suffix(".bin").write_bytes(b"damaged")
+    assert network_cache.in_eight_bits(found_network()) is None
+
+
+@needs_nncf
+def test_a_network_that_8_bits_change_too_much_is_refused(
+    fails: Fails, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kept or calibrated anew; and without enough images that it isn't checked on."""
+    monkeypatch.setattr(rounding, "measure", lambda *args: Rounding(0.9876, 0.9, 8))
+    for _ in ("calibrated", "kept, and calibrated again"):
+        error = fails(embed_and_load.main, *LOAD)
+        assert error.endswith(
+            "a mean cosine of 0.9876 to those in float32; choose --precision auto"
+        )
+    Path("images/00.png").unlink()
+    error = fails(embed_and_load.main, *LOAD)
+    assert error.endswith("checked on, and there are 7; choose another --precision")
