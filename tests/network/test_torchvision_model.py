@@ -1,6 +1,7 @@
 """torchvision_model.py: any of torchvision's classifiers, compared with torchvision's own code."""
 
 import argparse
+import os
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,9 @@ from similar_images.network.torchvision_model import load_network
 
 # The untrained weights: collections of other machines must answer queries here.
 RANDOM_SHA256 = "1ed140bb97b8dbed27430c125a97560647b2e8e93e187e7954d6bc6acc494f27"
-MODELS = ["resnet18", "resnet50", "convnext_tiny", "efficientnet_v2_s", "vit_b_16", "swin_t"]
+slow = pytest.mark.skipif("SLOW_TESTS" not in os.environ, reason="takes minutes; set SLOW_TESTS=1")
+LARGE = [pytest.param(name, marks=slow) for name in ("resnet50", "convnext_tiny", "vit_b_16")]
+MODELS = ["resnet18", "efficientnet_v2_s", "swin_t", *LARGE]
 
 
 @pytest.fixture(scope="module")

@@ -181,8 +181,7 @@ if "RANK" in os.environ and "--multiprocessing-fork" not in sys.orig_argv:
 """
 
 
-@pytest.mark.parametrize("lost", ["rank", "machine"])
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(("rank", "lost"), [(1, "rank"), (0, "machine")])
 def test_when_a_rank_or_its_machine_dies_the_others_end_and_a_rerun_finishes(
     rank: int,
     lost: str,
