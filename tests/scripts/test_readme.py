@@ -17,6 +17,7 @@ import grpc
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 from helpers import DIMENSION, LOAD, MODEL, PROJECT, TOKEN, run_script, write_batches
 from milvus_proxy import running_proxy
@@ -323,16 +324,27 @@ def test_the_trial_gives_what_the_readme_says(clone: Path) -> None:
 def test_the_cifar_10_line_downloads_splits_loads_and_matches(
     published: dict[str, str], clone: Path
 ) -> None:
-    done = run_line(the_command("../split_images.py"), clone, published)
+    done = run_line(the_command("../split_images.py", "../query_code.py"), clone, published)
     results = clone / "cifar-10/results"
     assert len((results / "pairings.txt").read_text().splitlines()) == 21
     assert (results / "comparison.png").is_file()
     assert "weights pretrained" in (results / "observations.md").read_text()
     assert "180 images" in done.stdout
-    run_line(the_command("../query_code.py --top-k 5"), clone / "cifar-10", published)
-    report = (results / "observations.md").read_text()
-    assert "recall@5 against exact search, on 20 queries" in report
-    assert "share a label" in report
+
+
+def test_the_lines_under_results_match_each_image_with_all_others(
+    published: dict[str, str], clone: Path
+) -> None:
+    folder = clone / "cifar-10-4000"
+    run_line(the_command("mkdir -p cifar-10-4000"), clone, published)
+    run_line(the_command("--limit 4000"), folder, published)
+    torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), folder / "lite0.pth")
+    run_line(the_command("--images all"), folder, published)
+    run_line(the_command("--queries all"), folder, published)
+    report = (folder / "results/observations.md").read_text()
+    assert "200 of 200 query images were matched with a collection of 200 images" in report
+    assert "100.0% recall@5 against exact search, on 200 queries" in report
+    assert re.search(r"\d+ of 200 pairs share a label", report)
 
 
 def test_a_folder_of_photographs_is_loaded_and_searched(
@@ -408,14 +420,12 @@ def test_the_server_lines(published: dict[str, str], clone: Path, server: Server
 
 
 def test_the_benchmarks_lines(digits: Path, own_folder: Path) -> None:
-    folders = {"cifar-10/database_set": "database_set", "cifar-10/query_set": "query_set"}
-    line = the_command("benchmarks.run", "cifar-10")
-    for readme, ours in folders.items():
-        line = line.replace(readme, str(digits / ours))
-    small = [*MODEL[:4], "--parts", "agreement"]
-    output = own_folder / "results.md"
-    run_line(" ".join([line, *small, "--output", str(output)]), PROJECT, {})
-    assert "equal nearest matches" in output.read_text()
+    small = [*MODEL[:4], "--parts", "agreement", "--output", str(own_folder / "results.md")]
+    for line in (the_command("benchmarks.run --weights"), the_command("--parts agreement")):
+        ours = re.sub(r"cifar-10\S*/(\w+_set)", rf"{digits}/\1", line)
+        run_line(" ".join([ours, *small]), PROJECT, {})
+        assert "equal nearest matches" in (own_folder / "results.md").read_text()
+        (own_folder / "results.md").unlink()
 
 
 def test_a_download_with_another_checksum_is_refused(
