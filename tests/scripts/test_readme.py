@@ -139,6 +139,9 @@ NOT_RUN_HERE = {
     "python -m benchmarks.verdicts --photographs ~/Pictures": "test_benchmarks.py",
     "python -m benchmarks.label_issues --images cifar-10/database_set "
     "--queries cifar-10/query_set": "test_benchmarks.py",
+    "python -m benchmarks.homework_matches --images cifar-10/database_set "
+    "cifar-10/query_set": "test_benchmarks.py",
+    "python -m benchmarks.peers --images ~/Pictures": "test_benchmarks.py",
     "docker compose up --detach --wait": "wants a container engine",
     "torchrun --nnodes 2 --nproc-per-node 2 --rdzv-backend c10d --rdzv-endpoint HOST:29400 "
     "--rdzv-id load embed_and_load.py --milvus-uri http://SERVER:19530": "test_torchrun.py",
