@@ -79,7 +79,7 @@ def unfinished(
     """
     resumed = None
     for left in ImageCollection.nameless(client, name):
-        here = all(left.properties.get(x) == properties.get(x) for x in ("root", LABELS))
+        here = all(left.properties.get(x) == properties.get(x) for x in ("root", LABELS, EXCLUDE))
         same = here and model.same_vectors(left.properties)
         if same and not left.lacks and not left.is_whole and resumed is None:
             resumed = left

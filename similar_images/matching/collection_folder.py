@@ -50,6 +50,14 @@ class CollectionFolder:
         known = (path for path in inside if path == path.encode(errors="ignore").decode())
         return list(dict.fromkeys(known))
 
+    def is_here(self, image: str, row: str) -> bool:
+        """Return whether a row stands where an image is named, and not only where a link leads."""
+        folder, name = os.path.split(image)
+        with contextlib.suppress(OSError):
+            place = self.root / row
+            return place.name == name and place.parent.samefile(folder or ".")
+        return False
+
     def own_rows(self, image: str, rows: Iterable[str]) -> set[str]:
         """Return those of the rows that show this very file: by another path, a link, a mount."""
         try:

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from similar_images.matching.collection_folder import CollectionFolder
@@ -39,8 +38,7 @@ class RowNames(dict[str, tuple[str, bool]]):
         self._folder = folder
         for path, rows in zip(queries.paths, queries.rows, strict=True):
             for row in rows:  # where the query is itself, not where a link leads
-                place = folder.root / row
-                if place.name == Path(path).name and place.parent.samefile(Path(path).parent):
+                if folder.is_here(path, row):
                     self[row] = path, True
 
     def __missing__(self, row: str) -> tuple[str, bool]:

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from similar_images.images.image_files import (
     Listing,
     Skipped,
     check_images,
+    excluded_by,
     excluded_names,
     iter_images,
     label_of,
@@ -149,16 +150,17 @@ def embed_queries(
 
     reductions: keeps those of the embedded images. ImageError if none can be read.
     """
-    rows = {path: folder.rows_of(str(images.root / path)) for path in images.paths}
-    embeddings, labels = {}, {path: images.labels.of(path) for path in images.paths}
-    if not images.labels.file:  # images in the collection's folder have its labels
-        by_file = LABELS in folder.collection.properties
-        labels |= {path: "" if by_file else label_of(own[0]) for path, own in rows.items() if own}
-    for path, stored, embedding in stored_embeddings(folder.collection, images.root, rows):
-        if embedding is not None:
-            embeddings[path] = embedding
-        if not images.labels.file:
-            labels[path] = stored.label
+    own = {path: folder.rows_of(str(images.root / path)) for path in images.paths}
+    names = dict.fromkeys(name for some in own.values() for name in some)
+    stored = {row.path: (row, vector) for row, vector in folder.collection.embeddings_of([*names])}
+    rows = {path: [name for name in some if name in stored] for path, some in own.items()}
+    first = ((path, *stored[some[0]]) for path, some in rows.items() if some)
+    embeddings = {
+        path: vector for path, row, vector in first if is_unchanged(images.root / path, row)
+    }
+    labels = {path: images.labels.of(path) for path in images.paths}
+    if not images.labels.file:
+        labels |= labels_of_collection(images.root, own, stored, folder)
     if embeddings:
         console.say(
             f"{counted(len(embeddings), 'embedding')} read from the collection: "
@@ -208,17 +210,32 @@ def embed_queries(
     )
 
 
-def stored_embeddings(
-    collection: ImageCollection, root: Path, rows: Mapping[str, Sequence[str]]
-) -> Iterator[tuple[str, DecodedImage, np.ndarray | None]]:
-    """Yield the images that have rows: path, row, its embedding; None if the file has changed."""
-    names = list({name for own in rows.values() for name in own})
-    found = {row.path: (row, embedding) for row, embedding in collection.embeddings_of(names)}
-    for path, own in rows.items():
-        for stored, embedding in [found[name] for name in own if name in found][:1]:
-            unchanged = False
-            with contextlib.suppress(OSError):
-                status = os.stat(root / path)
-                now = status.st_size, modified_at(status)
-                unchanged = now == (stored.file_size, stored.modified_at)
-            yield path, stored, embedding if unchanged else None
+def labels_of_collection(
+    root: Path,
+    own: Mapping[str, Sequence[str]],
+    stored: Mapping[str, tuple[DecodedImage, np.ndarray]],
+    folder: CollectionFolder,
+) -> dict[str, str]:
+    """Return the labels of those images root/path that stand in the collection's folder.
+
+    own: as of CollectionFolder.rows_of(). An image without a row gets the label that a load would
+    give it, unless the collection leaves it out.
+    """
+    labels, by_file = {}, LABELS in folder.collection.properties
+    for path, names in own.items():
+        here = [name for name in names if folder.is_here(str(root / path), name)]
+        if here and here[0] in stored:
+            labels[path] = stored[here[0]][0].label
+        elif here and not any(
+            excluded_by(part, folder.collection.excluded) for part in here[0].split("/")
+        ):
+            labels[path] = "" if by_file else label_of(here[0])
+    return labels
+
+
+def is_unchanged(path: Path, row: DecodedImage) -> bool:
+    """Return whether a file is as it was when its row was written."""
+    with contextlib.suppress(OSError):
+        status = os.stat(path)
+        return (status.st_size, modified_at(status)) == (row.file_size, row.modified_at)
+    return False

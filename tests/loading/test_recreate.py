@@ -102,6 +102,9 @@ def test_an_interrupted_recreate_is_not_resumed_with_other_images(
         assert existing_collection(client, "images").root == loaded / "other"
     assert load("--recreate") == 0
     assert len(own_names()) == 1
+    interrupted(ImageCollection, "replace", monkeypatch)  # of all images
+    assert load("--recreate", "--exclude", "0") == 0
+    assert "0" not in {path.split("/")[0] for path in rows()}
 
 
 def test_a_collection_without_an_alias_is_refused_and_replaced(

@@ -469,9 +469,19 @@ def test_queries_from_elsewhere_that_the_collection_has_are_leaks(own_folder: Pa
     assert not [row for row in pairings() if not row["match"].startswith("train/")]
     report = Path("results/observations.md").read_text()
     assert "**2 queries from elsewhere are the same as an image of the collection**" in report
+    conflicts = Path("results/label_conflicts.txt").read_text()
+    assert "test/a/link.png\ta\ttrain/c/2.png\tc" in conflicts, "a link has its own folder's label"
     assert query_code.main(["--queries", "train"]) == 0
     assert len(groups()) == 2
     assert not Path("results/leaks.txt").exists()
+    # Images in the collection's folder that it leaves out are not the collection's.
+    assert load("--images", ".", "--exclude", "test", "--recreate") == 0
+    assert query_code.main(["--queries", "test", "--top-k", "3"]) == 0
+    assert [line.split("\t")[0] for line in Path("results/leaks.txt").read_text().splitlines()] == [
+        "query",
+        "test/a/b c/leak's.jpg",
+        "test/a/link.png",
+    ]
 
 
 def test_pairs_that_the_user_found_to_be_no_duplicates_are_left_out(
