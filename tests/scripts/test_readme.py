@@ -448,7 +448,7 @@ def test_weights_that_cannot_be_downloaded_name_both_ways_out(
     published: dict[str, str], own_folder: Path
 ) -> None:
     (own_folder / "images").mkdir()
-    shutil.copy(PROJECT / "docs/comparison.png", own_folder / "images")
+    Image.new("RGB", (9, 9)).save(own_folder / "images/1.png")
     nowhere = {**published, "LOCAL_WEIGHTS": "http://127.0.0.1:9/resnet18-00000000.pth"}
     done = run_script("embed_and_load.py", "--images", "images", cwd=own_folder, env=nowhere)
     assert done.returncode == 1
