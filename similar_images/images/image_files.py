@@ -165,6 +165,11 @@ def excluded_by(name: str, excluded: tuple[str, ...]) -> str:
     return excluded[found.lastindex - 1] if found and found.lastindex else ""
 
 
+def is_excluded(path: str, excluded: tuple[str, ...]) -> bool:
+    """Return whether an image is left out by its own name or that of a folder it is in."""
+    return any(excluded_by(name, excluded) for name in path.split("/"))
+
+
 @functools.cache
 def _any_of(names: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(f"({fnmatch.translate(name)})" for name in names), re.IGNORECASE)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from similar_images.images.image_files import Skipped, excluded_by, has_image_suffix, is_own_image
+from similar_images.images.image_files import Skipped, has_image_suffix, is_excluded, is_own_image
 from similar_images.loading.prepare import LoadOptions
 from similar_images.milvus.client import CollectionError
 
@@ -29,7 +29,7 @@ def certainly_gone(
     is_empty = functools.cache(lambda folder: _is_empty_folder(root / folder))
 
     def is_gone(path: str) -> bool:
-        if any(excluded_by(name, excluded) for name in path.split("/")):
+        if is_excluded(path, excluded):
             return True
         above = list(itertools.accumulate(path.split("/"), "{}/{}".format))  # a, a/b, a/b/c.png
         return (

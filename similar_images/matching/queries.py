@@ -16,8 +16,8 @@ from similar_images.images.image_files import (
     Listing,
     Skipped,
     check_images,
-    excluded_by,
     excluded_names,
+    is_excluded,
     iter_images,
     label_of,
     left_out_in_words,
@@ -223,13 +223,11 @@ def labels_of_collection(
     """
     labels, by_file = {}, LABELS in folder.collection.properties
     for path, names in own.items():
-        here = [name for name in names if folder.is_here(str(root / path), name)]
-        if here and here[0] in stored:
-            labels[path] = stored[here[0]][0].label
-        elif here and not any(
-            excluded_by(part, folder.collection.excluded) for part in here[0].split("/")
-        ):
-            labels[path] = "" if by_file else label_of(here[0])
+        here = next((name for name in names if folder.is_here(str(root / path), name)), "")
+        if here in stored:
+            labels[path] = stored[here][0].label
+        elif here and not is_excluded(here, folder.collection.excluded):
+            labels[path] = "" if by_file else label_of(here)
     return labels
 
 
