@@ -130,7 +130,9 @@ def open_pymilvus(uri: str, **options: object) -> "MilvusClient":
 
     # pymilvus logs what it raises, with the traceback; we print it once, in one line.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
-    return MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""), **options)
+    # A shared connection would stay open after close(), and serve the next client of the address.
+    token = os.environ.get("MILVUS_TOKEN", "")
+    return MilvusClient(uri, token=token, dedicated=True, **options)
 
 
 def explained(error: Exception, uri: str, advice: str) -> CollectionError:

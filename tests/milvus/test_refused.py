@@ -82,6 +82,14 @@ def test_a_refused_connection_ends_in_one_line(name: str, proxy: Proxy, fails: F
     assert line.endswith(f"; {advice}")
 
 
+def test_a_closed_client_leaves_no_connection_to_the_next(proxy: Proxy) -> None:
+    with connect(proxy.uri):
+        pass
+    proxy.code, proxy.refusals = grpc.StatusCode.PERMISSION_DENIED, 1
+    with pytest.raises(CollectionError, match="words on Connect"):
+        connect(proxy.uri)
+
+
 @pytest.mark.parametrize("code", ["RESOURCE_EXHAUSTED", "UNAVAILABLE"])
 def test_a_load_goes_on_when_a_busy_server_takes_rows_again(
     code: str, loaded: Path, server: Server, capsys: pytest.CaptureFixture[str]
