@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from similar_images.images.decode_workers import Decoder, Task, core_count
@@ -18,8 +20,8 @@ LEAST = 64  # images to calibrate on
 
 def calibrated(
     network: ConvertedNetwork, options: EmbeddingOptions, root: Path, paths: Sequence[str]
-) -> ConvertedNetwork:
-    """Return the network in 8 bits, calibrated on the images root/path, and keep it.
+) -> tuple[ConvertedNetwork, dict[str, bytes]]:
+    """Return the network in 8 bits, calibrated on the images root/path, and its files.
 
     Raises ModelError if NNCF is not installed, or fewer than LEAST images can be read.
     """
@@ -56,4 +58,6 @@ def calibrated(
             # Clipped to 8 bits, the length that an embedding is divided by makes it longer than 1.
             ignored_scope=nncf.IgnoredScope(types=["ReduceL2", "Divide"], validate=False),
         )
-    return network_cache.keep_in_eight_bits(network, graph)
+    files = network_cache.files_in_eight_bits(graph)
+    digest = json.loads(files[network_cache.INT8_ABOUT])["sha256"]
+    return replace(network, graph=graph, eight_bits=digest[:12]), files

@@ -141,18 +141,21 @@ def in_eight_bits(network: ConvertedNetwork) -> ConvertedNetwork | None:
     return None
 
 
-def keep_in_eight_bits(network: ConvertedNetwork, graph: "openvino.Model") -> ConvertedNetwork:
-    """Return this graph of a network, stored beside it if that is kept and can be written to."""
+def files_in_eight_bits(graph: "openvino.Model") -> dict[str, bytes]:
+    """Return the files of a network in 8 bits, by name."""
     import openvino
 
-    with tempfile.TemporaryDirectory() as partial:
-        openvino.save_model(graph, Path(partial, INT8), compress_to_fp16=False)
-        digest = _digest(Path(partial), {}, INT8)
-        files = {file.name: file.read_bytes() for file in Path(partial).iterdir()}
-    files[INT8_ABOUT] = json.dumps({"sha256": digest}).encode()
+    with tempfile.TemporaryDirectory() as folder:
+        openvino.save_model(graph, Path(folder, INT8), compress_to_fp16=False)
+        about = {"sha256": _digest(Path(folder), {}, INT8)}
+        Path(folder, INT8_ABOUT).write_text(json.dumps(about))
+        return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+
+
+def keep_in_eight_bits(network: ConvertedNetwork, files: Mapping[str, bytes]) -> None:
+    """Store these files beside a network, if that is kept and can be written to."""
     with contextlib.suppress(OSError, TypeError):
         write_together({_folder(network) / name: content for name, content in files.items()})
-    return in_eight_bits(network) or replace(network, graph=graph, eight_bits=digest[:12])
 
 
 def measured(network: ConvertedNetwork) -> dict[str, Rounding]:

@@ -95,7 +95,11 @@ def _in_eight_bits(
             return embedder, found
     say("Calibrating the network in 8 bits on some of the images; this may take minutes")
     others = sorted(set(paths) - set(sample))
-    return checked(calibrated(network, options, root, _spread(others, CALIBRATION)))
+    small, files = calibrated(network, options, root, _spread(others, CALIBRATION))
+    embedder, found = checked(small)
+    if found.mean >= LEAST_COSINE:  # else what is kept may be right for another folder
+        network_cache.keep_in_eight_bits(network, files)
+    return embedder, found
 
 
 def _spread(paths: Sequence[str], most: int) -> Sequence[str]:

@@ -110,24 +110,32 @@ def test_a_network_in_8_bits_is_calibrated_kept_and_used_by_queries(
     out = capfd.readouterr().out
     assert "Calibrating" not in out
     assert f"in int8 {said[2]}, cosine" in out
-    monkeypatch.undo()
     file = small.graph
     assert isinstance(file, Path)
     file.with_suffix(".bin").write_bytes(b"damaged")
     assert network_cache.in_eight_bits(found_network()) is None
+    assert "int8" not in matched()
 
 
 @needs_nncf
 def test_a_network_that_8_bits_change_too_much_is_refused(
-    fails: Fails, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    fails: Fails, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kept or calibrated anew; and without enough images that it isn't checked on."""
-    monkeypatch.setattr(rounding, "measure", lambda *args: Rounding(0.9876, 0.9, 8))
-    for _ in ("calibrated", "kept, and calibrated again"):
-        error = fails(embed_and_load.main, *LOAD)
-        assert error.endswith(
-            "a mean cosine of 0.9876 to those in float32; choose --precision auto"
-        )
-    Path("images/00.png").unlink()
-    error = fails(embed_and_load.main, *LOAD)
+    """Kept or calibrated anew, and what is kept stays; and without enough images to check it on."""
+    right, wrong = Rounding(0.995, 0.99, 8), Rounding(0.9876, 0.9, 8)
+    results = iter([right, wrong, wrong])
+    monkeypatch.setattr(rounding, "measure", lambda *args: next(results))
+    assert embed_and_load.main(LOAD) == 0
+    kept = network_cache.in_eight_bits(found_network())
+    assert kept
+    shutil.copytree("images", "others")
+    for path in Path("others").iterdir():  # other images, so that calibration differs
+        Image.open(path).rotate(90).save(path)
+    error = fails(embed_and_load.main, *LOAD, "--images", "others", "--recreate")
+    assert error.endswith("a mean cosine of 0.9876 to those in float32; choose --precision auto")
+    assert next(results, None) is None
+    assert network_cache.in_eight_bits(found_network()) == kept
+    monkeypatch.setattr(rounding, "measure", lambda *args: wrong)
+    Path("others/00.png").unlink()
+    error = fails(embed_and_load.main, *LOAD, "--images", "others", "--recreate")
     assert error.endswith("checked on, and there are 7; choose another --precision")
