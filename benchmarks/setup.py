@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks import measure
 from benchmarks.measure import MANY, Run, run_script
+from similar_images.images.decode_workers import core_count
 from similar_images.images.decoding import decode
 from similar_images.loading.row_writer import RowWriter
 from similar_images.milvus.collection import ImageCollection
@@ -65,7 +66,10 @@ class Setup:
         return np.concatenate([batch.embeddings for batch in embed_images(embedder, root, paths)])
 
     def upsert(self, embedder: Embedder, paths: list[str]) -> measure.Rows:
-        """Decode, embed and upsert into a new Milvus Lite file, as embed_and_load.py does."""
+        """Decode, embed and upsert into a new Milvus Lite file, as embed_and_load.py does.
+
+        Few images have all worker processes, too, so that their start-up can be subtracted.
+        """
         with (
             tempfile.TemporaryDirectory(dir=self.folder) as folder,
             connect(str(Path(folder, "x.db"))) as client,
@@ -73,7 +77,7 @@ class Setup:
             properties = {"root": "/nowhere", **self.model.properties()}
             collection, rows = ImageCollection.create(client, "images", properties), measure.Rows()
             with RowWriter(collection, rows.update) as writer:
-                for batch in embed_images(embedder, self.args.images, paths):
+                for batch in embed_images(embedder, self.args.images, paths, core_count()):
                     writer.add(batch.images, batch.embeddings)
                 writer.finish()
         return rows
