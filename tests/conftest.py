@@ -78,9 +78,17 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def milvus(own_folder: Path) -> str:
-    """The address that scripts use without --milvus-uri; a module's tests may have another."""
-    return "./milvus.db"
+def milvus(
+    own_folder: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """The address that scripts use without --milvus-uri: a file's, or a server's (both_engines)."""
+    if getattr(request, "param", "lite") == "lite":
+        return "./milvus.db"
+    server: Server = request.getfixturevalue("running_server")
+    monkeypatch.setenv("MILVUS_URI", server.uri)
+    monkeypatch.setenv("MILVUS_TOKEN", TOKEN)
+    server.drop_all(but=["images"] if "loaded" in request.fixturenames else [])
+    return server.uri
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import load, on_both_engines, rows
+from helpers import both_engines, load, rows
 from PIL import Image
 
 import embed_and_load
@@ -15,9 +15,9 @@ from similar_images.milvus import collection
 from similar_images.milvus.schema import COLUMNS
 
 Fails = Callable[..., str]
-milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
 
 
+@both_engines
 def test_every_row_is_exported(milvus: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page ends at each of these names, which a filter has to quote."""
     monkeypatch.setattr(collection, "READ_EMBEDDINGS", 1)
@@ -45,7 +45,7 @@ def test_every_row_is_exported(milvus: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert not list(Path().glob(".*vectors*")), "nothing is left beside them"
 
 
-@pytest.mark.parametrize("milvus", ["lite"], indirect=True)
+@both_engines
 def test_what_cannot_be_exported_is_one_line(loaded: Path, fails: Fails) -> None:
     assert "there is no folder nowhere;" in fails(embed_and_load.main, "--export", "nowhere/v.npz")
     assert "no collection" in fails(embed_and_load.main, "--export", "v.npz", "--collection", "b")

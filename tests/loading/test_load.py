@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import LOAD, load, on_both_engines, rows
+from helpers import LOAD, both_engines, load, rows
 from PIL import Image
 
 import embed_and_load
@@ -20,7 +20,6 @@ from similar_images.images import image_files
 from similar_images.network.openvino_embedder import OpenVinoEmbedder
 
 Fails = Callable[..., str]
-milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
 
 
 def test_nothing_is_pruned_under_what_could_not_be_listed(
@@ -95,6 +94,7 @@ def test_files_that_a_listing_lacks_are_kept_and_those_it_repeats_are_loaded_onc
     assert "1 row whose file may still exist" in out
 
 
+@both_engines
 @pytest.mark.skipif(os.name != "posix", reason="links are POSIX's")
 def test_rows_under_another_path_of_a_folder_are_pruned(loaded: Path) -> None:
     """Although that path leads to the files: they are loaded under the other one."""
@@ -146,6 +146,7 @@ def test_nothing_is_pruned_that_no_decoder_takes_now(
         function.cache_clear()
 
 
+@both_engines
 def test_a_prune_of_most_rows_asks_for_a_word_more(loaded: Path, fails: Fails) -> None:
     before = rows()
     for label in "0123456":
@@ -175,6 +176,7 @@ def test_a_folder_of_nothing_else_says_what_it_holds(own_folder: Path, fails: Fa
     assert "phone holds no images (left out: 3 .svg)" in error
 
 
+@both_engines
 def test_files_of_known_content_are_not_embedded(
     loaded: Path, milvus: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -202,7 +204,6 @@ def test_files_of_known_content_are_not_embedded(
             assert row[name] == same[name]
 
 
-@pytest.mark.parametrize("milvus", ["lite"], indirect=True)
 def test_equal_files_are_embedded_once(milvus: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("images/b").mkdir(parents=True)
     for name in ("a.png", "b/2.png", "c.png"):
@@ -220,7 +221,6 @@ def test_equal_files_are_embedded_once(milvus: str, capsys: pytest.CaptureFixtur
     assert stored["a.png"]["embedding"] != stored["d.png"]["embedding"]
 
 
-@pytest.mark.parametrize("milvus", ["lite"], indirect=True)
 def test_a_single_value_that_changed_is_seen(milvus: str) -> None:
     """In a file that is not compressed, of the same size."""
     Path("images").mkdir()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import LOAD, load, on_both_engines, rows
+from helpers import LOAD, both_engines, load, rows
 
 import embed_and_load
 import query_code
@@ -16,7 +16,6 @@ from similar_images.network.openvino_embedder import OpenVinoEmbedder
 
 Fails = Callable[..., str]
 Rows = dict[str, dict[str, object]]
-milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
 
 
 def own_names() -> list[str]:
@@ -42,6 +41,7 @@ def interrupted(owner: type, step: str, monkeypatch: pytest.MonkeyPatch, *args: 
         assert load("--recreate", *args) == 130
 
 
+@both_engines
 def test_recreate_replaces_only_when_it_is_done(
     loaded: Path, milvus: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,6 +67,7 @@ def test_recreate_replaces_only_when_it_is_done(
         assert existing_collection(client, "images").properties["version"] == "1.0.0"
 
 
+@both_engines
 @pytest.mark.parametrize("step", ["replace", "drop"])
 def test_a_recreate_that_ends_at_its_last_steps_is_finished_by_the_next_run(
     step: str,
@@ -107,6 +108,7 @@ def test_an_interrupted_recreate_is_not_resumed_with_other_images(
     assert "0" not in {path.split("/")[0] for path in rows()}
 
 
+@both_engines
 def test_a_collection_without_an_alias_is_refused_and_replaced(
     loaded: Path, milvus: str, fails: Fails
 ) -> None:
@@ -123,6 +125,7 @@ def test_a_collection_without_an_alias_is_refused_and_replaced(
     assert len(own_names()) == 1
 
 
+@both_engines
 @pytest.mark.parametrize("recreate", [False, True])
 def test_a_foreign_collection_is_left_alone(
     recreate: bool, loaded: Path, milvus: str, fails: Fails

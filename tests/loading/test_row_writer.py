@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import grpc
 import numpy as np
 import pytest
-from helpers import on_both_engines
+from helpers import both_engines
 from milvus_proxy import running_proxy
 from milvus_server import Server
 
@@ -19,7 +19,6 @@ from similar_images.milvus.collection import ImageCollection
 from similar_images.milvus.connection import connect
 from similar_images.milvus.lite import LiteClient
 
-milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
 MESSAGE_BYTES = 64 * 2**20  # that a server takes
 
 
@@ -41,6 +40,7 @@ def batches(vectors: np.ndarray) -> Iterator[tuple[list[DecodedImage], np.ndarra
         start = stop
 
 
+@both_engines
 @pytest.mark.parametrize(("dimension", "on_server"), [(8, 1000), (2048, 256)])
 def test_every_row_arrives_once(
     dimension: int, on_server: int, milvus: str, monkeypatch: pytest.MonkeyPatch
@@ -90,6 +90,7 @@ def test_a_request_is_smaller_than_a_message_may_be(kind: type[Client]) -> None:
         assert count * (4 * dimension + MAX_PATH_BYTES + others) < MESSAGE_BYTES / 4
 
 
+@both_engines
 @pytest.mark.parametrize("dimension", [2, 2**15])
 def test_the_largest_requests_are_taken(dimension: int, milvus: str) -> None:
     """The most and the longest vectors, with the longest paths."""

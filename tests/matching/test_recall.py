@@ -5,7 +5,7 @@ from typing import cast
 
 import numpy as np
 import pytest
-from helpers import brute_force, exact_embedder, on_both_engines
+from helpers import both_engines, brute_force, exact_embedder
 
 from similar_images.matching.collection_folder import CollectionFolder
 from similar_images.matching.queries import Queries
@@ -18,8 +18,6 @@ from similar_images.milvus.connection import connect, resolve_uri
 from similar_images.milvus.schema import Match
 from similar_images.network.embedding import embed_images
 from similar_images.network.model_description import Model
-
-milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
 
 
 def oracle() -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -43,6 +41,7 @@ def queries_of(embeddings: np.ndarray, rows: list[set[str]] | None = None) -> Qu
     return Queries([""] * count, [""] * count, embeddings, rows, [], model, "")
 
 
+@both_engines
 def test_exact_search_equals_brute_force(loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_collection, "READ_EMBEDDINGS", 50)  # several pages
     names, embeddings, similarities = oracle()
@@ -66,6 +65,7 @@ def test_exact_search_equals_brute_force(loaded: Path, monkeypatch: pytest.Monke
     assert recall([[] for _ in found], found) == 0
 
 
+@both_engines
 @pytest.mark.parametrize(
     ("ranks", "claimed", "words"),
     [

@@ -117,7 +117,7 @@ def test_every_request_is_repeated_with_a_warning(
     assert load("--milvus-uri", server.uri) == 0
     said: list[str] = []
     monkeypatch.setattr(milvus, "warn", said.append)
-    monkeypatch.setattr(milvus, "RETRY_SECONDS", 2)
+    monkeypatch.setattr(milvus, "RETRY_SECONDS", 1.1)
     with connect(server.uri) as client:
         collection = existing_collection(client, "images")
         server.kill()

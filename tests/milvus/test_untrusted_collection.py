@@ -4,14 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers import load, on_both_engines
+from helpers import both_engines, load
 
 import query_code
 from similar_images.images.decoding import DecodedImage
 from similar_images.milvus.collection import PROPERTY_PREFIX, existing_collection
 from similar_images.milvus.connection import connect, resolve_uri
-
-milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
 
 CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 HOSTILE = "\x1b]0;title\x07\x1b[2J\r\x9b31m\u202egnp\u2066\u2028\nforged\t"
@@ -51,6 +49,7 @@ def test_no_property_reaches_the_terminal_raw(
         assert "forged" in printed
 
 
+@both_engines
 def test_a_property_that_the_loader_never_writes_is_refused(
     loaded: Path, milvus: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -68,6 +67,7 @@ def test_a_property_that_the_loader_never_writes_is_refused(
         set_property(name, true[name])
 
 
+@both_engines
 def test_rows_of_any_path_end_in_no_traceback_and_are_not_printed_raw(
     loaded: Path, milvus: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

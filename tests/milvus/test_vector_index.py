@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import load, on_both_engines, rows
+from helpers import both_engines, load, rows
 
 import query_code
 from similar_images.milvus.client import Client
@@ -15,9 +15,9 @@ from similar_images.milvus.schema import VECTOR
 from similar_images.milvus.vector_index import Index
 
 Fails = Callable[..., str]
-milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
 
 
+@both_engines
 def test_an_index_is_chosen_and_its_recall_reported(
     loaded: Path, milvus: str, fails: Fails, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -48,6 +48,7 @@ def test_an_index_is_chosen_and_its_recall_reported(
     assert rows() == before
 
 
+@both_engines
 def test_a_large_collection_gets_an_approximate_index_and_one_made_by_hand_stays(
     loaded: Path, milvus: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,6 +71,7 @@ def test_a_large_collection_gets_an_approximate_index_and_one_made_by_hand_stays
     assert index() == ("FLAT" if milvus == "./milvus.db" else "HNSW")
 
 
+@both_engines
 def test_a_collection_that_lost_its_index_gets_one_again_or_is_searched_exactly(
     loaded: Path, milvus: str, fails: Fails
 ) -> None:

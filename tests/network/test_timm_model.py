@@ -35,9 +35,9 @@ from similar_images.network.weights import random_state
 Fails = Callable[..., str]
 # Of timm's models for tests, those with a class token and with SigLIP's attention pooling.
 TINY, TINY_SIGLIP = "test_vit.r160_in1k", "test_vit3.r160_in1k"
-QUICK = [TINY_SIGLIP, "resnet18", "convnextv2_atto", "tf_efficientnet_lite0"]
-QUICK += ["mobilenetv4_conv_small", "eva02_tiny_patch14_224"]
+QUICK = [TINY_SIGLIP, "convnextv2_atto", "tf_efficientnet_lite0"]
 LARGE = ["vit_small_patch14_dinov2", "vit_base_patch16_clip_224", "vit_base_patch16_siglip_224"]
+LARGE += ["resnet18", "mobilenetv4_conv_small", "eva02_tiny_patch14_224"]
 slow = pytest.mark.skipif("SLOW_TESTS" not in os.environ, reason="takes minutes; set SLOW_TESTS=1")
 
 

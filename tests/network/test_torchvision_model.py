@@ -23,8 +23,9 @@ from similar_images.network.torchvision_model import load_network
 # The untrained weights: collections of other machines must answer queries here.
 RANDOM_SHA256 = "1ed140bb97b8dbed27430c125a97560647b2e8e93e187e7954d6bc6acc494f27"
 slow = pytest.mark.skipif("SLOW_TESTS" not in os.environ, reason="takes minutes; set SLOW_TESTS=1")
-LARGE = [pytest.param(name, marks=slow) for name in ("resnet50", "convnext_tiny", "vit_b_16")]
-MODELS = ["resnet18", "efficientnet_v2_s", "swin_t", *LARGE]
+LARGE = ("resnet50", "convnext_tiny", "vit_b_16", "efficientnet_v2_s", "swin_t")
+MODELS = ["resnet18", "regnet_x_400mf", "mobilenet_v3_small"]
+MODELS += [pytest.param(name, marks=slow) for name in LARGE]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import LOAD, MODEL, PROJECT, load, on_both_engines, rows, run_script
+from helpers import LOAD, MODEL, PROJECT, load, rows, run_script
 from PIL import Image
 
 import embed_and_load
@@ -21,7 +21,6 @@ from similar_images.images.decoding import decode
 from similar_images.images.image_files import ImageError
 
 Fails = Callable[..., str]
-milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
 
 
 SKIPPED = [

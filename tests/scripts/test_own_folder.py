@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from drawings import photograph, sticker
-from helpers import LOAD, brute_force, load, on_both_engines, pairings, rows
+from helpers import LOAD, both_engines, brute_force, load, pairings, rows
 from PIL import Image
 
 import embed_and_load
@@ -21,7 +21,6 @@ from similar_images.milvus.collection import ImageCollection
 from similar_images.text import byte_size
 
 Fails = Callable[..., str]
-milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
 
 
 def groups(folder: str = "results") -> list[dict[str, str]]:
@@ -33,7 +32,8 @@ def copies(folder: str = "results") -> list[str]:
     return Path(folder, "copies.txt").read_text(encoding="utf-8").splitlines()
 
 
-@pytest.mark.parametrize("top_k", [1, 4, 179, 500])
+@both_engines
+@pytest.mark.parametrize("top_k", [4, 500])
 def test_no_image_is_its_own_match(
     top_k: int, loaded: Path, milvus: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -152,6 +152,7 @@ def test_thumbnails_and_trash_are_left_out_of_loads_and_queries(
     assert "2020/drafts is a path; give the name alone" in capsys.readouterr().err
 
 
+@both_engines
 def test_a_filter_and_a_least_similarity_leave_the_image_itself_out(loaded: Path) -> None:
     options = ["--queries", "database_set", "--top-k", "3"]
     assert query_code.main([*options, "--filter", 'path like "3/%"']) == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import LOAD, MODEL, brute_force, load, on_both_engines, pairings, rows
+from helpers import LOAD, MODEL, both_engines, brute_force, load, pairings, rows
 from PIL import Image
 
 import embed_and_load
@@ -18,9 +18,9 @@ from similar_images.milvus import lite
 from similar_images.network import weights as network_weights
 
 Fails = Callable[..., str]
-milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
 
 
+@both_engines
 @pytest.mark.parametrize("top_k", [1, 4])
 def test_matches_equal_brute_force(top_k: int, loaded: Path) -> None:
     assert query_code.main(["--top-k", str(top_k), "--precision", "float32"]) == 0
@@ -45,6 +45,7 @@ def test_a_rerun_changes_nothing(loaded: Path, capsys: pytest.CaptureFixture[str
     assert rows() == before
 
 
+@both_engines
 def test_only_new_and_changed_images_are_embedded_and_lost_ones_pruned(
     loaded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,6 +152,7 @@ def test_wrong_usage_ends_with_status_2(args: list[str]) -> None:
     assert stopped.value.code == 2
 
 
+@both_engines
 def test_photographs_of_all_kinds_are_loaded_and_found_again(
     photos: Path, milvus: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,21 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import load, on_both_engines, pairings
+from helpers import both_engines, load, pairings
 from PIL import Image
 
 import query_code
 from similar_images.images import image_files
 
 Fails = Callable[..., str]
-milvus_uri = pytest.fixture(params=["lite", "server"], name="milvus")(on_both_engines)
-lite_only = pytest.mark.parametrize("milvus", ["lite"], indirect=True)
 
 
 def report() -> str:
     return Path("results/observations.md").read_text(encoding="utf-8")
 
 
+@both_engines
 def test_exact_copies_reach_the_highest_similarity(loaded: Path) -> None:
     shutil.copytree("database_set", "copies")
     options = ["--queries", "copies", "--precision", "float32", "--min-similarity", "1"]
@@ -32,6 +31,7 @@ def test_exact_copies_reach_the_highest_similarity(loaded: Path) -> None:
     assert {row["similarity"] for row in found} == {"1.000000"}
 
 
+@both_engines
 def test_a_filtered_search_counts_the_rows_that_were_searched(
     loaded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -52,7 +52,6 @@ def test_a_filtered_search_counts_the_rows_that_were_searched(
         assert "to embed" not in captured.out, "it is checked before the work"
 
 
-@lite_only
 def test_named_images_leave_the_files_of_a_folder_alone(
     loaded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -68,7 +67,6 @@ def test_named_images_leave_the_files_of_a_folder_alone(
     assert before.items() <= after.items()
 
 
-@lite_only
 def test_an_unreadable_image_is_an_error_after_the_others_were_matched(
     loaded: Path, fails: Fails, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,7 +89,6 @@ def test_an_unreadable_image_is_an_error_after_the_others_were_matched(
     assert "--queries" in fails(query_code.main, "query_set")
 
 
-@lite_only
 def test_queries_that_are_left_out_or_cannot_be_read_are_counted(
     loaded: Path, fails: Fails, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,7 +115,6 @@ def test_queries_that_are_left_out_or_cannot_be_read_are_counted(
         function.cache_clear()
 
 
-@lite_only
 def test_pairs_that_could_not_be_compared_are_reported(
     loaded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -164,7 +160,6 @@ def test_matches_whose_files_changed_since_the_load_are_named_once(
     assert "changed" not in capsys.readouterr().err + report()
 
 
-@lite_only
 def test_the_folder_of_the_collections_images_has_to_exist(loaded: Path, fails: Fails) -> None:
     error = fails(query_code.main, "--collection-images", "nowhere")
     assert "there is no folder nowhere; check --collection-images" in error
@@ -189,7 +184,6 @@ def test_images_one_pixel_wide_or_high_are_matched(milvus: str) -> None:
     assert {row["change"] for row in own} == {"the same pixels"}
 
 
-@lite_only
 def test_an_image_of_the_first_of_many_named_images_says_so(
     loaded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -201,7 +195,7 @@ def test_an_image_of_the_first_of_many_named_images_says_so(
     assert "named_comparison.png shows" not in capsys.readouterr().out
 
 
-@lite_only
+@both_engines
 def test_a_run_without_a_match_has_results_without_a_pair(
     loaded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -226,7 +220,6 @@ def test_a_run_without_a_match_has_results_without_a_pair(
         assert capsys.readouterr().out == ""
 
 
-@lite_only
 def test_a_folder_of_one_image_has_no_other(
     milvus: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

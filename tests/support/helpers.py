@@ -7,7 +7,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,8 @@ DIMENSION = 1024
 MODEL = ["--model", NAME, "--weights", "random", "--precision", "float32"]
 LOAD = [*MODEL, "--workers", "0"]
 TOKEN = "root:Milvus"  # a new server's own
+# For tests of what Milvus answers: they run on a file, as all others do, and on a real server.
+both_engines = pytest.mark.parametrize("milvus", ["lite", "server"], indirect=True)
 LABELS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
@@ -183,16 +185,3 @@ def raising_at(
         return function(*arguments)
 
     return stopped
-
-
-def on_both_engines(request: pytest.FixtureRequest) -> Iterator[str]:
-    """What such a module's fixture does: the same tests on a file and on a real server."""
-    if request.param == "lite":
-        yield "./milvus.db"
-        return
-    server = request.getfixturevalue("running_server")
-    environment = request.getfixturevalue("monkeypatch")
-    environment.setenv("MILVUS_URI", server.uri)
-    environment.setenv("MILVUS_TOKEN", TOKEN)
-    server.drop_all(but=["images"] if "loaded" in request.fixturenames else [])
-    yield server.uri
