@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from helpers import raising_at
+from helpers import DIMENSION, NAME, raising_at
 
 from similar_images.network import find_network as networks
 from similar_images.network import network_cache
@@ -34,7 +34,7 @@ def cache(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def kept() -> Path:
-    network = networks.find_network("resnet18", "random")
+    network = networks.find_network(NAME, "random")
     assert isinstance(network, ConvertedNetwork)
     assert isinstance(network.graph, Path)
     return network.graph.parent
@@ -44,7 +44,7 @@ def kept() -> Path:
 def test_a_network_is_named_by_its_model_and_kept_once(cache: Path) -> None:
     folder = kept()
     assert folder.parent == cache
-    assert re.fullmatch("resnet18-[0-9a-f]{64}", folder.name)
+    assert re.fullmatch(NAME + "-[0-9a-f]{64}", folder.name)
     assert sorted(os.listdir(folder)) == ["about.json", "network.bin", "network.xml"]
     assert os.listdir(cache) == [folder.name], "nothing half-made stays"
     before = (folder / "network.bin").stat().st_mtime_ns
@@ -76,8 +76,8 @@ def test_what_another_version_converted_is_not_used(
         if changed == "format":
             other.setattr(network_cache, "FORMAT", "0")
         folder = kept()
-        properties = network_cache.find_by_weights("resnet18", "random").model.properties()
-    assert network_cache.find_by_weights("resnet18", "random") is None
+        properties = network_cache.find_by_weights(NAME, "random").model.properties()
+    assert network_cache.find_by_weights(NAME, "random") is None
     assert network_cache.find_by_properties(properties) is None
     assert kept() == folder
     assert network_cache.find_by_properties(properties) is not None
@@ -139,11 +139,11 @@ def test_a_damaged_network_is_made_again(
     assert own_folder in folder.parents
     pixels = np.full((1, 224, 224, 3), 77, np.uint8)
     options = EmbeddingOptions(device="cpu", precision="float32")
-    expected = make_embedder(networks.find_network("resnet18", "random"), options, 1).embed(pixels)
+    expected = make_embedder(networks.find_network(NAME, "random"), options, 1).embed(pixels)
     damage(folder / name, how)
-    network = networks.find_network("resnet18", "random")
+    network = networks.find_network(NAME, "random")
     np.testing.assert_allclose(make_embedder(network, options, 1).embed(pixels), expected)
-    assert network_cache.find_by_weights("resnet18", "random") is not None, "whole again"
+    assert network_cache.find_by_weights(NAME, "random") is not None, "whole again"
 
 
 @linux
@@ -159,17 +159,17 @@ def test_without_a_cache_folder_the_network_still_works(
 ) -> None:
     (own_folder / "file").write_bytes(b"")
     monkeypatch.setenv("XDG_CACHE_HOME", str(own_folder / "file"))
-    network = networks.find_network("resnet18", "random")
+    network = networks.find_network(NAME, "random")
     embedder = make_embedder(network, EmbeddingOptions(device="cpu"), 1)
-    assert embedder.embed(np.zeros((1, 224, 224, 3), np.uint8)).shape == (1, 512)
+    assert embedder.embed(np.zeros((1, 224, 224, 3), np.uint8)).shape == (1, DIMENSION)
 
 
 def test_without_openvino_torch_embeds(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = np.full((2, 224, 224, 3), 99, np.uint8)
     options = EmbeddingOptions(device="cpu", precision="float32")
-    ours = make_embedder(networks.find_network("resnet18", "random"), options, 2)
+    ours = make_embedder(networks.find_network(NAME, "random"), options, 2)
     monkeypatch.setattr(networks, "has_openvino", lambda: False)
-    plain = make_embedder(networks.find_network("resnet18", "random"), options, 2)
+    plain = make_embedder(networks.find_network(NAME, "random"), options, 2)
     assert isinstance(plain, TorchEmbedder)
     np.testing.assert_allclose(plain.embed(pixels), ours.embed(pixels), atol=1e-5)
 
@@ -181,10 +181,11 @@ def test_a_gpu_does_not_embed_with_weights_that_have_changed(
     """torch reads them again for it, from where they were when the network was converted."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     file = own_folder / "weights.pth"
-    state = torchvision.models.resnet18(weights=None).state_dict()
+    state = torchvision.models.get_model(NAME).state_dict()
     torch.save(state, file)
-    properties = networks.find_network("resnet18", str(file)).model.properties()
-    torch.save({**state, "conv1.weight": 2 * state["conv1.weight"]}, file)
+    properties = networks.find_network(NAME, str(file)).model.properties()
+    first = next(key for key, value in state.items() if value.dim() == 4)
+    torch.save({**state, first: 2 * state[first]}, file)
     network = networks.network_of_collection(properties, str(file) if named else None)
     assert isinstance(network, ConvertedNetwork)
     with pytest.raises(ModelError, match=r"other weights than \S*weights\.pth .* --recreate$"):
@@ -196,8 +197,8 @@ def test_a_gpu_does_not_embed_with_weights_that_have_changed(
 def test_weights_are_read_where_the_collection_says_that_they_are(own_folder: Path) -> None:
     """A network in the cache may have been converted from a file that has moved since."""
     first, moved = own_folder / "first.pth", own_folder / "moved.pth"
-    torch.save(torchvision.models.resnet18(weights=None).state_dict(), first)
-    model = networks.find_network("resnet18", str(first)).model
+    torch.save(torchvision.models.get_model(NAME).state_dict(), first)
+    model = networks.find_network(NAME, str(first)).model
     first.rename(moved)
     properties = {**model.properties(), "weights": str(moved)}
     network = networks.network_of_collection(properties, str(moved))
