@@ -45,6 +45,11 @@ class Rounding(NamedTuple):
     images: float
 
     @property
+    def is_possible(self) -> bool:
+        """Whether these are cosines of some images; a damaged file may hold any numbers."""
+        return all(abs(cosine) < 1.001 for cosine in self[:2]) and 0 < self.images < math.inf
+
+    @property
     def words(self) -> str:
         """The cosines in words, rounded down: none is 1 that isn't."""
         mean, least = (math.floor(cosine * 1e5) / 1e5 for cosine in self[:2])
@@ -160,9 +165,11 @@ def keep_in_eight_bits(network: ConvertedNetwork, files: Mapping[str, bytes]) ->
 
 def measured(network: ConvertedNetwork) -> dict[str, Rounding]:
     """Return what was noted for a network, by kind of machine and precision."""
-    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+    damaged = OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError
+    with contextlib.suppress(*damaged):
         stored = json.loads((_folder(network) / MEASURED).read_text())
-        return {machine: Rounding(*map(float, noted)) for machine, noted in stored.items()}
+        found = {machine: Rounding(*map(float, noted)) for machine, noted in stored.items()}
+        return {machine: noted for machine, noted in found.items() if noted.is_possible}
     return {}
 
 

@@ -104,6 +104,17 @@ def test_few_images_are_measured_again_when_there_are_more(folder: Path) -> None
     assert counts == [[], [1], [9], [9]]
 
 
+@pytest.mark.parametrize(
+    "noted",
+    ["[0.999, NaN, 64]", "[NaN, 0.9, 64]", "[1e300, 1, 64]", "[1, 1, NaN]", f"[1{'0' * 400}]"],
+)
+def test_impossible_cosines_are_not_taken_from_the_cache(noted: str, folder: Path) -> None:
+    network = network_with("random")
+    assert isinstance(network.graph, Path)
+    (network.graph.parent / network_cache.MEASURED).write_text(f'{{"machine": {noted}}}')
+    assert network_cache.measured(network) == {}
+
+
 def test_an_embedding_that_is_finite_only_in_float32_counts_as_lost(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
