@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from helpers import LOAD, PROJECT, children, rows, wait_until
+from helpers import load as load_alone
 from milvus_server import Server, free_ports
 
-import embed_and_load
 import split_images
 from similar_images.milvus.collection import existing_collection
 from similar_images.milvus.connection import connect
@@ -44,11 +44,6 @@ def images() -> set[str]:
     assert len(paths) == 199
     Path("database_set/text.png").write_text("no image")
     return paths
-
-
-def load_alone(uri: str) -> int:
-    """Load in this process: what several ranks have left is for one to finish."""
-    return embed_and_load.main([*LOAD, "--milvus-uri", uri])
 
 
 def errors_in(text: str) -> list[str]:
@@ -126,7 +121,11 @@ def test_machines_with_different_folders_are_refused(
     refused()
     with connect(server.uri) as client:
         assert not existing_collection(client, "images").is_whole
-    assert load_alone(server.uri) == 0
+    nodes = two_nodes(server.uri)
+    outputs = sorted(node.communicate()[0] for node in nodes)
+    assert [node.returncode for node in nodes] == [0, 0], outputs
+    assert outputs[0] == ""
+    assert "Loaded 199 images" in outputs[1]
     refused()
     assert rows(server.uri).keys() == images, "nothing was pruned"
 
@@ -139,7 +138,7 @@ def test_the_limit_for_pruning_is_that_of_all_ranks_together(
     images: set[str], server: Server
 ) -> None:
     first, second = owned_by(0, images), owned_by(1, images)
-    assert load_alone(server.uri) == 0
+    assert load_alone("--milvus-uri", server.uri) == 0
     gone = {*first[::10], *second[::5], *second[1::5], *second[2::5]}
     for path in gone:
         Path("database_set", path).unlink()
@@ -217,7 +216,7 @@ def test_when_a_rank_or_its_machine_dies_the_others_end_and_a_rerun_finishes(
     assert left.returncode == 1, errors
     assert errors_in(errors) in ([], [LOST.format(1 - rank)])  # none if torchrun ends it first
     assert 16 <= len(rows(server.uri)) < len(images)
-    assert load_alone(server.uri) == 0
+    assert load_alone("--milvus-uri", server.uri) == 0
     assert rows(server.uri).keys() == images
 
 
