@@ -47,11 +47,12 @@ from similar_images.loading.prepare import (
     LoadOptions,
     check_recorded,
     collection_to_load,
+    drop_if_new,
 )
 from similar_images.loading.prune import check_pruned
 from similar_images.loading.ranks import RankError, Ranks
 from similar_images.milvus.client import EXACT_ROWS, CollectionError, redact
-from similar_images.milvus.collection import existing_collection
+from similar_images.milvus.collection import PRECISION, existing_collection
 from similar_images.milvus.connection import (
     add_collection_options,
     check_processes,
@@ -59,6 +60,7 @@ from similar_images.milvus.connection import (
     resolve_uri,
 )
 from similar_images.milvus.vector_index import INDEX_CHOICES
+from similar_images.network.eight_bits import as_in_collection, embedder_in_eight_bits
 from similar_images.network.embedding import (
     EmbeddingOptions,
     add_embedding_options,
@@ -143,22 +145,33 @@ def run(args: argparse.Namespace, ranks: Ranks) -> None:
         network = ranks.in_turn(find_network, args.model, args.weights)
         if ranks.first:
             warn_if_random(network.model)
+        make_embedder = embedder_in_eight_bits if args.precision == INT8 else measured_embedder
         with connect(uri) as client:
             found = collection_to_load(client, options, network.model) if ranks.first else None
             own_name = ranks.gather(found.own_name if found else None)[0]
+            collection = found or existing_collection(client, args.collection, own_name)
+            recorded = collection.properties.get(PRECISION, "")
+            network = as_in_collection(network, args.precision, recorded)
+            say = console.say if ranks.first else Console(quiet=True).say
             job = Load(
                 options=options,
                 labels=labels,
-                collection=found or existing_collection(client, args.collection, own_name),
-                make_embedder=partial(measured_embedder, network, embedding, say=console.say),
+                collection=collection,
+                make_embedder=partial(make_embedder, network, embedding, say=say),
                 workers=args.workers,
                 max_megapixels=args.max_megapixels,
                 ranks=ranks,
                 console=console,
             )
-            tally = load(job)
+            try:
+                tally = load(job)
+                if ranks.first:
+                    finish(job, tally)
+            except ModelError:  # of a precision, before the first row is written
+                if found:
+                    drop_if_new(found)
+                raise
             if ranks.first:
-                finish(job, tally)
                 report(job, tally, time.perf_counter() - start)
                 check_pruned(tally.gone, tally.removed, tally.rows, options)
             ranks.gather(None)  # the others fail, too, if the first has

@@ -125,7 +125,7 @@ def run(args: argparse.Namespace, left: list[str]) -> None:
             console.say(f"Left out: {left_out}")
         if args.labels:
             console.say(labels.in_words(sum(path in labels for path in images.paths)))
-        network = network_for_queries(search.collection, args.weights)
+        network = network_for_queries(search.collection, args.weights, args.precision)
         side = least_side(network.preprocessing, args.precision == "float32")
         with ReductionStore(examine, side, args.workers, args.max_megapixels) as reductions:
             kept = reductions if written.compares else None

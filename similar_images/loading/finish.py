@@ -3,7 +3,7 @@
 from similar_images.images.image_files import skipped_in_lines
 from similar_images.loading.load import Load, Tally
 from similar_images.milvus.client import CollectionError, redact
-from similar_images.milvus.collection import ENDED, LOAD, PRECISION, ROWS
+from similar_images.milvus.collection import ENDED, LOAD, ROWS
 from similar_images.milvus.vector_index import FLAT, choose_index, index_in_words
 from similar_images.network.embedding import NOT_FINITE
 from similar_images.network.model_description import ModelError
@@ -29,8 +29,7 @@ def finish(job: Load, tally: Tally) -> None:
     build_index(job, count)
     if job.options.recreate:
         collection.replace()
-    precision = {PRECISION: tally.precision} if tally.precision else {}
-    collection.set_properties(**{ROWS: str(count), LOAD: ENDED}, **precision)
+    collection.set_properties(**{ROWS: str(count), LOAD: ENDED})
 
 
 def build_index(job: Load, rows: int) -> None:

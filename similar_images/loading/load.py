@@ -16,7 +16,7 @@ from similar_images.loading.prune import certainly_gone, may_prune
 from similar_images.loading.ranks import Ranks
 from similar_images.loading.row_writer import RowWriter
 from similar_images.milvus.client import CollectionError
-from similar_images.milvus.collection import BEGUN, LOAD, ImageCollection
+from similar_images.milvus.collection import BEGUN, LOAD, PRECISION, ImageCollection
 from similar_images.network.embedding import Embedder, embed_images
 from similar_images.text import counted
 
@@ -124,10 +124,16 @@ def check_same_files(listed: Sequence[tuple[int, int]], folder: Path) -> None:
 def write_rows(job: Load, inventory: Inventory, tally: Tally) -> None:
     """Write the rows of new and changed images: without embedding if their content is known."""
     ranks, collection, images = job.ranks, job.collection, inventory.todo
-    collection.set_properties(**{LOAD: BEGUN})
     bar = ranks.prefix, ranks.local_rank
     with job.console.progress("files compared", len(images), *bar) as progress:
         content = by_content(collection, job.options.folder, images, inventory.sizes, progress)
+    begun, embedder = {LOAD: BEGUN}, None
+    if content.to_embed:
+        embedder = job.make_embedder(job.options.folder, content.to_embed)
+        tally.precision = ", ".join(filter(None, (embedder.precision, embedder.rounding)))
+        if PRECISION not in collection.properties or len(content.to_embed) > inventory.kept:
+            begun[PRECISION] = tally.precision
+    collection.set_properties(**begun)
     with RowWriter(collection, lambda _: None) as writer:
         write_stored(collection, content, job.labels, writer)
         writer.finish()
@@ -135,15 +141,13 @@ def write_rows(job: Load, inventory: Inventory, tally: Tally) -> None:
         for row, embedding in collection.embeddings_of(inventory.relabelled):
             writer.add([row._replace(label=job.labels.of(row.path))], embedding[np.newaxis])
         writer.finish()
-    if content.to_embed:
-        embed_and_upsert(job, content, tally)
+    if embedder:
+        embed_and_upsert(job, content, embedder, tally)
 
 
-def embed_and_upsert(job: Load, content: Content, tally: Tally) -> None:
+def embed_and_upsert(job: Load, content: Content, embedder: Embedder, tally: Tally) -> None:
     """Embed images while earlier ones are upserted; count them in tally."""
     ranks, paths = job.ranks, content.to_embed
-    embedder = job.make_embedder(job.options.folder, paths)
-    tally.precision = ", ".join(filter(None, (embedder.precision, embedder.rounding)))
     here = f" on the first of {ranks.count} ranks" if ranks.count > 1 else ""
     if ranks.first:
         job.console.say(f"{counted(len(paths), 'image')} to embed{here}: {embedder.words}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from similar_images.images.image_files import ImageError, check_images, excluded_names
 from similar_images.milvus.client import Client, CollectionError
-from similar_images.milvus.collection import BEGUN, EXCLUDE, LABELS, LOAD, ImageCollection
+from similar_images.milvus.collection import BEGUN, EXCLUDE, LABELS, LOAD, ROWS, ImageCollection
 from similar_images.milvus.vector_index import FLAT
 from similar_images.network.model_description import Model
 
@@ -68,6 +68,15 @@ def collection_to_load(client: Client, options: LoadOptions, model: Model) -> Im
     if not found.index:
         found.use_index(FLAT)
     return found
+
+
+def drop_if_new(collection: ImageCollection) -> None:
+    """Drop a collection without rows that no load has completed."""
+    if ROWS in collection.properties or collection.count():
+        return
+    for alias in collection.aliases():
+        collection.client.ask(collection.client.milvus.drop_alias, alias)
+    collection.drop()
 
 
 def unfinished(

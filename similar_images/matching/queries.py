@@ -27,16 +27,11 @@ from similar_images.images.labels import Labels
 from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.collection_folder import CollectionFolder, may_open
 from similar_images.milvus.collection import LABELS, PRECISION, ImageCollection
-from similar_images.network import network_cache
-from similar_images.network.embedding import (
-    EmbeddingOptions,
-    embed_images,
-    warn_if_random,
-)
+from similar_images.network.eight_bits import as_in_collection
+from similar_images.network.embedding import EmbeddingOptions, embed_images, warn_if_random
 from similar_images.network.find_network import network_of_collection
 from similar_images.network.model_description import NAMED_WEIGHTS, Model
 from similar_images.network.network_cache import ConvertedNetwork
-from similar_images.network.openvino_embedder import INT8
 from similar_images.network.rounding import measured_embedder
 from similar_images.text import counted, printable
 
@@ -114,28 +109,18 @@ def find_queries(
 
 
 def network_for_queries(
-    collection: ImageCollection, named: str | None
+    collection: ImageCollection, named: str | None, precision: str
 ) -> "ConvertedNetwork | Network":
     """Return the network that made a collection's vectors; ModelError if it is not available.
 
-    Its weights are where the user says, else where the collection says if that may be read.
+    Its weights are where the user says, else where the collection says if that may be read; it
+    computes in 8 bits if the collection's did, unless another precision is asked for.
     """
     stored: str = collection.properties.get("weights", "")
     allowed = stored in NAMED_WEIGHTS or may_open(collection, Path(stored))
     network = network_of_collection(collection.properties, named or (stored if allowed else None))
     warn_if_random(network.model)
-    return network
-
-
-def as_in_collection(
-    network: "ConvertedNetwork | Network", precision: str
-) -> "ConvertedNetwork | Network":
-    """Return the network in 8 bits if it is kept and a collection was loaded with it."""
-    if precision.startswith(INT8) and isinstance(network, ConvertedNetwork):
-        small = network_cache.in_eight_bits(network)
-        if small and small.eight_bits in precision:
-            return small
-    return network
+    return as_in_collection(network, precision, collection.properties.get(PRECISION, ""))
 
 
 def embed_queries(
@@ -169,9 +154,6 @@ def embed_queries(
     new = [path for path in images.paths if path not in embeddings]
     skipped, device = list(images.listing.skipped), ""
     if new:
-        precision = folder.collection.properties.get(PRECISION, "")
-        if options.precision == "auto":
-            network = as_in_collection(network, precision)
         embedder = measured_embedder(network, options, images.root, new, console.say)
         device = "; ".join(filter(None, (embedder.words, embedder.rounding)))
         look = reductions.reduce if reductions else None

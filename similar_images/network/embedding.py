@@ -10,7 +10,7 @@ import sys
 import typing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -63,9 +63,16 @@ def make_embedder(
 ) -> Embedder:
     """Return the network on the device and in the precision for this number of images.
 
-    Raises ModelError if there is no such device, or if torch has to read the weights again for a
-    GPU and they have changed.
+    Raises ModelError if there is no such device, if torch has to read the weights again for a GPU
+    and they have changed, or if 8 bits are asked for and the network is not in 8 bits.
     """
+    if options.precision == INT8:
+        if not check_eight_bits(network, options).eight_bits:
+            raise ModelError(
+                f"--precision {INT8} is for collections that were loaded with it, where the "
+                "network in 8 bits is kept; choose another --precision"
+            )
+        options = replace(options, device="cpu", precision="auto")
     device = choose_device(options.device, images)
     how = options.precision, options.batch_size
     if isinstance(network, ConvertedNetwork):
@@ -73,6 +80,15 @@ def make_embedder(
             return OpenVinoEmbedder(network, *how, images)
         network = torch_network_of(network.model)
     return TorchEmbedder(network, device, *how)
+
+
+def check_eight_bits(
+    network: "ConvertedNetwork | Network", options: EmbeddingOptions
+) -> ConvertedNetwork:
+    """Return the network; ModelError if it can't run in 8 bits with these options."""
+    if options.device in ("auto", "cpu") and isinstance(network, ConvertedNetwork):
+        return network
+    raise ModelError(f"--precision {INT8} is for CPUs with OpenVINO; choose another one")
 
 
 def choose_device(device: str, images: int) -> str:

@@ -34,6 +34,15 @@ GRAPH, ABOUT = "network.xml", "about.json"
 MEASURED = "measured.json"  # beside them: what machines have measured, see rounding.py
 INT8, INT8_ABOUT = "int8.xml", "int8.json"  # and with int8.bin, the network in 8 bits
 KEPT_BYTES = 4 << 30  # of all networks
+DAMAGED = (  # what reading a damaged file raises
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
 FORMAT = "3"  # of the folders above; raised when other code would convert a network differently
 
 
@@ -138,7 +147,7 @@ def remove_least_used(root: Path) -> None:
 
 def in_eight_bits(network: ConvertedNetwork) -> ConvertedNetwork | None:
     """Return what keep_in_eight_bits() has stored beside a network, if that is complete."""
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+    with contextlib.suppress(*DAMAGED):
         folder = _folder(network)
         digest = json.loads((folder / INT8_ABOUT).read_text())["sha256"]
         if digest == _digest(folder, {}, INT8):
@@ -157,16 +166,17 @@ def files_in_eight_bits(graph: "openvino.Model") -> dict[str, bytes]:
         return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
 
 
-def keep_in_eight_bits(network: ConvertedNetwork, files: Mapping[str, bytes]) -> None:
-    """Store these files beside a network, if that is kept and can be written to."""
+def keep_in_eight_bits(network: ConvertedNetwork, files: Mapping[str, bytes]) -> bool:
+    """Store these files beside a network; return whether that is kept and can be written to."""
     with contextlib.suppress(OSError, TypeError):
         write_together({_folder(network) / name: content for name, content in files.items()})
+        return True
+    return False
 
 
 def measured(network: ConvertedNetwork) -> dict[str, Rounding]:
     """Return what was noted for a network, by kind of machine and precision."""
-    damaged = OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError
-    with contextlib.suppress(*damaged):
+    with contextlib.suppress(*DAMAGED):
         stored = json.loads((_folder(network) / MEASURED).read_text())
         found = {machine: Rounding(*map(float, noted)) for machine, noted in stored.items()}
         return {machine: noted for machine, noted in found.items() if noted.is_possible}
@@ -188,8 +198,7 @@ def _folder(network: ConvertedNetwork) -> Path:
 
 def _read(folder: Path, properties: Mapping[str, str] | None = None) -> ConvertedNetwork | None:
     """Return a kept network if it is complete, current, and comparable with these properties."""
-    damaged, uninstalled = (OSError, ValueError, TypeError, KeyError, AttributeError), ImportError
-    with contextlib.suppress(*damaged, uninstalled):
+    with contextlib.suppress(*DAMAGED, ImportError):  # ImportError: timm is not installed
         about = json.loads((folder / ABOUT).read_text())
         model, preprocessing = Model(**about["model"]), Preprocessing(**about["preprocessing"])
         fits = properties is None or model.same_vectors(properties)

@@ -10,7 +10,6 @@ import numpy as np
 from similar_images.console import warn
 from similar_images.images.decode_workers import core_count
 from similar_images.network import network_cache
-from similar_images.network.eight_bits import calibrated
 from similar_images.network.embedding import (
     Embedder,
     EmbeddingOptions,
@@ -19,13 +18,13 @@ from similar_images.network.embedding import (
 )
 from similar_images.network.model_description import ModelError
 from similar_images.network.network_cache import ConvertedNetwork, Rounding
-from similar_images.network.openvino_embedder import INT8, OpenVinoEmbedder
+from similar_images.network.openvino_embedder import OpenVinoEmbedder
+from similar_images.text import counted
 
 if typing.TYPE_CHECKING:
     from similar_images.network.torch_network import Network
 
 SAMPLE = 64  # images, at most, that a precision is measured on
-CALIBRATION = 128  # images, at most, for 8 bits: 320, corrected slowly, were no better
 LEAST_COSINE = 0.99  # on average: below it, a precision is not used
 
 
@@ -40,88 +39,46 @@ def measured_embedder(
 
     Each kind of machine measures a network once, with the OpenVINO that converted it: networks
     differ in what bfloat16 does to them, and processors have computed it wrongly. It is measured
-    again only if there were fewer images than SAMPLE and now there are more. The embedder's
-    `rounding` gets the result, in words. Raises ModelError as make_embedder() does, and if a
-    precision that was asked for rounds too much. say: prints a line.
+    again only if there were fewer images than SAMPLE and now there are more. A network in 8 bits
+    was measured by embedder_in_eight_bits(). The embedder's `rounding` gets the result, in words.
+    Raises ModelError as make_embedder() does, and if a precision that was asked for rounds too
+    much. say: prints a line.
     """
-    in_eight_bits = options.precision == INT8
-    if in_eight_bits:
-        embedder, found = _in_eight_bits(network, options, root, paths, say)
-    else:
-        embedder = make_embedder(network, options, len(paths))
-        if embedder.exact or not isinstance(network, ConvertedNetwork) or network.eight_bits:
-            return embedder
-        key, sample = embedder.machine, _spread(paths, SAMPLE)
-        found = _noted(network, embedder, key, options, root, sample)
-    if not found.images:  # none can be read
+    embedder = make_embedder(network, options, len(paths))
+    if embedder.exact or not isinstance(network, ConvertedNetwork):
         return embedder
+    found, sample = network_cache.measured(network).get(embedder.machine), spread(paths, SAMPLE)
+    if network.eight_bits:
+        embedder.rounding = found.words if found else ""
+        return embedder
+    if found is None or found.images < min(SAMPLE, len(sample)):
+        say(f"Measuring {embedder.precision} on {counted(len(sample), 'image')}, this once")
+        found = measure(network, embedder, options, root, sample)
+        if not found.images:  # none can be read
+            return embedder
+        network_cache.note_measured(network, embedder.machine, found)
     if found.mean >= LEAST_COSINE:
         embedder.rounding = found.words
         return embedder
-    reason = (
-        f"in {embedder.precision} this network's embeddings are others: a mean cosine of "
-        f"{found.mean:.4f} to those in float32"
-    )
+    reason = too_much(embedder.precision, found)
     if options.precision != "auto":
-        raise ModelError(f"{reason}; choose --precision {'auto' if in_eight_bits else 'float32'}")
-    warn(f"{reason}, which is used instead")
+        raise ModelError(f"{reason}; choose --precision float32")
+    warn(f"{reason}; float32 is used")
     return make_embedder(network, replace(options, precision="float32"), len(paths))
 
 
-def _in_eight_bits(
-    network: "ConvertedNetwork | Network",
-    options: EmbeddingOptions,
-    root: Path,
-    paths: Sequence[str],
-    say: Callable[[str], None],
-) -> tuple[Embedder, Rounding]:
-    """Return the network in 8 bits: the one that is kept, if it is right for this folder's images.
-
-    Otherwise it is calibrated on some of them, and checked on others.
-    """
-    if options.device not in ("auto", "cpu") or not isinstance(network, ConvertedNetwork):
-        raise ModelError(f"--precision {INT8} is for CPUs with OpenVINO; choose another one")
-    on_cpu, sample = replace(options, device="cpu", precision="auto"), _spread(paths, SAMPLE)
-
-    def checked(small: ConvertedNetwork) -> tuple[Embedder, Rounding]:
-        embedder = make_embedder(small, on_cpu, len(paths))
-        key = f"{embedder.machine}, {root.resolve()}"
-        return embedder, _noted(network, embedder, key, options, root, sample)
-
-    kept = network_cache.in_eight_bits(network)
-    if kept:
-        embedder, found = checked(kept)
-        if found.mean >= LEAST_COSINE or not found.images:
-            return embedder, found
-    say("Calibrating the network in 8 bits on some of the images; this may take minutes")
-    others = sorted(set(paths) - set(sample))
-    small, files = calibrated(network, options, root, _spread(others, CALIBRATION))
-    embedder, found = checked(small)
-    if found.mean >= LEAST_COSINE:  # else what is kept may be right for another folder
-        network_cache.keep_in_eight_bits(network, files)
-    return embedder, found
+def too_much(precision: str, found: Rounding) -> str:
+    """Return why a precision is not used."""
+    return (
+        f"{precision} changes this network's embeddings too much (mean cosine to float32 "
+        f"{found.mean:.4f}, at least {LEAST_COSINE} is needed)"
+    )
 
 
-def _spread(paths: Sequence[str], most: int) -> Sequence[str]:
-    """Return at most so many of the paths, from the whole list."""
-    return paths[:: max(1, len(paths) // most)][:most]
-
-
-def _noted(
-    network: ConvertedNetwork,
-    embedder: Embedder,
-    key: str,
-    options: EmbeddingOptions,
-    root: Path,
-    sample: Sequence[str],
-) -> Rounding:
-    """Return what is noted under this key, or else measure it on a sample and note it."""
-    found = network_cache.measured(network).get(key)
-    if found is None or found.images < min(SAMPLE, len(sample)):
-        found = measure(network, embedder, options, root, sample)
-        if found.images:
-            network_cache.note_measured(network, key, found)
-    return found
+def spread(paths: Sequence[str], most: int) -> Sequence[str]:
+    """Return at most so many of the paths, evenly from the whole list."""
+    places = np.linspace(0, len(paths) - 1, min(most, len(paths)))
+    return [paths[int(place)] for place in places]
 
 
 def measure(

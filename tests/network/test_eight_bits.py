@@ -16,6 +16,8 @@ import embed_and_load
 import query_code
 from similar_images.console import Console
 from similar_images.loading.ranks import Ranks
+from similar_images.milvus.collection import existing_collection
+from similar_images.milvus.connection import connect, resolve_uri
 from similar_images.network import eight_bits, network_cache, rounding
 from similar_images.network.embedding import EmbeddingOptions, embed_images, make_embedder
 from similar_images.network.find_network import find_network, torch_network
@@ -37,13 +39,23 @@ Fails = Callable[..., str]
 def folder(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """16 images, of which 8 are checked; an empty cache of networks."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(own_folder / "cache"))
-    for module, name in ((rounding, "SAMPLE"), (rounding, "CALIBRATION"), (eight_bits, "LEAST")):
-        monkeypatch.setattr(module, name, 8)
+    for name in ("SAMPLE", "CALIBRATION", "LEAST"):
+        monkeypatch.setattr(eight_bits, name, 8)
     rng = np.random.default_rng(0)
     Path("images").mkdir()
     for number in range(16):
         blocks = Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8))
         blocks.resize((256, 256), Image.Resampling.BICUBIC).save(f"images/{number:02}.png")
+
+
+def collections() -> list[str]:
+    with connect(resolve_uri(None)) as client:
+        return [*client.milvus.list_collections()]
+
+
+def recorded(key: str) -> str:
+    with connect(resolve_uri(None), must_exist=True) as client:
+        return existing_collection(client, "images").properties[key]
 
 
 def found_network() -> ConvertedNetwork:
@@ -54,7 +66,8 @@ def found_network() -> ConvertedNetwork:
 
 def test_what_it_needs_is_said_in_one_line(fails: Fails, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nncf", None)
-    assert "needs NNCF; run pip install nncf" in fails(embed_and_load.main, *LOAD)
+    assert re.search(r"needs NNCF \(.+\); run pip install nncf$", fails(embed_and_load.main, *LOAD))
+    assert not collections(), "one was left by a load that was refused"
     assert "is for CPUs with OpenVINO;" in fails(embed_and_load.main, *LOAD, "--device", "mps")
     ranks, args = Ranks(), embed_and_load.parse_args([*LOAD, "--milvus-uri", "http://localhost:1"])
     ranks.count = 2
@@ -80,13 +93,13 @@ def test_a_network_in_8_bits_is_calibrated_kept_and_used_by_queries(
     assert small.eight_bits == said[2]
 
     def matched(*options: str) -> str:
-        assert query_code.main(["--queries", "queries", *options]) == 0
+        assert query_code.main([*options]) == 0
         report = Path("results/observations.md").read_text()
         assert f"- Precision of the collection: {said[1]}" in report
         (device,) = re.findall("^- Device: (.*)$", report, re.MULTILINE)
         return str(device)
 
-    shutil.copytree("images", "queries")
+    shutil.copytree("images", "query_set")
     monkeypatch.setitem(sys.modules, "nncf", None)  # not needed any more
     assert f", int8 {said[2]}, " in matched()
     assert ", float32, " in matched("--precision", "float32")
@@ -101,11 +114,18 @@ def test_a_network_in_8_bits_is_calibrated_kept_and_used_by_queries(
     np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-5)
     cosines = (exact * ours).sum(1)
     assert 0.99 < cosines.mean() < 0.99999
-    with monkeypatch.context() as context:
-        context.setattr(rounding, "measure", raising_at(1, AssertionError("measured again"), None))
-        assert embed_and_load.main([*LOAD, "--recreate"]) == 0
+    before = recorded("precision")
+    with monkeypatch.context() as context:  # what the collection names needs no check
+        for module in (rounding, eight_bits):
+            context.setattr(module, "measure", raising_at(1, AssertionError("measured"), None))
+        for number, options in enumerate(([], ["--precision", "int8"])):
+            Image.new("RGB", (64, 64), (9, 99, 80 * number)).save(f"images/new{number}.png")
+            capfd.readouterr()
+            assert embed_and_load.main(["--images", "images", *MODEL, *options]) == 0
+            assert re.search(rf"Loaded 1 image .*, in {said[1]}", capfd.readouterr().out)
+        assert f", int8 {said[2]}, " in matched("--precision", "int8")
+    assert recorded("precision") == before
     shutil.copytree("images", "others")  # another folder: checked, but not calibrated again
-    capfd.readouterr()
     assert embed_and_load.main([*LOAD, "--images", "others", "--recreate"]) == 0
     out = capfd.readouterr().out
     assert "Calibrating" not in out
@@ -115,27 +135,36 @@ def test_a_network_in_8_bits_is_calibrated_kept_and_used_by_queries(
     file.with_suffix(".bin").write_bytes(b"damaged")
     assert network_cache.in_eight_bits(found_network()) is None
     assert "int8" not in matched()
+    assert query_code.main(["--precision", "int8"]) == 1
+    assert "the network in 8 bits is kept; choose another --precision" in capfd.readouterr().err
 
 
 @needs_nncf
 def test_a_network_that_8_bits_change_too_much_is_refused(
     fails: Fails, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kept or calibrated anew, and what is kept stays; and without enough images to check it on."""
+    """Kept or calibrated anew; what is kept stays, as does the collection; or too few images."""
     right, wrong = Rounding(0.995, 0.99, 8), Rounding(0.9876, 0.9, 8)
     results = iter([right, wrong, wrong])
-    monkeypatch.setattr(rounding, "measure", lambda *args: next(results))
+    monkeypatch.setattr(eight_bits, "measure", lambda *args: next(results))
     assert embed_and_load.main(LOAD) == 0
     kept = network_cache.in_eight_bits(found_network())
     assert kept
     shutil.copytree("images", "others")
     for path in Path("others").iterdir():  # other images, so that calibration differs
         Image.open(path).rotate(90).save(path)
+    before = collections()
     error = fails(embed_and_load.main, *LOAD, "--images", "others", "--recreate")
-    assert error.endswith("a mean cosine of 0.9876 to those in float32; choose --precision auto")
+    assert collections() == before
+    assert error.endswith("0.9876, at least 0.99 is needed); choose --precision auto")
     assert next(results, None) is None
     assert network_cache.in_eight_bits(found_network()) == kept
-    monkeypatch.setattr(rounding, "measure", lambda *args: wrong)
+    monkeypatch.setattr(eight_bits, "measure", lambda *args: wrong)
+    assert embed_and_load.main(["--images", "others", *MODEL, "--recreate"]) == 0
+    Image.new("RGB", (64, 64)).save("others/new.png")
+    fails(embed_and_load.main, *LOAD, "--images", "others")
+    assert recorded("load") == "ended"
     Path("others/00.png").unlink()
+    Path("others/new.png").unlink()
     error = fails(embed_and_load.main, *LOAD, "--images", "others", "--recreate")
     assert error.endswith("checked on, and there are 7; choose another --precision")

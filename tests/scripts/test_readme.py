@@ -217,10 +217,10 @@ def provoked(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     elif "dropped or replaced" in name:
         find_network = query_code.network_for_queries
 
-        def drop_and_find(collection: ImageCollection, named: None) -> object:
+        def drop_and_find(collection: ImageCollection, *how: str) -> object:
             collection.client.milvus.drop_alias("images")
             collection.drop()
-            return find_network(collection, named)
+            return find_network(collection, *how)
 
         monkeypatch.setattr(query_code, "network_for_queries", drop_and_find)
         yield [query]
