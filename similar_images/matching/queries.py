@@ -3,13 +3,14 @@
 import contextlib
 import os
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from similar_images.console import Console, warn
+from similar_images.images.decode_workers import Batch
 from similar_images.images.decoding import DecodedImage
 from similar_images.images.image_files import (
     ImageError,
@@ -28,7 +29,12 @@ from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.collection_folder import CollectionFolder, may_open
 from similar_images.milvus.collection import LABELS, PRECISION, ImageCollection
 from similar_images.network.eight_bits import as_in_collection
-from similar_images.network.embedding import EmbeddingOptions, embed_images, warn_if_random
+from similar_images.network.embedding import (
+    Embedder,
+    EmbeddingOptions,
+    embed_images,
+    warn_if_random,
+)
 from similar_images.network.find_network import network_of_collection
 from similar_images.network.model_description import NAMED_WEIGHTS, Model
 from similar_images.network.network_cache import ConvertedNetwork
@@ -156,27 +162,11 @@ def embed_queries(
     if new:
         embedder = measured_embedder(network, options, images.root, new, console.say)
         device = "; ".join(filter(None, (embedder.words, embedder.rounding)))
-        look = reductions.reduce if reductions else None
         console.say(f"{counted(len(new), 'image')} to embed: {device}")
-        with console.progress("images", len(new)) as progress:
-            for batch in embed_images(
-                embedder,
-                images.root,
-                new,
-                options.workers,
-                max_megapixels=options.max_megapixels,
-                # A worker takes half a second to start, for a folder's images, which may kill it.
-                for_few=int(images.labelled),
-                examine=look,
-            ):
-                for number, image in enumerate(batch.images):
-                    embeddings[image.path] = batch.embeddings[number]
-                    if reductions:
-                        reductions.add(str(images.root / image.path), batch.examined[number])
-                skipped += batch.skipped
-                for damaged in batch.damaged:
-                    warn(f"{printable(damaged.path)}: {damaged.reason}")
-                progress.update(len(batch.images) + len(batch.skipped))
+        for batch in batches_of(images, new, embedder, options, reductions, console):
+            for image, embedding in zip(batch.images, batch.embeddings, strict=True):
+                embeddings[image.path] = embedding
+            skipped += batch.skipped
     if not embeddings:
         raise ImageError(f"cannot read {printable(skipped[0].path)}: {skipped[0].reason}")
     readable = [path for path in images.paths if path in embeddings]
@@ -190,6 +180,35 @@ def embed_queries(
         device=device,
         left_out=left_out_in_words(images.listing),
     )
+
+
+def batches_of(
+    images: QueryImages,
+    paths: list[str],
+    embedder: Embedder,
+    options: EmbeddingOptions,
+    reductions: ReductionStore | None,
+    console: Console,
+) -> Iterator[Batch]:
+    """Yield the embeddings of these of the images, in batches; warn of damaged ones."""
+    with console.progress("images", len(paths)) as progress:
+        for batch in embed_images(
+            embedder,
+            images.root,
+            paths,
+            options.workers,
+            max_megapixels=options.max_megapixels,
+            # A worker takes half a second to start, for a folder's images, which may kill it.
+            for_few=int(images.labelled),
+            examine=reductions.reduce if reductions else None,
+        ):
+            if reductions:
+                for image, reduction in zip(batch.images, batch.examined, strict=True):
+                    reductions.add(str(images.root / image.path), reduction)
+            for damaged in batch.damaged:
+                warn(f"{printable(damaged.path)}: {damaged.reason}")
+            progress.update(len(batch.images) + len(batch.skipped))
+            yield batch
 
 
 def labels_of_collection(
