@@ -46,6 +46,11 @@ def letters() -> Iterator[str]:
             yield "".join(chars)
 
 
+def _printable_in_html(context: Any, value: object) -> object:
+    # In Markdown `md` and `code` have done it: twice would be wrong.
+    return printable(value) if context.autoescape and type(value) is str else value
+
+
 @cache
 def _environment() -> Any:
     import jinja2  # here, so that importing this package stays fast
@@ -54,7 +59,7 @@ def _environment() -> Any:
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=jinja2.select_autoescape(),
         undefined=jinja2.StrictUndefined,
-        finalize=lambda value: printable(value) if type(value) is str else value,
+        finalize=jinja2.pass_eval_context(_printable_in_html),
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,

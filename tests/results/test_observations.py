@@ -213,3 +213,9 @@ def test_the_title_has_the_share_of_the_pairs_with_two_labels(
     rows = [[Pair("q.png", "d.png", 0.9, 1, *both)] for both in labels]
     model = SimpleNamespace(architecture="resnet18", weights="random")
     assert title_of(rows, model).partition(" weights)")[2] == words
+
+
+def test_a_control_character_is_escaped_once() -> None:
+    text = report_of([], [], summary={**SUMMARY, "filter": "a\tb", "device": "c\td"})
+    assert "- Filter: `a\\u0009b`\n" in text
+    assert "- Device: c\\\\u0009d\n" in text  # Markdown shows one backslash
