@@ -52,7 +52,8 @@ def measured_embedder(
         embedder.rounding = found.words if found else ""
         return embedder
     if found is None or found.images < min(SAMPLE, len(sample)):
-        say(f"Measuring {embedder.precision} on {counted(len(sample), 'image')}, this once")
+        images = counted(len(sample), "image")
+        say(f"Measuring how {embedder.precision} changes embeddings, on {images} (once a network)")
         found = measure(network, embedder, options, root, sample)
         if not found.images:  # none can be read
             return embedder
