@@ -3,9 +3,8 @@
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
-from benchmarks.measure import Figures
+from benchmarks.measure import Figures, read
 from benchmarks.setup import Setup
-from similar_images.images.decoding import decode
 from similar_images.images.image_files import label_of
 
 
@@ -53,7 +52,7 @@ def nearest(vectors: np.ndarray, metric: str) -> np.ndarray:
 def exactness(setup: Setup) -> Figures:
     """Cosine to torchvision's embeddings: whole decode, float32, eager, one image at a time."""
     root, count = setup.args.images, len(setup.few)
-    reference = np.stack([setup.torch.reference(decode(root, path)[1]) for path in setup.few])
+    reference = np.stack([setup.torch.reference(read(root, path).rgb) for path in setup.few])
     fast, exact = setup.embedder("auto", count), setup.embedder("float32", count)
     scaled = (setup.preprocessed(path, setup.least_side)[np.newaxis] for path in setup.few)
     ways = {

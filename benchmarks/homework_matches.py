@@ -20,11 +20,10 @@ import numpy as np
 from benchmarks import measure
 from benchmarks.exactness import nearest
 from similar_images.console import script_parser
-from similar_images.images.decoding import decode
-from similar_images.images.image_files import label_of
+from similar_images.images.image_files import ImageError, label_of
 from similar_images.network.embedding import add_weights_options
 from similar_images.network.find_network import torch_network
-from similar_images.network.model_description import PUBLISHED, ModelError
+from similar_images.network.model_description import NAMED_WEIGHTS, PUBLISHED, ModelError
 from similar_images.text import interval, share
 
 
@@ -43,18 +42,20 @@ def outputs(
     network = torch_network(model, weights)
     body = network.layers.get_submodule("body")
     if weights == PUBLISHED and "/" not in model:  # timm's have to be in a file
-        state = get_model(model, weights="DEFAULT").state_dict()
+        state: typing.Any = get_model(model, weights="DEFAULT").state_dict()
     else:
-        state = typing.cast(dict[str, torch.Tensor], state_of_file(Path(weights)))
+        state = {} if weights in NAMED_WEIGHTS else state_of_file(Path(weights))
     last = [state[key] for key in state if key not in body.state_dict()]
     if [layer.dim() for layer in last] != [2, 1] or not last[0].any():
-        raise ModelError(f"{weights} has no last layer, so no logits; choose other --weights")
+        raise ModelError(f"{weights} has no last layer, so no logits; choose a file with --weights")
     given: list[torch.Tensor] = []
     body.register_forward_hook(lambda *hooked: given.append(hooked[-1].flatten(1)))
     measure.say(f"embed {len(files):,} images in torch")
     with torch.inference_mode():
         for file in files:
-            network.layers(torch.from_numpy(np.stack([network.preprocessing(decode(*file).rgb)])))
+            network.layers(
+                torch.from_numpy(np.stack([network.preprocessing(measure.read(*file).rgb)]))
+            )
         embeddings = torch.cat(given)
         return (embeddings @ last[0].T + last[1]).numpy(), embeddings.numpy()
 
@@ -77,6 +78,8 @@ def run(args: argparse.Namespace) -> None:
     """Print the table."""
     files = [(root, path) for root in args.images for path in measure.image_paths(root, "--images")]
     labels = np.array([label_of(path) for _, path in files])
+    if len(set(labels)) < 2:
+        raise ImageError("the images have fewer than two labels; choose other --images")
     print(compare(*outputs(args.model, args.weights, files), labels))
 
 

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from similar_images.console import status_of, whole_number
-from similar_images.images.decode_workers import core_count
+from similar_images.images.decode_workers import Batch, core_count
+from similar_images.images.decoding import Decoded, decode
 from similar_images.images.image_files import ImageError, Listing, check_folder, iter_images
 from similar_images.milvus.client import CollectionError
 from similar_images.network.model_description import ModelError
@@ -73,6 +74,22 @@ def image_paths(root: Path, option: str) -> list[str]:
     if not paths:
         raise ImageError(f"{root} holds no images; choose {option}")
     return paths
+
+
+def read(root: Path, path: str, least_side: int | None = None) -> Decoded:
+    """Return what decode() returns; its ImageError names the file."""
+    try:
+        return decode(root, path, least_side)
+    except ImageError as error:
+        raise ImageError(f"cannot use {root / path}: {error}; move it away") from error
+
+
+def complete(root: Path, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Yield the batches of a folder; ImageError names an image that was skipped."""
+    for batch in batches:
+        for path, reason, _ in batch.skipped:
+            raise ImageError(f"cannot use {root / path}: {reason}; move it away")
+        yield batch
 
 
 # --- Words ---------------------------------------------------------------------------------------
@@ -168,7 +185,7 @@ class Run(NamedTuple):
 
 
 def run_script(script: str, *arguments: object, cwd: Path) -> Run:
-    """Run a script of the project; RuntimeError with what it printed if it fails."""
+    """Run a script of the project; ImageError with its error, RuntimeError if it has none."""
     command = [sys.executable, str(PROJECT / script), *map(str, arguments)]
     peaks: dict[int, float] = {}
     start = time.perf_counter()
@@ -181,7 +198,10 @@ def run_script(script: str, *arguments: object, cwd: Path) -> Run:
         taken = time.perf_counter() - start
         if process.returncode:
             output.seek(0)
-            raise RuntimeError(f"{' '.join(command)} failed:\n{output.read()}")
+            _, error, printed = f"\n{output.read()}".rpartition("\nerror: ")
+            if error:
+                raise ImageError(printed.strip())
+            raise RuntimeError(f"{' '.join(command)} failed:\n{printed}")
     return Run(taken, peaks.get(process.pid, 0), sum(peaks.values()))
 
 

@@ -20,8 +20,8 @@ if __name__ == "__main__":
         both = (json.loads(Path(file).read_text()) for file in (source, found))
         figures = evaluate(*both)
         names = ("precision", "recall", "map", "ndcg", "jaccard")
-        # Of precision and recall, the second value is that of the duplicates.
-        values = (figures[name][1] if figures[name].ndim else figures[name] for name in names)
+        # Of precision and recall, the last value is that of the duplicates.
+        values = (figures[name][-1] if figures[name].ndim else figures[name] for name in names)
         print(json.dumps(dict(zip(names, map(float, values), strict=True))))
     else:
         from imagededup import methods

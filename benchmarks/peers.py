@@ -31,9 +31,9 @@ from PIL import Image, ImageOps
 
 from benchmarks import measure
 from similar_images.console import script_parser, warn
-from similar_images.images.decoding import decode
 from similar_images.images.image_files import ImageError
 from similar_images.network.embedding import add_weights_options
+from similar_images.network.model_description import named_or_path
 from similar_images.text import counted, printable
 
 PEER = "imagededup==0.3.3.post2"
@@ -61,7 +61,7 @@ def write_files(root: Path, count: int, folder: Path) -> list[str]:
     paths = paths[:: max(1, len(paths) // count)][:count]
     folder.mkdir()
     for number, path in enumerate(paths):
-        copies = altered(decode(root, path).rgb, rng)
+        copies = altered(measure.read(root, path).rgb, rng)
         for name, image in zip(ALTERATIONS, copies, strict=True):
             # Pillow's default quality, as imagededup's own examples of the copies have it.
             image.save(folder / f"{number:04} {name}.jpg", quality=95 if image is copies[0] else 75)
@@ -129,20 +129,16 @@ def found_by_us(
     """
     measure.say("this project")
     uri, folder = ["--milvus-uri", images.with_name("milvus.db")], images.parent
-    file = Path(weights).resolve() if Path(weights).exists() else weights
-    chosen = ["--images", images, "--model", model, "--weights", file]
-    runs = [
-        measure.run_script("embed_and_load.py", *chosen, *uri, cwd=folder),
-        measure.run_script(
-            "query_code.py", "--queries", images, "--top-k", TOP_K, *uri, cwd=folder
-        ),
-    ]
+    chosen = ["--images", images, "--model", model, "--weights", named_or_path(weights)]
+    load = measure.run_script("embed_and_load.py", *chosen, *uri, cwd=folder)
+    asked = ["--queries", images, "--top-k", TOP_K]
+    query = measure.run_script("query_code.py", *asked, *uri, cwd=folder)
     rows = rows_of(folder / "results" / "near_duplicates.txt")
     pairs = [[row["query"], row["match"]] for row in rows if row["verdict"] == "same"]
     groups = defaultdict(list)
     for row in rows_of(folder / "results" / "duplicate_groups.txt"):
         groups[row["group"]].append(row["path"])
-    taken = sum(run.seconds for run in runs)
+    taken = load.seconds + query.seconds
     return {
         "`same`, pairs": (duplicates(files, pairs), taken),
         "`same`, groups": (duplicates(files, groups.values()), taken),
@@ -150,9 +146,9 @@ def found_by_us(
 
 
 def rows_of(table: Path) -> list[dict[str, str]]:
-    """Return the rows of one of the results, with files by their names alone."""
-    with table.open(newline="") as lines:
-        rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+    """Return the rows of one of the results, if it has any, with files by their names alone."""
+    lines = table.read_text().splitlines() if table.exists() else []
+    rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     return [{key: Path(cell).name for key, cell in row.items()} for row in rows]
 
 
@@ -176,7 +172,7 @@ def wrong_pairs(found: Duplicates, paths: list[str]) -> list[str]:
 
 def run(args: argparse.Namespace) -> None:
     """Print the tables."""
-    python = peer_python(args.folder)
+    args.folder.mkdir(parents=True, exist_ok=True)  # an OSError before the work
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         images, truth = folder / "images", folder / "truth.json"
@@ -184,7 +180,9 @@ def run(args: argparse.Namespace) -> None:
         groups = [[f"{n:04} {how}.jpg" for how in ALTERATIONS] for n in range(len(paths))]
         files = [file for group in groups for file in group]
         truth.write_text(json.dumps(duplicates(files, groups)))
-        found = found_by_us(images, files, args.model, args.weights) | found_by_peer(python, images)
+        found = found_by_us(images, files, args.model, args.weights)
+        python = peer_python(args.folder)
+        found |= found_by_peer(python, images)
         rows, header = [], ["precision", "recall", "map", "ndcg", "jaccard"]
         for way, (retrieved, taken) in found.items():
             (folder / "found.json").write_text(json.dumps(retrieved))

@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> None:
     """Measure the parts in order; write the figures after each."""
     with tempfile.TemporaryDirectory() as folder:
         setup = Setup(args, Path(folder))
+        args.output.open("a").close()  # an OSError before the work
         text = (
             f"# Benchmarks\n\n{measure.conditions()}; {args.model}, weights: "
             f"{Path(args.weights).name}; {len(setup.database):,} images and {len(setup.queries):,} "

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks import measure
-from benchmarks.measure import MANY, Run, run_script
+from benchmarks.measure import MANY, Run, complete, read, run_script
 from similar_images.images.decode_workers import core_count
-from similar_images.images.decoding import decode
+from similar_images.images.image_files import ImageError
 from similar_images.loading.row_writer import RowWriter
 from similar_images.milvus.collection import ImageCollection
 from similar_images.milvus.connection import connect
@@ -23,6 +23,7 @@ from similar_images.network.embedding import (
     make_embedder,
 )
 from similar_images.network.find_network import find_network
+from similar_images.network.model_description import named_or_path
 
 
 class Setup:
@@ -37,6 +38,8 @@ class Setup:
         self.queries = measure.image_paths(args.queries, "--queries")
         np.random.default_rng(0).shuffle(self.database)
         self.few = self.database[: args.count]
+        if len(self.few) < 2 and "steady" in args.parts:
+            raise ImageError("steady needs two images; choose other --images, --count or --parts")
         self.device = choose_device(args.device, MANY)
         network = find_network(args.model, args.weights)
         self.model, self.preprocessing = network.model, network.preprocessing
@@ -58,12 +61,13 @@ class Setup:
 
     def preprocessed(self, path: str, least_side: int | None = None) -> np.ndarray:
         """Return a database image as the network takes it, (crop, crop, 3) uint8; see decode()."""
-        return self.preprocessing(decode(self.args.images, path, least_side)[1])
+        return self.preprocessing(read(self.args.images, path, least_side).rgb)
 
     def embed(self, embedder: Embedder, root: Path, paths: list[str]) -> np.ndarray:
         """Return the embeddings of root/path as the scripts make them, (N, dimension) float32."""
         measure.say(f"embed {len(paths):,} images, {embedder.words}")
-        return np.concatenate([batch.embeddings for batch in embed_images(embedder, root, paths)])
+        batches = complete(root, embed_images(embedder, root, paths))
+        return np.concatenate([batch.embeddings for batch in batches])
 
     def upsert(self, embedder: Embedder, paths: list[str]) -> measure.Rows:
         """Decode, embed and upsert into a new Milvus Lite file, as embed_and_load.py does.
@@ -77,17 +81,17 @@ class Setup:
             properties = {"root": "/nowhere", **self.model.properties()}
             collection, rows = ImageCollection.create(client, "images", properties), measure.Rows()
             with RowWriter(collection, rows.update) as writer:
-                for batch in embed_images(embedder, self.args.images, paths, core_count()):
+                images = embed_images(embedder, self.args.images, paths, core_count())
+                for batch in complete(self.args.images, images):
                     writer.add(batch.images, batch.embeddings)
                 writer.finish()
         return rows
 
     def run_load(self) -> Run:
         """Run embed_and_load.py with all images of the database."""
-        weights = Path(self.args.weights)
-        file = weights.resolve() if weights.exists() else self.args.weights
-        options = ["--images", self.args.images.resolve(), "--model", self.args.model]
-        return self._run("embed_and_load.py", *options, "--weights", file)
+        images, weights = self.args.images.resolve(), named_or_path(self.args.weights)
+        options = ["--images", images, "--model", self.args.model, "--weights", weights]
+        return self._run("embed_and_load.py", *options)
 
     def run_query(self, *queries: object) -> Run:
         """Run query_code.py on what was loaded."""

@@ -214,10 +214,11 @@ def test_the_homeworks_matches_are_those_of_the_whole_classifier(
     network = torchvision.models.get_model("mobilenet_v3_small", weights=None).eval()
     torch.save(state := network.state_dict(), "whole.pth")
     torch.save({key: state[key] for key in state if "classifier.3" not in key}, "body.pth")
-    options = ["--images", digits / "query_set" / "7", "--model", "mobilenet_v3_small", "--weights"]
+    options = ["--images", digits / "query_set", "--model", "mobilenet_v3_small", "--weights"]
     assert homework_matches.main([*map(str, options), "whole.pth"]) == 0
     assert "the match has the same label" in capsys.readouterr().out
-    assert "no last layer" in fails(homework_matches.main, *options, "body.pth")
+    for weights in ("body.pth", "random"):
+        assert "no last layer" in fails(homework_matches.main, *options, weights)
     path = next((digits / "query_set" / "7").iterdir())
     logits, embeddings = homework_matches.outputs(
         "mobilenet_v3_small", "whole.pth", [(path.parent, path.name)]
@@ -257,7 +258,8 @@ def evaluate(truth, found):
     right = len(pairs[0] & pairs[1])
     shares = {"precision": right / len(pairs[1]), "recall": right / len(pairs[0])}
     others = dict.fromkeys(("map", "ndcg", "jaccard"), np.float64(0.5))
-    return {name: np.array([1, share]) for name, share in shares.items()} | others
+    # With pairs of a single class, imagededup's arrays have a single value, too.
+    return {name: np.array([1, share][int(share) :]) for name, share in shares.items()} | others
 """,
 }
 
@@ -285,6 +287,7 @@ def test_peers_are_compared_on_the_same_files(
     assert figures["original, rotation"] == ["2", "2", "0"]
     assert "`same`, pairs: 0 pairs of different images" in printed.out
     assert "1 pair of different images\n- china.png (crop) and flower.png (crop)" in printed.out
+    assert peers.rows_of(own_folder / "without a row.txt") == []
 
 
 @pytest.mark.parametrize("module", ALL)
@@ -303,11 +306,42 @@ def test_what_a_user_gets_wrong_ends_in_one_line(
         assert folder in fails(verdicts.main, "--photographs", folder)
         assert folder in fails(run.main, "--images", folder)
         assert folder in fails(label_issues.main, "--images", folder)
-    assert "two labels" in fails(label_issues.main, "--images", digits / "database_set" / "7")
+    for main in (label_issues.main, homework_matches.main):
+        assert "two labels" in fails(main, "--images", digits / "database_set" / "7")
     write_batches(own_folder / "few", 4)
     assert "20 images" in fails(judged_pairs.main, "--cifar", "few")
     folders = options_for(digits / "database_set", digits / "query_set")[4:]
     assert "no such" in fails(run.main, *folders, "--model", "no such")
+    assert "two images" in fails(run.main, *folders, "--count", "1")
+    late = [*MODEL, *folders, "--parts", "exactness", "--output", "no folder/figures.md"]
+    assert "no folder" in fails(run.main, *late), "and nothing is measured before"
+    assert "few" in fails(peers.main, *folders[:2], "--folder", own_folder / "few" / "batches.meta")
+
+
+@pytest.mark.parametrize("benchmark", ["exactness", "agreement", "steady", "homework", "peers"])
+def test_an_image_that_cannot_be_read_is_named(
+    benchmark: str, own_folder: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "say", lambda *_: None)
+    for label in ("a", "b"):
+        Path("images", label).mkdir(parents=True)
+        Image.new("RGB", (40, 30)).save(Path("images", label, "1.png"))
+    broken = Path("images", "a", "0.png")
+    broken.write_text("no image")
+    network = torchvision.models.get_model("mobilenet_v3_small", weights=None)
+    torch.save(network.state_dict(), "whole.pth")
+    options = ["--images", "images", "--model", "mobilenet_v3_small", "--weights", "whole.pth"]
+    if benchmark == "homework":
+        error = fails(homework_matches.main, *options)
+    elif benchmark == "peers":
+        error = fails(peers.main, *options, "--folder", "peer")
+        broken.unlink()
+        options[-1] = "nothing.pth"
+        assert "no weights file" in fails(peers.main, *options, "--folder", "peer")
+    else:
+        options += ["--queries", "images", "--output", "figures.md", "--repetitions", "1"]
+        error = fails(run.main, *options, "--parts", benchmark)
+    assert error.startswith(f"error: cannot use {broken}: not an image")
 
 
 def test_agreement_counts_what_differs() -> None:
