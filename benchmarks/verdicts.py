@@ -23,7 +23,6 @@ from sklearn.datasets import load_sample_images
 
 from benchmarks import measure
 from similar_images.console import script_parser
-from similar_images.images.decoding import decode
 from similar_images.images.reduction_store import ReductionStore
 from similar_images.matching.duplicate_groups import Grouping
 from similar_images.matching.near_duplicates import find_near_duplicates
@@ -185,7 +184,7 @@ def photographs(folder: Path | None, count: int) -> Iterator[Image.Image]:
         return
     paths = measure.image_paths(folder, "--photographs")
     for path in paths[:: max(1, len(paths) // count)][:count]:
-        image = decode(folder, path, SIDE).rgb
+        image = measure.read(folder, path, SIDE).rgb
         image.thumbnail((SIDE, SIDE))
         yield image
 
