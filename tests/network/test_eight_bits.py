@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import raising_at
+from helpers import cache_with, raising_at
 from PIL import Image
 
 import embed_and_load
@@ -37,8 +37,8 @@ Fails = Callable[..., str]
 
 @pytest.fixture(autouse=True)
 def folder(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """16 images, of which 8 are checked; an empty cache of networks."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(own_folder / "cache"))
+    """16 images, of which 8 are checked; a cache of the network in float32 alone."""
+    cache_with("resnet18", own_folder / "cache", monkeypatch)
     for name in ("SAMPLE", "CALIBRATION", "LEAST"):
         monkeypatch.setattr(eight_bits, name, 8)
     rng = np.random.default_rng(0)
@@ -93,7 +93,7 @@ def test_a_network_in_8_bits_is_calibrated_kept_and_used_by_queries(
     assert small.eight_bits == said[2]
 
     def matched(*options: str) -> str:
-        assert query_code.main([*options]) == 0
+        assert query_code.main(["--no-near-duplicates", *options]) == 0
         report = Path("results/observations.md").read_text()
         assert f"- Precision of the collection: {said[1]}" in report
         (device,) = re.findall("^- Device: (.*)$", report, re.MULTILINE)

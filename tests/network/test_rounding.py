@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import raising_at
+from helpers import cache_with, raising_at
 from PIL import Image
 
 import embed_and_load
@@ -34,16 +34,21 @@ MODEL = "mobilenet_v3_small"
 SAID = r"in \w+, cosine to float32 (0\.\d{5}|1\.00000) on average, (0\.\d{5}|1\.00000) at least"
 
 
-@pytest.fixture
-def folder(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """70 JPEGs that are decoded at a reduced scale; an empty cache of networks."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(own_folder / "cache"))
-    rng = np.random.default_rng(0)
-    Path("images").mkdir()
+@pytest.fixture(scope="module")
+def jpegs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """70 JPEGs that are decoded at a reduced scale."""
+    folder, rng = tmp_path_factory.mktemp("jpegs"), np.random.default_rng(0)
     for number in range(70):
         blocks = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8))
-        blocks.resize((1200, 900), Image.Resampling.BICUBIC).save(f"images/{number:02}.jpg")
-    return Path("images")
+        blocks.resize((1200, 900), Image.Resampling.BICUBIC).save(folder / f"{number:02}.jpg")
+    return folder
+
+
+@pytest.fixture
+def folder(own_folder: Path, jpegs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The JPEGs; a cache of the network alone, without what was measured."""
+    cache_with(MODEL, own_folder / "cache", monkeypatch)
+    return Path(shutil.copytree(jpegs, "images"))
 
 
 def embeddings(embedder: Embedder, folder: Path, paths: list[str]) -> np.ndarray:
@@ -88,7 +93,7 @@ def test_cosines_stand_in_the_summary_the_collection_and_the_report(
     assert properties["precision"] == found[0].removeprefix("in ")
     shutil.copytree("images", "queries")
     monkeypatch.setattr(rounding, "measure", raising_at(1, AssertionError("measured again"), None))
-    assert query_code.main(["--queries", "queries"]) == 0
+    assert query_code.main(["--queries", "queries", "--no-near-duplicates"]) == 0
     report = Path("results/observations.md").read_text()
     assert f"- Precision of the collection: {properties['precision']}\n" in report
     assert re.search(f"- Device: .*; {re.escape(found[0].split(', ', 1)[1])}\n", report)
@@ -106,15 +111,18 @@ def test_few_images_are_measured_again_when_there_are_more(folder: Path) -> None
     assert counts == [[], [1], [9], [9]]
 
 
-@pytest.mark.parametrize(
-    "noted",
-    ["[0.999, NaN, 64]", "[NaN, 0.9, 64]", "[1e300, 1, 64]", "[1, 1, NaN]", f"[1{'0' * 400}]"],
-)
-def test_impossible_cosines_are_not_taken_from_the_cache(noted: str, folder: Path) -> None:
+def test_impossible_cosines_are_not_taken_from_the_cache(folder: Path) -> None:
     network = network_with("random")
     assert isinstance(network.graph, Path)
-    (network.graph.parent / network_cache.MEASURED).write_text(f'{{"machine": {noted}}}')
-    assert network_cache.measured(network) == {}
+    file = network.graph.parent / network_cache.MEASURED
+    for noted in ("[0.999, NaN, 64]", "[NaN, 0.9, 64]", "[1e300, 1, 64]", "[1, 1, NaN]", "[1]"):
+        file.write_text(f'{{"machine": {noted}}}')
+        assert network_cache.measured(network) == {}, noted
+    for damaged in ("[" * 100_000, f'{{"machine": [1{"0" * 400}]}}', "none"):
+        file.write_text(damaged)
+        file.with_name(network_cache.INT8_ABOUT).write_text(damaged)
+        assert network_cache.measured(network) == {}
+        assert network_cache.in_eight_bits(network) is None
 
 
 def test_an_embedding_that_is_finite_only_in_float32_counts_as_lost(

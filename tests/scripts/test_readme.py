@@ -402,12 +402,12 @@ def on_server(line: str, uri: str) -> str:
 
 
 def test_the_server_lines(published: dict[str, str], clone: Path, server: Server) -> None:
-    run_line("python split_images.py --sample --limit 300", clone, {})
+    run_line("python split_images.py --sample --limit 100", clone, {})
     env = {"XDG_CACHE_HOME": published["XDG_CACHE_HOME"], "MILVUS_TOKEN": TOKEN}
     first = on_server(the_command("MILVUS_TOKEN", "embed_and_load.py"), server.uri)
-    assert "Loaded 270 images" in run_line(first, clone, published).stdout
+    assert "Loaded 90 images" in run_line(first, clone, published).stdout
     again = on_server(the_command("torchrun --nproc-per-node"), server.uri)
-    assert "270 were already in the collection" in run_line(again, clone, env).stdout
+    assert "90 were already in the collection" in run_line(again, clone, env).stdout
     index = on_server(the_command("--index hnsw"), server.uri)
     assert "Index: approximate (HNSW" in run_line(index, clone, env).stdout
     query = on_server(the_command("--search-params", "--recall-sample"), server.uri)

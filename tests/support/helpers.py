@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -19,8 +20,10 @@ from similar_images.images.image_files import Listing, iter_images
 from similar_images.milvus.collection import STRONG, existing_collection
 from similar_images.milvus.connection import connect, resolve_uri
 from similar_images.milvus.schema import COLUMNS
+from similar_images.network import network_cache
 from similar_images.network.embedding import Embedder, EmbeddingOptions, embed_images, make_embedder
 from similar_images.network.find_network import find_network
+from similar_images.network.network_cache import ConvertedNetwork
 
 PROJECT = Path(__file__).resolve().parents[2]
 # The network that embeds soonest, twelve times as fast as resnet18, which test_model.py and the
@@ -170,6 +173,17 @@ def saved_at(second: str, image: Image.Image, name: str, quality: int, fraction:
     if fraction:
         exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.SubsecTimeOriginal] = fraction
     image.save(name, quality=quality, exif=exif)
+
+
+def cache_with(architecture: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep networks in this folder; an untrained one is there, as if it had just been converted."""
+    network = find_network(architecture, "random")
+    assert isinstance(network, ConvertedNetwork)
+    assert isinstance(network.graph, Path)
+    kept = network.graph.parent
+    unmeasured = shutil.ignore_patterns(network_cache.MEASURED, "int8*")
+    shutil.copytree(kept, folder / kept.parent.name / kept.name, ignore=unmeasured)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
 
 
 def raising_at(
