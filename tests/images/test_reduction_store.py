@@ -70,7 +70,7 @@ def test_a_query_decodes_each_image_once(own_folder: Path, monkeypatch: pytest.M
 
     Only the detail of images in groups is measured in the whole image.
     """
-    for folder, count in (("database", 12), ("queries", 7)):
+    for folder, count in (("database", 8), ("queries", 4)):
         Path(folder).mkdir()
         for number in range(count):
             left, upper = 30 * (number % 10), 100 * (number // 10)

@@ -168,7 +168,7 @@ def test_rows_are_read_in_pages_whatever_the_last_key_of_a_page(
         assert [image.path for image in collection.stored_images()] == every
 
 
-@both_engines
+@pytest.mark.parametrize("milvus", ["server"], indirect=True)
 def test_vectors_of_many_dimensions_are_read_and_searched_in_parts(
     own_folder: Path, milvus: str
 ) -> None:
