@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import seconds
 from similar_images.network.find_network import torch_network
+from similar_images.network.model_description import ModelError
 
 EAGER_BATCH = 64  # images, at least
 LOADER_BATCH = 32  # images
@@ -40,7 +41,9 @@ class Torch:
 
     @functools.cached_property
     def transforms(self) -> Callable[[Image.Image], torch.Tensor]:
-        """The preprocessing that torchvision publishes for its model."""
+        """The preprocessing that torchvision publishes for its model; ModelError for timm's."""
+        if self.architecture not in torchvision.models.list_models():
+            raise ModelError("steady and exactness need torchvision's model; choose other --parts")
         return torchvision.models.get_model_weights(self.architecture).DEFAULT.transforms()
 
     def ways(
