@@ -120,13 +120,15 @@ def network_for_queries(
     """Return the network that made a collection's vectors; ModelError if it is not available.
 
     Its weights are where the user says, else where the collection says if that may be read; it
-    computes in 8 bits if the collection's did, unless another precision is asked for.
+    computes in 8 bits if the collection's did and precision is 'auto'.
     """
     stored: str = collection.properties.get("weights", "")
     allowed = stored in NAMED_WEIGHTS or may_open(collection, Path(stored))
     network = network_of_collection(collection.properties, named or (stored if allowed else None))
     warn_if_random(network.model)
-    return as_in_collection(network, precision, collection.properties.get(PRECISION, ""))
+    if precision != "auto":
+        return network
+    return as_in_collection(network, collection.properties.get(PRECISION, ""))
 
 
 def embed_queries(

@@ -10,7 +10,7 @@ import sys
 import typing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ from similar_images.images.decoding import Preprocessing, megapixels_that_fit
 from similar_images.network.find_network import torch_network_of
 from similar_images.network.model_description import PUBLISHED, RANDOM, Model, ModelError
 from similar_images.network.network_cache import ConvertedNetwork
-from similar_images.network.openvino_embedder import CPU_BATCH, HINTS, INT8, OpenVinoEmbedder
+from similar_images.network.openvino_embedder import CPU_BATCH, HINTS, OpenVinoEmbedder
 from similar_images.network.torch_embedder import GPU_BATCH, TorchEmbedder
 
 if typing.TYPE_CHECKING:
@@ -36,7 +36,6 @@ if typing.TYPE_CHECKING:
 
 DEFAULT_MODEL = "resnet18"
 DEVICES = ("auto", "cpu", "cuda", "mps")
-PRECISIONS = ("auto", *HINTS, INT8)
 GPU_IMAGES = 1000  # fewer are embedded on the CPU before torch has found the GPU
 GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # of CUDA, CUDA in WSL, ROCm; on Linux
 NOT_FINITE = "its embedding is not finite; choose --precision float32 or check --weights"
@@ -63,16 +62,9 @@ def make_embedder(
 ) -> Embedder:
     """Return the network on the device and in the precision for this number of images.
 
-    Raises ModelError if there is no such device, if torch has to read the weights again for a GPU
-    and they have changed, or if 8 bits are asked for and the network is not in 8 bits.
+    Raises ModelError if there is no such device, or if torch has to read the weights again for a
+    GPU and they have changed.
     """
-    if options.precision == INT8:
-        if not check_eight_bits(network, options).eight_bits:
-            raise ModelError(
-                f"--precision {INT8} is for collections that were loaded with it, where the "
-                "network in 8 bits is kept; choose another --precision"
-            )
-        options = replace(options, device="cpu", precision="auto")
     device = choose_device(options.device, images)
     how = options.precision, options.batch_size
     if isinstance(network, ConvertedNetwork):
@@ -80,15 +72,6 @@ def make_embedder(
             return OpenVinoEmbedder(network, *how, images)
         network = torch_network_of(network.model)
     return TorchEmbedder(network, device, *how)
-
-
-def check_eight_bits(
-    network: "ConvertedNetwork | Network", options: EmbeddingOptions
-) -> ConvertedNetwork:
-    """Return the network; ModelError if it can't run in 8 bits with these options."""
-    if options.device in ("auto", "cpu") and isinstance(network, ConvertedNetwork):
-        return network
-    raise ModelError(f"--precision {INT8} is for CPUs with OpenVINO; choose another one")
 
 
 def choose_device(device: str, images: int) -> str:
@@ -186,8 +169,11 @@ def add_weights_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_embedding_options(parser: argparse.ArgumentParser) -> None:
-    """Add --device, --precision, --batch-size, --workers and --max-megapixels."""
+def add_embedding_options(parser: argparse.ArgumentParser, *other: str) -> None:
+    """Add --device, --precision, --batch-size, --workers and --max-megapixels.
+
+    other: precisions beside those that every embedder has.
+    """
     parser.add_argument(
         "--device",
         choices=DEVICES,
@@ -196,10 +182,10 @@ def add_embedding_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=PRECISIONS,
+        choices=("auto", *HINTS, *other),
         default="auto",
         help="auto: float16 on a GPU, the fastest supported on a CPU; float32 matches torchvision; "
-        "int8: faster on most CPUs, calibrated on the images that are loaded; needs NNCF",
+        "int8, of embed_and_load.py: faster on most CPUs, calibrated on the images; needs NNCF",
     )
     parser.add_argument(
         "--batch-size",

@@ -155,23 +155,22 @@ def in_eight_bits(network: ConvertedNetwork) -> ConvertedNetwork | None:
     return None
 
 
-def files_in_eight_bits(graph: "openvino.Model") -> dict[str, bytes]:
-    """Return the files of a network in 8 bits, by name."""
+def keep_in_eight_bits(
+    network: ConvertedNetwork, graph: "openvino.Model"
+) -> ConvertedNetwork | None:
+    """Store this graph of it beside a network, if that is kept; return it, or None if it can't."""
     import openvino
 
-    with tempfile.TemporaryDirectory() as folder:
-        openvino.save_model(graph, Path(folder, INT8), compress_to_fp16=False)
-        about = {"sha256": _digest(Path(folder), {}, INT8)}
-        Path(folder, INT8_ABOUT).write_text(json.dumps(about))
-        return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
-
-
-def keep_in_eight_bits(network: ConvertedNetwork, files: Mapping[str, bytes]) -> bool:
-    """Store these files beside a network; return whether that is kept and can be written to."""
-    with contextlib.suppress(OSError, TypeError):
-        write_together({_folder(network) / name: content for name, content in files.items()})
-        return True
-    return False
+    with contextlib.suppress(OSError, TypeError, RuntimeError):
+        kept = _folder(network)
+        with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".partial-") as folder:
+            openvino.save_model(graph, Path(folder, INT8), compress_to_fp16=False)
+            about = {"sha256": _digest(Path(folder), {}, INT8)}
+            Path(folder, INT8_ABOUT).write_text(json.dumps(about))
+            for file in Path(folder).iterdir():
+                os.replace(file, kept / file.name)
+            return in_eight_bits(network)
+    return None
 
 
 def measured(network: ConvertedNetwork) -> dict[str, Rounding]:
