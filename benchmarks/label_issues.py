@@ -19,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 from benchmarks import measure
-from benchmarks.measure import image_paths, say, table
+from benchmarks.measure import complete, image_paths, say, table
 from similar_images.console import script_parser
 from similar_images.images.image_files import ImageError, label_of
 from similar_images.matching.label_issues import LEAST_MARGIN, LabelIssue, label_issues
@@ -62,13 +62,13 @@ class Figures(NamedTuple):
 
 
 def embed(root: Path, option: str, args: argparse.Namespace) -> Images:
-    """Return the embeddings and labels of a folder's images but those that can't be read."""
+    """Return the embeddings and labels of a folder's images; ImageError if one can't be read."""
     paths = image_paths(root, option)
     if len(set(map(label_of, paths))) < 2:
         raise ImageError(f"{root} has fewer than two labels; choose another folder with {option}")
     say(f"embed {len(paths)}")
     embedder = make_embedder(find_network(args.model, args.weights), EmbeddingOptions(), len(paths))
-    batches = list(embed_images(embedder, root, paths))
+    batches = list(complete(root, embed_images(embedder, root, paths)))
     labels = np.array([label_of(image.path) for batch in batches for image in batch.images])
     return Images(np.concatenate([batch.embeddings for batch in batches]), labels)
 

@@ -98,10 +98,8 @@ def main(argv: list[str] | None = None) -> int:
     measure.add_number(parser, "--runs", 1, "runs of load, and of query with all queries")
     meaning = "images of a repetition; the pipeline takes 16 times as many"
     measure.add_number(parser, "--count", 512, meaning)
-    file = Path(__file__).with_name("results.md")
-    parser.add_argument(
-        "--output", type=Path, default=file, metavar="FILE", help=f"default: {file}"
-    )
+    words, file = "default: benchmarks.md", Path("benchmarks.md")
+    parser.add_argument("--output", type=Path, default=file, metavar="FILE", help=words)
     return measure.measured(parser, argv, run)
 
 

@@ -59,6 +59,11 @@ def embedder_in_eight_bits(
     options = replace(options, device="cpu", precision="auto")
     if network.eight_bits:  # as in the collection
         return measured_embedder(network, options, root, paths)
+    if len(paths) < SAMPLE:
+        raise ModelError(
+            f"{INT8} is checked on {SAMPLE} images, and {len(paths)} are new; choose another "
+            "--precision"
+        )
     sample = spread(paths, SAMPLE)
 
     def candidates() -> Iterator[ConvertedNetwork]:

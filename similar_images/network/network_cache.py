@@ -47,7 +47,10 @@ FORMAT = "3"  # of the folders above; raised when other code would convert a net
 
 
 class Rounding(NamedTuple):
-    """Cosines of embeddings, of so many images, to those in float32 of images decoded whole."""
+    """Cosines of embeddings to those in float32 of images decoded whole.
+
+    images: how many were tried; 0 if none can be read.
+    """
 
     mean: float
     least: float

@@ -106,4 +106,5 @@ def measure(
         for one in (exact, embedder)
     )
     cosines = [float(ours[path] @ true[path]) if path in ours else 0.0 for path in true]
-    return Rounding(float(np.mean(cosines or [0])), min(cosines, default=0.0), len(cosines))
+    tried = len(paths) if cosines else 0
+    return Rounding(float(np.mean(cosines or [0])), min(cosines, default=0.0), tried)

@@ -159,9 +159,13 @@ def test_a_network_that_8_bits_change_too_much_is_refused(
     monkeypatch.setattr(eight_bits, "measure", lambda *args: wrong)
     assert embed_and_load.main(["--images", "others", *MODEL, "--recreate"]) == 0
     Image.new("RGB", (64, 64)).save("others/new.png")
+    error = fails(embed_and_load.main, *LOAD, "--images", "others")
+    assert error.endswith("int8 is checked on 8 images, and 1 are new; choose another --precision")
+    for number in range(8):
+        Image.new("RGB", (64, 64), (0, 9, number)).save(f"others/new{number}.png")
     fails(embed_and_load.main, *LOAD, "--images", "others")
     assert recorded("load") == "ended"
-    Path("others/00.png").unlink()
-    Path("others/new.png").unlink()
+    for path in (Path("others/00.png"), *Path("others").glob("new*")):
+        path.unlink()
     error = fails(embed_and_load.main, *LOAD, "--images", "others", "--recreate")
     assert error.endswith("checked on, and there are 7; choose another --precision")

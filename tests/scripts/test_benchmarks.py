@@ -318,11 +318,14 @@ def test_what_a_user_gets_wrong_ends_in_one_line(
     assert "few" in fails(peers.main, *folders[:2], "--folder", own_folder / "few" / "batches.meta")
 
 
-@pytest.mark.parametrize("benchmark", ["exactness", "agreement", "steady", "homework", "peers"])
+@pytest.mark.parametrize(
+    "benchmark", ["exactness", "agreement", "steady", "homework", "label issues", "peers"]
+)
 def test_an_image_that_cannot_be_read_is_named(
     benchmark: str, own_folder: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure, "say", lambda *_: None)
+    for module in (measure, label_issues):
+        monkeypatch.setattr(module, "say", lambda *_: None)
     for label in ("a", "b"):
         Path("images", label).mkdir(parents=True)
         Image.new("RGB", (40, 30)).save(Path("images", label, "1.png"))
@@ -333,6 +336,8 @@ def test_an_image_that_cannot_be_read_is_named(
     options = ["--images", "images", "--model", "mobilenet_v3_small", "--weights", "whole.pth"]
     if benchmark == "homework":
         error = fails(homework_matches.main, *options)
+    elif benchmark == "label issues":
+        error = fails(label_issues.main, *options, "--queries", "images")
     elif benchmark == "peers":
         error = fails(peers.main, *options, "--folder", "peer")
         broken.unlink()
