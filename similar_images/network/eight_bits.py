@@ -9,20 +9,12 @@ from pathlib import Path
 
 from similar_images.console import warn
 from similar_images.images.decode_workers import Decoder, Task, core_count
-from similar_images.network import network_cache
+from similar_images.network import network_cache, rounding
 from similar_images.network.embedding import Embedder, EmbeddingOptions, least_side, make_embedder
 from similar_images.network.find_network import import_openvino
 from similar_images.network.model_description import ModelError
 from similar_images.network.network_cache import ConvertedNetwork
 from similar_images.network.openvino_embedder import CPU_BATCH, INT8
-from similar_images.network.rounding import (
-    LEAST_COSINE,
-    SAMPLE,
-    measure,
-    measured_embedder,
-    spread,
-    too_much,
-)
 
 if typing.TYPE_CHECKING:
     from similar_images.network.torch_network import Network
@@ -58,28 +50,26 @@ def embedder_in_eight_bits(
         raise ModelError(f"--precision {INT8} is for CPUs with OpenVINO; choose another one")
     options = replace(options, device="cpu", precision="auto")
     if network.eight_bits:  # as in the collection
-        return measured_embedder(network, options, root, paths)
-    if len(paths) < SAMPLE:
-        raise ModelError(
-            f"{INT8} is checked on {SAMPLE} images, and {len(paths)} are new; choose another "
-            "--precision"
-        )
-    sample = spread(paths, SAMPLE)
+        return rounding.measured_embedder(network, options, root, paths)
+    if len(paths) < rounding.SAMPLE:
+        needed = f"{INT8} is checked on {rounding.SAMPLE} images, and {len(paths)} are new"
+        raise ModelError(f"{needed}; choose another --precision")
+    sample = rounding.spread(paths, rounding.SAMPLE)
 
     def candidates() -> Iterator[ConvertedNetwork]:
         if kept := network_cache.in_eight_bits(network):
             yield kept
-        others = spread(sorted({*paths} - {*sample}), CALIBRATION)
+        others = rounding.spread(sorted({*paths} - {*sample}), CALIBRATION)
         graph = calibrated(network, options, root, others, say)
         yield replace(network, graph=graph, eight_bits="not kept")
 
     for small in candidates():
         embedder = make_embedder(small, options, len(paths))
-        found = measure(network, embedder, options, root, sample)
-        if found.mean >= LEAST_COSINE:
+        found = rounding.measure(network, embedder, options, root, sample)
+        if found.mean >= rounding.LEAST_COSINE:
             break
     else:  # what is kept stays: it may be right for another folder
-        raise ModelError(f"{too_much(INT8, found)}; choose --precision auto")
+        raise ModelError(f"{rounding.too_much(INT8, found)}; choose --precision auto")
     if not isinstance(small.graph, Path):
         if kept := network_cache.keep_in_eight_bits(network, small.graph):
             embedder = make_embedder(kept, options, len(paths))

@@ -39,8 +39,8 @@ Fails = Callable[..., str]
 def folder(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """16 images, of which 8 are checked; a cache of the network in float32 alone."""
     cache_with("resnet18", own_folder / "cache", monkeypatch)
-    for name in ("SAMPLE", "CALIBRATION", "LEAST"):
-        monkeypatch.setattr(eight_bits, name, 8)
+    for module, name in ((rounding, "SAMPLE"), (eight_bits, "CALIBRATION"), (eight_bits, "LEAST")):
+        monkeypatch.setattr(module, name, 8)
     rng = np.random.default_rng(0)
     Path("images").mkdir()
     for number in range(16):
@@ -116,8 +116,7 @@ def test_a_network_in_8_bits_is_calibrated_kept_and_used_by_queries(
     assert 0.99 < cosines.mean() < 0.99999
     before = recorded("precision")
     with monkeypatch.context() as context:  # what the collection names needs no check
-        for module in (rounding, eight_bits):
-            context.setattr(module, "measure", raising_at(1, AssertionError("measured"), None))
+        context.setattr(rounding, "measure", raising_at(1, AssertionError("measured"), None))
         for number, options in enumerate(([], ["--precision", "int8"])):
             Image.new("RGB", (64, 64), (9, 99, 80 * number)).save(f"images/new{number}.png")
             capfd.readouterr()
@@ -143,7 +142,7 @@ def test_a_network_that_8_bits_change_too_much_is_refused(
     """Kept or calibrated anew; what is kept stays, as does the collection; or too few images."""
     right, wrong = Rounding(0.995, 0.99, 8), Rounding(0.9876, 0.9, 8)
     results = iter([right, wrong, wrong])
-    monkeypatch.setattr(eight_bits, "measure", lambda *args: next(results))
+    monkeypatch.setattr(rounding, "measure", lambda *args: next(results))
     assert embed_and_load.main(LOAD) == 0
     kept = network_cache.in_eight_bits(found_network())
     assert kept
@@ -156,7 +155,7 @@ def test_a_network_that_8_bits_change_too_much_is_refused(
     assert error.endswith("0.9876, at least 0.99 is needed); choose --precision auto")
     assert next(results, None) is None
     assert network_cache.in_eight_bits(found_network()) == kept
-    monkeypatch.setattr(eight_bits, "measure", lambda *args: wrong)
+    monkeypatch.setattr(rounding, "measure", lambda *args: wrong)
     assert embed_and_load.main(["--images", "others", *MODEL, "--recreate"]) == 0
     Image.new("RGB", (64, 64)).save("others/new.png")
     error = fails(embed_and_load.main, *LOAD, "--images", "others")
