@@ -150,8 +150,8 @@ def run(args: argparse.Namespace, ranks: Ranks) -> None:
             found = collection_to_load(client, options, network.model) if ranks.first else None
             own_name = ranks.gather(found.own_name if found else None)[0]
             collection = found or existing_collection(client, args.collection, own_name)
-            if args.precision in ("auto", INT8):
-                network = as_in_collection(network, collection.properties.get(PRECISION, ""))
+            recorded = collection.properties.get(PRECISION, "")
+            network = as_in_collection(network, args.precision, recorded)
             say = console.say if ranks.first else Console(quiet=True).say
             job = Load(
                 options=options,

@@ -126,9 +126,7 @@ def network_for_queries(
     allowed = stored in NAMED_WEIGHTS or may_open(collection, Path(stored))
     network = network_of_collection(collection.properties, named or (stored if allowed else None))
     warn_if_random(network.model)
-    if precision != "auto":
-        return network
-    return as_in_collection(network, collection.properties.get(PRECISION, ""))
+    return as_in_collection(network, precision, collection.properties.get(PRECISION, ""))
 
 
 def embed_queries(

@@ -24,10 +24,14 @@ CALIBRATION = 128  # at most: 320, corrected slowly, were no better
 
 
 def as_in_collection(
-    network: "ConvertedNetwork | Network", collection_precision: str
+    network: "ConvertedNetwork | Network", precision: str, collection_precision: str
 ) -> "ConvertedNetwork | Network":
-    """Return the network in 8 bits if a collection, by its property, has it, and it is kept."""
-    if collection_precision.startswith(INT8) and isinstance(network, ConvertedNetwork):
+    """Return the network in 8 bits if a collection, by its property, has it, and it is kept.
+
+    precision: as asked for; by any other than 'auto' and INT8 the network stays as it is.
+    """
+    wanted = precision in ("auto", INT8) and collection_precision.startswith(INT8)
+    if wanted and isinstance(network, ConvertedNetwork):
         small = network_cache.in_eight_bits(network)
         if small and collection_precision.split(",")[0] == f"{INT8} {small.eight_bits}":
             return small

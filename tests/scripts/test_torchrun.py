@@ -50,7 +50,9 @@ def errors_in(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("error: ")]
 
 
-def test_ranks_load_every_image_once(images: set[str], server: Server) -> None:
+def test_ranks_load_every_image_once(
+    images: set[str], server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
     os.symlink(Path.cwd() / "database_set", "database_set/circle")
     load = torchrun(3, server.uri)
     out, errors = load.communicate()
@@ -66,6 +68,10 @@ def test_ranks_load_every_image_once(images: set[str], server: Server) -> None:
     for path in gone:
         Path("database_set", path).unlink()
     assert load_alone("--milvus-uri", server.uri, "--prune") == 0  # whichever rank loaded an image
+    out = capsys.readouterr().out
+    assert "Loaded 0 images" in out
+    assert "191 were already in the collection" in out
+    assert f"{len(gone)} rows without a readable file, or left out: removed" in out
     assert rows(server.uri) == {path: stored[path] for path in images - set(gone)}
 
 
